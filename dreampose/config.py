@@ -1,0 +1,280 @@
+"""Recipes: every size and number of a model and its training. Knows nothing of tensors.
+
+A recipe is a function that returns a frozen `Recipe`; variants are made with `replace`.
+`sd14()` is the paper (arXiv 2304.06025), `catwalk()` the small embedded default.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from dreampose.errors import InputError
+
+__all__ = ["RECIPES", "PRESETS", "Preset", "Recipe", "StageConfig", "catwalk", "recipe", "replace", "sd14"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """Numbers of one training stage."""
+
+    learning_rate: float
+    num_steps: int = 0
+    num_epochs: int = 0
+    """Used where `num_steps` is 0: passes over all target frames."""
+    batch_size: int
+    gradient_accumulation: int = 1
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 1e-2
+    max_grad_norm: float = 1.0
+    lr_schedule: str = "constant"
+    """'constant' or 'cosine' (to a tenth), both after `warmup_steps` of linear warm-up."""
+    warmup_steps: int = 0
+    ema_decay: float = 0.0
+    """0 switches the moving average off."""
+    crop_size: int = 0
+    """VAE stage: side in pixels of the person-centred square crops; 0 trains on whole frames."""
+    kl_weight: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """How a video is sampled. `None` scales take the recipe's."""
+
+    scheduler: str
+    """Class name of any diffusers scheduler."""
+    num_steps: int
+    image_scale: float | None = None
+    pose_scale: float | None = None
+    scheduler_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+PRESETS: Mapping[str, Preset] = {
+    "exact": Preset(scheduler="PNDMScheduler", num_steps=100),
+    "balanced": Preset(
+        scheduler="DPMSolverMultistepScheduler",
+        num_steps=20,
+        scheduler_kwargs={"timestep_spacing": "trailing"},
+    ),
+    "fast": Preset(
+        scheduler="DPMSolverMultistepScheduler",
+        num_steps=8,
+        scheduler_kwargs={"timestep_spacing": "trailing"},
+    ),
+}
+"""`exact` is the paper's sampler; `balanced` and `fast` take fewer steps of a higher-order solver."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One model: its components' configurations, its data and its training.
+
+    `vae`, `unet` and `image_encoder` are keyword arguments of the diffusers or transformers class
+    named by the matching `*_class` field; the UNet's `in_channels` is that of the unwidened UNet.
+    """
+
+    name: str
+    height: int
+    width: int
+    num_poses: int = 5
+    pose_channels: int = 2
+    vae_class: str = "AutoencoderKL"
+    vae: Mapping[str, Any]
+    unet: Mapping[str, Any]
+    image_encoder: Mapping[str, Any]
+    image_encoder_frozen: bool
+    photo_fit: str = "letterbox"
+    """How the photo becomes the encoder's square input: 'letterbox' (whole person) or 'crop'."""
+    scheduler: Mapping[str, Any]
+    """Keyword arguments of `PNDMScheduler`: betas and prediction type belong to the weights."""
+    image_scale: float
+    pose_scale: float
+    pose_dropout: float = 0.05
+    image_dropout: float = 0.05
+    both_dropout: float = 0.05
+    num_crops: int = 4
+    """Crops of every clip that preprocessing encodes: the first is the whole frame."""
+    crop_scale: float = 0.85
+    """Smallest side of a random crop, as a share of the frame's."""
+    vae_stage: StageConfig
+    encoder_stage: StageConfig
+    base_stage: StageConfig
+    subject_stage: StageConfig
+    subject_vae_stage: StageConfig
+
+    def __post_init__(self) -> None:
+        if self.num_poses < 1 or self.num_poses % 2 == 0:
+            raise InputError(f"num_poses must be odd and positive, got {self.num_poses}")
+        for name in ("height", "width"):
+            if getattr(self, name) % self.downscale:
+                raise InputError(
+                    f"{name} must be a multiple of {self.downscale}, got {getattr(self, name)}"
+                )
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent cell, 8 at both scales."""
+        return 2 ** (len(self.vae["block_out_channels"]) - 1)
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent."""
+        return int(self.vae["latent_channels"])
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """Height and width of the latent grid."""
+        return self.height // self.downscale, self.width // self.downscale
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
+        """Inverse of `to_dict`; accepts what JSON makes of tuples."""
+        stages = {
+            key: StageConfig(**{**stage, "betas": tuple(stage["betas"])})
+            for key, stage in values.items()
+            if key.endswith("_stage")
+        }
+        return cls(**{**values, **stages})
+
+
+def catwalk() -> Recipe:
+    """The embedded default: 160x128, trained by this project on its own synthetic data."""
+    return Recipe(
+        name="catwalk",
+        height=160,
+        width=128,
+        vae={
+            "block_out_channels": (32, 64, 128, 128),
+            "down_block_types": ("DownEncoderBlock2D",) * 4,
+            "up_block_types": ("UpDecoderBlock2D",) * 4,
+            "latent_channels": 8,
+            "layers_per_block": 1,
+            "norm_num_groups": 8,
+            "mid_block_add_attention": False,
+            "scaling_factor": 1.0,
+        },
+        unet={
+            "sample_size": (20, 16),
+            "in_channels": 8,
+            "out_channels": 8,
+            "block_out_channels": (64, 128, 192),
+            "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+            "layers_per_block": 2,
+            "attention_head_dim": 4,
+            "cross_attention_dim": 192,
+            "norm_num_groups": 16,
+        },
+        image_encoder={
+            "image_size": 128,
+            "patch_size": 16,
+            "hidden_size": 192,
+            "intermediate_size": 768,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 6,
+            "projection_dim": 192,
+        },
+        image_encoder_frozen=False,
+        scheduler={
+            "beta_start": 0.00085,
+            "beta_end": 0.012,
+            "beta_schedule": "scaled_linear",
+            "num_train_timesteps": 1000,
+            "prediction_type": "v_prediction",
+            "skip_prk_steps": True,
+            "set_alpha_to_one": False,
+            "steps_offset": 1,
+        },
+        image_scale=2.0,
+        pose_scale=2.0,
+        vae_stage=StageConfig(
+            learning_rate=1e-3, num_steps=4000, batch_size=16, weight_decay=1e-4,
+            lr_schedule="cosine", warmup_steps=100, ema_decay=0.999, crop_size=64, kl_weight=1e-6,
+        ),
+        encoder_stage=StageConfig(
+            learning_rate=3e-4, num_steps=1000, batch_size=32, lr_schedule="cosine", warmup_steps=50
+        ),
+        base_stage=StageConfig(
+            learning_rate=5e-4, num_steps=4000, batch_size=16, lr_schedule="cosine",
+            warmup_steps=200, ema_decay=0.999,
+        ),
+        subject_stage=StageConfig(learning_rate=1e-4, num_steps=100, batch_size=8),
+        subject_vae_stage=StageConfig(learning_rate=2e-4, num_steps=100, batch_size=4, crop_size=64),
+    )  # fmt: skip
+
+
+def sd14() -> Recipe:
+    """The paper's scale: Stable Diffusion 1.4, CLIP ViT-B/32, 640x512."""
+    return Recipe(
+        name="sd14",
+        height=640,
+        width=512,
+        vae={
+            "block_out_channels": (128, 256, 512, 512),
+            "down_block_types": ("DownEncoderBlock2D",) * 4,
+            "up_block_types": ("UpDecoderBlock2D",) * 4,
+            "latent_channels": 4,
+            "layers_per_block": 2,
+            "norm_num_groups": 32,
+            "scaling_factor": 0.18215,
+        },
+        unet={
+            "sample_size": 64,
+            "in_channels": 4,
+            "out_channels": 4,
+            "block_out_channels": (320, 640, 1280, 1280),
+            "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+            "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+            "layers_per_block": 2,
+            "attention_head_dim": 8,
+            "cross_attention_dim": 768,
+            "norm_num_groups": 32,
+        },
+        image_encoder={
+            "image_size": 224,
+            "patch_size": 32,
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "projection_dim": 512,
+        },
+        image_encoder_frozen=True,
+        scheduler={
+            "beta_start": 0.00085,
+            "beta_end": 0.012,
+            "beta_schedule": "scaled_linear",
+            "num_train_timesteps": 1000,
+            "prediction_type": "epsilon",
+            "skip_prk_steps": True,
+            "set_alpha_to_one": False,
+            "steps_offset": 1,
+        },
+        image_scale=8.0,
+        pose_scale=3.0,
+        vae_stage=StageConfig(learning_rate=5e-5, num_steps=20_000, batch_size=8, crop_size=256),
+        encoder_stage=StageConfig(learning_rate=1e-5, num_steps=10_000, batch_size=64),
+        base_stage=StageConfig(
+            learning_rate=5e-6, num_epochs=5, batch_size=4, gradient_accumulation=4
+        ),
+        subject_stage=StageConfig(learning_rate=1e-5, num_steps=500, batch_size=1),
+        subject_vae_stage=StageConfig(learning_rate=5e-5, num_steps=1500, batch_size=1),
+    )
+
+
+RECIPES = {"catwalk": catwalk, "sd14": sd14}
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        InputError: no recipe has that name.
+    """
+    if name not in RECIPES:
+        raise InputError(f"recipe must be one of {', '.join(RECIPES)}, got {name!r}")
+    return RECIPES[name]()

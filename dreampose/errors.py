@@ -1,0 +1,13 @@
+"""What users are told when their input cannot be used. Knows nothing of models or Ray."""
+
+
+class InputError(ValueError):
+    """Bad input from a user: one sentence that names the field, what was expected and what came.
+
+    Every command line turns it into that sentence on stderr and exit code 2; the HTTP service
+    turns it into a 4xx answer. Faults of the program itself are never raised as `InputError`.
+    """
+
+
+class SubjectMismatchWarning(UserWarning):
+    """Weights finetuned on one person are used with the photo of another."""

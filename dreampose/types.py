@@ -1,0 +1,48 @@
+"""The values that travel between rooms, and the letters of their dimensions.
+
+b batch · t frames · p poses of a window · k joints · n tokens · d token width · c channels ·
+H W pixels · h w latent grid (H/8, W/8).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """A decoded video: 8-bit RGB frames, frames per second, and where it came from."""
+
+    frames: UInt8[np.ndarray, "t H W 3"]
+    fps: float
+    source: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What the denoiser is told about one batch of frames.
+
+    tokens: image condition c_I after the adapter; zeros are the null condition.
+    poses: the pose window c_p on the latent grid, `p` maps of 2 channels joined; zeros are null.
+    """
+
+    tokens: Float[Tensor, "b n d"]
+    poses: Float[Tensor, "b pc h w"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One training batch: a target frame with its pose window, and another frame as the photo.
+
+    latents: target frame, scaled latents. photo_latents: condition photo, scaled latents.
+    Exactly one of `photos` (pixels in [-1, 1], for an encoder that learns) and `tokens`
+    (cached `last_hidden_state` of a frozen encoder) is given.
+    """
+
+    latents: Float[Tensor, "b c h w"]
+    poses: Float[Tensor, "b p 2 h w"]
+    photo_latents: Float[Tensor, "b c h w"]
+    photos: Float[Tensor, "b 3 H W"] | None = None
+    tokens: Float[Tensor, "b n d"] | None = None

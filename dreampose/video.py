@@ -1,0 +1,134 @@
+"""Reading, writing and resizing of photos and videos; sole owner of the [-1, 1] convention.
+
+Knows nothing of models. Pixels travel as 8-bit RGB arrays; models see floats in [-1, 1].
+"""
+
+import os
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import torch
+from av.error import FFmpegError
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from dreampose.errors import InputError
+from dreampose.types import Clip
+
+BACKGROUND = 255
+"""Grey level that letterboxing fills in."""
+
+
+def to_model(frames: UInt8[np.ndarray, "b H W 3"]) -> Float[Tensor, "b 3 H W"]:
+    """8-bit pixels to floats in [-1, 1], channels first."""
+    return torch.from_numpy(frames).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+
+
+def to_pixels(images: Float[Tensor, "b 3 H W"]) -> UInt8[np.ndarray, "b H W 3"]:
+    """Inverse of `to_model`: rounds and clips, with one fixed range for every frame."""
+    scaled = images.detach().float().add(1).mul(127.5).round().clamp(0, 255)
+    return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def read(path: str | Path) -> Clip:
+    """Decodes the first video stream of a file.
+
+    Raises:
+        InputError: the file is missing, is not a video, or holds no frame.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"video must be an existing file, got {str(path)!r}")
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise InputError(f"video must hold a video stream, got none in {str(path)!r}")
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            rate = stream.average_rate or stream.guessed_rate
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+    except FFmpegError as error:
+        raise InputError(
+            f"video must be a file that FFmpeg can decode, got {str(path)!r} ({error.strerror})"
+        ) from error
+    if not frames:
+        raise InputError(f"video must hold at least one frame, got zero in {str(path)!r}")
+    if not rate:
+        raise InputError(f"video must state its frames per second, got none in {str(path)!r}")
+    return Clip(frames=np.stack(frames), fps=float(rate), source=str(path))
+
+
+def write(path: str | Path, frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float) -> None:
+    """Writes an H.264 MP4 that browsers play; the file appears whole or not at all.
+
+    Odd sizes are padded by one repeated pixel, since H.264's 4:2:0 needs even ones.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")
+    rate = Fraction(fps).limit_denominator(1001)
+    try:
+        with av.open(str(part), "w", options={"movflags": "+faststart"}) as container:
+            stream = None
+            for image in frames:
+                height, width = image.shape[:2]
+                image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+                if stream is None:
+                    stream = container.add_stream("libx264", rate=rate, options={"crf": "12"})
+                    stream.height, stream.width = image.shape[:2]
+                    stream.pix_fmt = "yuv420p"
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            if stream is None:
+                raise InputError(f"frames must hold at least one frame to write {str(path)!r}")
+            container.mux(stream.encode(None))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_photo(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
+    """Decodes a photo upright (its EXIF turn applied) as RGB.
+
+    Raises:
+        InputError: the file is missing or is not a picture that can be decoded whole.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"photo must be an existing file, got {str(path)!r}")
+    try:
+        with Image.open(path) as image:
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(
+            f"photo must be a picture that can be decoded, got {str(path)!r} ({error})"
+        ) from error
+
+
+def fit(
+    frames: UInt8[np.ndarray, "t H W 3"], height: int, width: int
+) -> UInt8[np.ndarray, "t h w 3"]:
+    """Scales frames into `height x width` whole (letterbox), filling with the picture's border.
+
+    The bars repeat the frame's mean edge colour so that a studio background goes on.
+    """
+    _, old_height, old_width, _ = frames.shape
+    if (old_height, old_width) == (height, width):
+        return frames
+    scale = min(height / old_height, width / old_width)
+    new_height, new_width = max(1, round(old_height * scale)), max(1, round(old_width * scale))
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    top, left = (height - new_height) // 2, (width - new_width) // 2
+    fitted = []
+    for frame in frames:
+        small = cv2.resize(frame, (new_width, new_height), interpolation=method)
+        edges = np.concatenate([small[0], small[-1], small[:, 0], small[:, -1]])
+        canvas = np.empty((height, width, 3), np.uint8)
+        canvas[:] = np.median(edges, axis=0).astype(np.uint8)
+        canvas[top : top + new_height, left : left + new_width] = small
+        fitted.append(canvas)
+    return np.stack(fitted)
