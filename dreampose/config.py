@@ -10,7 +10,17 @@ from typing import Any
 
 from dreampose.errors import InputError
 
-__all__ = ["RECIPES", "PRESETS", "Preset", "Recipe", "StageConfig", "catwalk", "recipe", "replace", "sd14"]
+__all__ = [
+    "PRESETS",
+    "RECIPES",
+    "Preset",
+    "Recipe",
+    "StageConfig",
+    "catwalk",
+    "recipe",
+    "replace",
+    "sd14",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +72,7 @@ PRESETS: Mapping[str, Preset] = {
         scheduler_kwargs={"timestep_spacing": "trailing"},
     ),
 }
-"""`exact` is the paper's sampler; `balanced` and `fast` take fewer steps of a higher-order solver."""
+"""`exact` is the paper's sampler; the others take fewer steps of a higher-order solver."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,12 +143,11 @@ class Recipe:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
         """Inverse of `to_dict`; accepts what JSON makes of tuples."""
-        stages = {
-            key: StageConfig(**{**stage, "betas": tuple(stage["betas"])})
-            for key, stage in values.items()
-            if key.endswith("_stage")
-        }
-        return cls(**{**values, **stages})
+        plain = dict(values)
+        for key, stage in values.items():
+            if key.endswith("_stage"):
+                plain[key] = StageConfig(**dict(stage, betas=tuple(stage["betas"])))
+        return cls(**plain)
 
 
 def catwalk() -> Recipe:
@@ -203,7 +212,9 @@ def catwalk() -> Recipe:
             warmup_steps=200, ema_decay=0.999,
         ),
         subject_stage=StageConfig(learning_rate=1e-4, num_steps=100, batch_size=8),
-        subject_vae_stage=StageConfig(learning_rate=2e-4, num_steps=100, batch_size=4, crop_size=64),
+        subject_vae_stage=StageConfig(
+            learning_rate=2e-4, num_steps=100, batch_size=4, crop_size=64
+        ),
     )  # fmt: skip
 
 

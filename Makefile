@@ -1,0 +1,52 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both make their own environment first.
+
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Ray's sockets need a short path, wherever TMPDIR points.
+export RAY_TMPDIR ?= /tmp
+export RAY_AUTH_MODE ?= disabled
+export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
+export PYTHONDONTWRITEBYTECODE ?= 1
+
+.PHONY: help install demo test test-without-ray check format bench clean
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+install: $(STAMP) ## an environment in .venv with the pinned versions
+
+demo: $(STAMP) ## motion from an MP4, one subject finetuned, three videos rendered: out/demo/index.html
+	$(BIN)/python examples/demo.py --out out/demo
+
+test: $(STAMP) ## every test
+	$(BIN)/python -m pytest
+
+test-without-ray: ## the tests of dreampose/ in an environment that has no Ray
+	test -x $(VENV)-without-ray/bin/python || $(PYTHON) -m venv $(VENV)-without-ray
+	$(VENV)-without-ray/bin/python -m pip install -q -c constraints.txt -e '.[test]'
+	! $(VENV)-without-ray/bin/python -c 'import ray' 2>/dev/null
+	$(VENV)-without-ray/bin/python -m pytest -m 'not ray' --ignore=tests/jobs --ignore=tests/serve --ignore=tests/cluster
+
+check: $(STAMP) ## lint, format, types, import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## apply the formatter and the safe fixes
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## how close renders of unseen people come to the truth, beside copying the photo
+	$(BIN)/python benchmarks/copy_photo.py --out out/benchmark
+
+clean: ## remove what the targets above made, the environments included
+	rm -rf out $(VENV) $(VENV)-without-ray *.egg-info .ruff_cache .import_linter_cache

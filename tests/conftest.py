@@ -1,0 +1,107 @@
+"""What every test shares: checked shapes, one thread, tiny recipes, one Ray cluster."""
+
+import os
+
+# Ray must not write a token into the home folder, and its sockets need a short path.
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_TMPDIR", "/tmp")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from jaxtyping import install_import_hook
+
+# Every annotation in dreampose, shapes included, is checked when it is called. This has to come
+# before the first import of dreampose.
+install_import_hook("dreampose", "beartype.beartype")
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dreampose import config
+
+ROOT = Path(__file__).parent.parent
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _same_randomness() -> None:
+    """Global generators start alike, so that a test's result does not depend on its neighbours."""
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002 - third-party code draws from it
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe() -> config.Recipe:
+    """The smallest model with every part: 64x48 pixels, 8x6 latents, some ten thousand weights."""
+    return tiny(config.catwalk())
+
+
+def tiny(recipe: config.Recipe) -> config.Recipe:
+    """The same recipe with a handful of channels; latent channels, poses and stages are kept."""
+    stage = {"num_steps": 2, "num_epochs": 0, "batch_size": 2, "warmup_steps": 0, "crop_size": 0}
+    return config.replace(
+        recipe,
+        height=64,
+        width=48,
+        vae={**recipe.vae, "block_out_channels": (4, 4, 8, 8), "norm_num_groups": 2,
+             "layers_per_block": 1},
+        unet={**recipe.unet, "sample_size": (8, 6), "block_out_channels": (8, 16),
+              "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+              "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+              "layers_per_block": 1, "attention_head_dim": 2, "cross_attention_dim": 16,
+              "norm_num_groups": 4},
+        image_encoder={**recipe.image_encoder, "image_size": 32, "patch_size": 16,
+                       "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+                       "num_attention_heads": 2, "projection_dim": 16},
+        num_crops=2,
+        vae_stage=config.replace(recipe.vae_stage, **{**stage, "crop_size": 32}),
+        encoder_stage=config.replace(recipe.encoder_stage, **stage),
+        base_stage=config.replace(recipe.base_stage, **stage),
+        subject_stage=config.replace(recipe.subject_stage, **stage),
+        subject_vae_stage=config.replace(recipe.subject_vae_stage, **stage),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def tiny_pipeline(tiny_recipe: config.Recipe) -> Any:
+    """A randomly initialised pipeline of the tiny recipe, the same weights in every test."""
+    from dreampose import checkpoints
+
+    torch.manual_seed(0)
+    return checkpoints.build(tiny_recipe)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_recipe: config.Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved folder of the tiny pipeline, for code that loads a model by path."""
+    from dreampose import checkpoints
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    checkpoints.build(tiny_recipe).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[Any]:
+    """One Ray cluster for the whole run; the tests that use it are marked `ray`."""
+    ray = pytest.importorskip("ray")
+    if not ray.is_initialized():
+        ray.init(
+            num_cpus=4,
+            object_store_memory=200 * 2**20,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+        )
+    yield ray
+    ray.shutdown()

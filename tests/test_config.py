@@ -1,0 +1,61 @@
+"""Recipes: the paper's numbers, and what is refused."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from dreampose import config
+from dreampose.errors import InputError
+
+
+@pytest.mark.parametrize("name", ["catwalk", "sd14"])
+def test_recipe_survives_json(name: str) -> None:
+    recipe = config.recipe(name)
+    copy = config.Recipe.from_dict(json.loads(json.dumps(recipe.to_dict())))
+    assert json.dumps(copy.to_dict()) == json.dumps(recipe.to_dict())
+    assert copy.base_stage == recipe.base_stage
+
+
+def test_sd14_is_the_paper() -> None:
+    recipe = config.sd14()
+    assert (recipe.height, recipe.width) == (640, 512)
+    assert recipe.latent_size == (80, 64)
+    assert recipe.latent_channels + recipe.num_poses * recipe.pose_channels == 14
+    assert recipe.vae["scaling_factor"] == 0.18215
+    assert (recipe.pose_dropout, recipe.image_dropout, recipe.both_dropout) == (0.05, 0.05, 0.05)
+    base = recipe.base_stage
+    assert (base.learning_rate, base.num_epochs) == (5e-6, 5)
+    assert base.batch_size * base.gradient_accumulation == 16
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("num_poses", 4, "num_poses must be odd and positive, got 4"),
+        ("num_poses", 0, "num_poses must be odd and positive, got 0"),
+        ("height", 100, "height must be a multiple of 8, got 100"),
+    ],
+)
+def test_bad_recipe_is_refused(field: str, value: Any, expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        config.replace(config.catwalk(), **{field: value})
+
+
+def test_unknown_recipe_lists_the_known_ones() -> None:
+    with pytest.raises(InputError, match="one of catwalk, sd14, got 'sd15'"):
+        config.recipe("sd15")
+
+
+def test_tiny_recipe_is_tiny(tiny_recipe: config.Recipe) -> None:
+    assert tiny_recipe.latent_size == (8, 6)
+    assert tiny_recipe.num_poses == config.catwalk().num_poses
+
+
+def test_shapes_are_checked_in_tests() -> None:
+    """The suite relies on it: a wrong shape must fail at the call, not somewhere behind it."""
+    from dreampose import video
+
+    with pytest.raises(Exception, match="to_pixels"):
+        video.to_pixels(torch.zeros(3, 8, 8))
