@@ -1,0 +1,1 @@
+"""What each stage asks of a cluster, and the files that describe clusters."""

@@ -1,0 +1,115 @@
+"""What each stage asks of the cluster, in one place. Knows nothing of what the stages do.
+
+Ray's quantities are logical: they bound how many processes run side by side. Every function takes
+the cluster's totals (`ray.cluster_resources()`) and answers with one process's share.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dreampose.errors import InputError
+
+LIGHT_CPUS = 0.25
+"""A task that only moves bytes: reading a video's path, writing a Parquet file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """What one process asks for, and how many of them fit side by side.
+
+    num_cpus: logical CPUs; Ray wants whole numbers above 1. num_threads: what torch should use.
+    """
+
+    num_cpus: float
+    num_gpus: float = 0.0
+    num_processes: int
+    num_threads: int
+
+    @property
+    def remote_args(self) -> dict[str, float]:
+        """Keyword arguments of `ray.remote`."""
+        return {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus}
+
+
+def preprocessing(
+    total: Mapping[str, float], *, num_videos: int, workers: int | None, gpus: bool
+) -> Share:
+    """One actor that decodes, estimates poses and encodes; the reads and writes go beside it.
+
+    Three quarters of a CPU each leave, on two cores, room for one read and one write.
+    """
+    num_cores = _cores(total)
+    if gpus:
+        num_gpus = max(1, int(total.get("GPU", 0)))
+        count = workers or num_gpus
+        return Share(
+            num_cpus=_whole(num_cores / 2 / num_gpus),
+            num_gpus=min(1.0, num_gpus / count),
+            num_processes=min(count, max(1, num_videos)),
+            num_threads=max(1, num_cores // num_gpus),
+        )
+    count = min(workers or num_cores, max(1, num_videos))
+    per_actor = (num_cores - 2 * LIGHT_CPUS) / max(count, num_cores)
+    return Share(
+        num_cpus=_whole(max(0.1, per_actor)),
+        num_processes=count,
+        num_threads=max(1, num_cores // count),
+    )
+
+
+def training(total: Mapping[str, float], *, workers: int, gpus: bool) -> Share:
+    """One worker of a data-parallel training; half of the CPUs stay free for everything else.
+
+    Threads are counted on the cluster's average node, since torch uses real cores.
+    """
+    num_cores = _cores(total)
+    return Share(
+        num_cpus=_whole(max(0.1, num_cores / workers / 2)),
+        num_gpus=1.0 if gpus else 0.0,
+        num_processes=workers,
+        num_threads=max(1, num_cores // workers),
+    )
+
+
+def finetuning(total: Mapping[str, float], *, num_subjects: int, gpus: bool) -> Share:
+    """One subject's task: a GPU of its own, or an equal part of the CPUs."""
+    num_cores = _cores(total)
+    if gpus:
+        num_gpus = max(1, int(total.get("GPU", 0)))
+        return Share(
+            num_cpus=1,
+            num_gpus=1,
+            num_processes=min(num_gpus, max(1, num_subjects)),
+            num_threads=max(1, num_cores // num_gpus),
+        )
+    count = min(num_cores, max(1, num_subjects))
+    return Share(
+        num_cpus=_whole(num_cores / count),
+        num_processes=count,
+        num_threads=max(1, num_cores // count),
+    )
+
+
+def require(total: Mapping[str, float], share: Share, *, at_least: int = 1) -> None:
+    """Refuses what the cluster cannot give, since Ray would wait for it in silence.
+
+    Raises:
+        InputError: `at_least` such processes need more CPUs or GPUs than the cluster has.
+    """
+    for name, wanted in (("GPU", share.num_gpus), ("CPU", share.num_cpus)):
+        need, have = wanted * at_least, total.get(name, 0.0)
+        if need > have + 1e-6:
+            raise InputError(
+                f"the cluster must have at least {need:g} {name}s for {at_least} "
+                f"process(es) of {wanted:g}, got {have:g}"
+            )
+
+
+def _cores(total: Mapping[str, float]) -> int:
+    return max(1, int(total.get("CPU", 1)))
+
+
+def _whole(cpus: float) -> float:
+    """Ray takes fractions below one and whole numbers above."""
+    return float(math.floor(cpus)) if cpus >= 1 else round(cpus, 2)

@@ -1,0 +1,111 @@
+"""Starting a job: its command line, its signals and its Ray session. Knows nothing of models."""
+
+import argparse
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from dreampose.cli import door
+
+ROOT = Path(__file__).resolve().parents[1]
+"""Folder that holds `dreampose`, `jobs` and `cluster`; workers import them from it."""
+
+RAY_NOTE = """\
+Where it runs: by itself on this machine, with every core; with RAY_ADDRESS set (for example
+RAY_ADDRESS=auto) on that cluster; or submitted to one, from the repository's folder:
+  ray job submit --working-dir . -- jobs/{name}.py ...
+Stop it whenever you like (Ctrl-C, SIGTERM, even kill -9): the same command goes on from there.
+"""
+
+
+def parser(name: str, description: str, examples: str) -> door.Parser:
+    """A parser whose help ends with examples and with where the job runs."""
+    return door.Parser(
+        prog=f"jobs/{name}.py",
+        description=description,
+        epilog=f"Examples:\n{examples}\n{RAY_NOTE.format(name=name)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def run(
+    job: Callable[[argparse.Namespace], int],
+    arguments: argparse.ArgumentParser,
+    argv: list[str] | None = None,
+) -> int:
+    """Runs a job and gives its exit code: the job's own, or 2 with one line for bad input."""
+    args = arguments.parse_args(argv)
+    code = 0
+
+    def command() -> None:
+        nonlocal code
+        code = job(args)
+
+    try:
+        return door.attend(arguments.prog, command) or code
+    except Stopped:
+        print(f"{arguments.prog}: stopped; run it again to go on", file=sys.stderr)
+        return 128 + signal.SIGTERM
+
+
+class Stopped(BaseException):
+    """The process was told to end (SIGTERM); not an error, so no handler of errors takes it."""
+
+
+@contextlib.contextmanager
+def ray_session() -> Iterator[dict[str, float]]:
+    """A Ray session for the length of the block; yields the cluster's totals.
+
+    A cluster is joined where `RAY_ADDRESS` names one (a submitted job has it), else a private one
+    is started on this machine. A session that is already open is used and left open.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        # A private cluster needs no token, and Ray would leave one in the home folder that
+        # changes how later clusters start.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+    import ray
+
+    if ray.is_initialized():
+        yield ray.cluster_resources()
+        return
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    options: dict[str, Any] = {"logging_level": logging.WARNING}
+    if not address:
+        # Workers inherit this process's environment.
+        os.environ["PYTHONPATH"] = path
+        options |= {
+            "address": "local",
+            "include_dashboard": False,
+            "object_store_memory": _object_store_bytes(),
+        }
+    elif "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+        # Not submitted, so nothing was uploaded: the code must lie at the same place everywhere.
+        options["runtime_env"] = {"env_vars": {"PYTHONPATH": path}}
+    ray.init(**options)
+    # After `ray.init`, which installs a handler of its own.
+    previous = signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield ray.cluster_resources()
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        ray.shutdown()
+
+
+def _stop(_signal_number: int, _frame: FrameType | None) -> None:
+    raise Stopped
+
+
+def _object_store_bytes() -> int:
+    """A twentieth of the memory, within 200 MB and 8 GB: rows pass through, none stays."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(200_000_000, min(memory // 20, 8_000_000_000))

@@ -1,0 +1,125 @@
+"""Files on any pyarrow filesystem: this disk, S3, GCS. Knows nothing of what is in them."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from dreampose.errors import InputError
+
+
+def resolve(uri: str | Path) -> tuple[fs.FileSystem, str]:
+    """The filesystem of a path or URI, and the path within it (absolute on this disk).
+
+    Raises:
+        InputError: the URI's scheme is not one that pyarrow knows.
+    """
+    text = str(uri)
+    if "://" not in text:
+        return fs.LocalFileSystem(), str(Path(text).expanduser().absolute())
+    try:
+        return fs.FileSystem.from_uri(text)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(
+            f"path must be on this disk or a known storage, got {text!r} ({error})"
+        ) from error
+
+
+def is_file(uri: str | Path) -> bool:
+    """Whether a file is there."""
+    filesystem, path = resolve(uri)
+    return filesystem.get_file_info(path).type == fs.FileType.File
+
+
+def read_text(uri: str | Path) -> str:
+    """The text of a small UTF-8 file."""
+    filesystem, path = resolve(uri)
+    with filesystem.open_input_file(path) as file:
+        return file.read().decode("utf-8")
+
+
+def write_text(uri: str | Path, text: str) -> None:
+    """Writes a small UTF-8 file that appears whole or not at all."""
+    filesystem, path = resolve(uri)
+    filesystem.create_dir(str(PurePosixPath(path).parent), recursive=True)
+    with filesystem.open_output_stream(f"{path}.part") as file:
+        file.write(text.encode("utf-8"))
+    filesystem.move(f"{path}.part", path)
+
+
+def find(uri: str) -> list[str]:
+    """Files under a folder, or those that match a pattern (`*`, `?`, `[..]`), sorted.
+
+    The names come back in the form in which the folder was given, URI scheme included.
+    """
+    scheme, separator, rest = uri.rpartition("://")
+    prefix = scheme + separator
+    parts = PurePosixPath(rest).parts
+    fixed = next((i for i, part in enumerate(parts) if set(part) & set("*?[")), len(parts))
+    folder = str(PurePosixPath(*parts[:fixed])) if fixed else "."
+    filesystem, path = resolve(prefix + folder)
+    info = filesystem.get_file_info(path)
+    if info.type == fs.FileType.NotFound:
+        return []
+    listed = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
+    names = sorted(
+        str(PurePosixPath(folder) / PurePosixPath(file.path).relative_to(path))
+        for file in listed
+        if file.type == fs.FileType.File
+    )
+    if fixed < len(parts):
+        names = [name for name in names if _matches(name, str(PurePosixPath(rest)))]
+    return [prefix + name for name in names]
+
+
+def read_columns(folder: str, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of all finished Parquet files of a folder; none where there is no folder.
+
+    A file whose name ends in `.pending.parquet` is one that Ray Data has not committed.
+    """
+    filesystem, path = resolve(folder)
+    files = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    rows: list[dict[str, Any]] = []
+    for file in sorted(file.path for file in files):
+        if file.endswith(".parquet") and not file.endswith(".pending.parquet"):
+            table = pq.read_table(file, columns=list(columns), filesystem=filesystem)
+            rows.extend(table.to_pylist())
+    return rows
+
+
+@contextmanager
+def local_copy(uri: str, sidecars: tuple[str, ...] = ()) -> Iterator[Path]:
+    """A file's path on this disk for the length of the block; a remote one is copied.
+
+    Args:
+        uri: the file.
+        sidecars: suffixes of files of the same stem that come along where they exist.
+    """
+    if "://" not in uri:
+        yield Path(uri)
+        return
+    filesystem, path = resolve(uri)
+    with TemporaryDirectory() as folder:
+        wanted = [PurePosixPath(path)]
+        wanted += [PurePosixPath(path).with_suffix(suffix) for suffix in sidecars]
+        for source in wanted:
+            if filesystem.get_file_info(str(source)).type == fs.FileType.File:
+                fs.copy_files(
+                    str(source),
+                    str(Path(folder) / source.name),
+                    source_filesystem=filesystem,
+                    destination_filesystem=fs.LocalFileSystem(),
+                )
+        yield Path(folder) / PurePosixPath(path).name
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Glob match part by part, so that `*` stays within a folder."""
+    names, patterns = PurePosixPath(name).parts, PurePosixPath(pattern).parts
+    return len(names) == len(patterns) and all(map(fnmatch, names, patterns))
