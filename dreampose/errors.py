@@ -11,3 +11,7 @@ class InputError(ValueError):
 
 class SubjectMismatchWarning(UserWarning):
     """Weights finetuned on one person are used with the photo of another."""
+
+
+class SeveralPeopleWarning(UserWarning):
+    """A video shows more than one person; the message names the one that is followed."""

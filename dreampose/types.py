@@ -13,11 +13,15 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """A decoded video: 8-bit RGB frames, frames per second, and where it came from."""
+    """A decoded video: 8-bit RGB frames, frames per second, and where it came from.
+
+    first_frame: index in `source` of the first frame held.
+    """
 
     frames: UInt8[np.ndarray, "t H W 3"]
     fps: float
     source: str = ""
+    first_frame: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,162 @@
+"""Scales and moves a motion to a person's body in a photo. Knows nothing of pictures."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from dreampose.errors import InputError
+from dreampose.poses.landmarks import body_height, point, steady
+from dreampose.poses.motion import Motion
+from dreampose.poses.paint import paint
+from dreampose.poses.placement import Placement
+
+WALKS_AWAY = 0.5
+"""A body whose middle moves further than this many body heights walks through the picture."""
+
+_UPRIGHT = 0.85
+"""Cosine of the lean up to which a body counts as upright, about 30 degrees."""
+_DRIFT_SECONDS = 0.5
+"""Movement slower than this is drift; faster is the sway of the gait."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Body:
+    """Where a body is: standing height, floor line and horizontal middle, in pixels."""
+
+    height: float
+    floor: float
+    center: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measures:
+    """Per frame: body height, lowest point, horizontal middle, whether upright."""
+
+    height: Float[np.ndarray, " t"]
+    floor: Float[np.ndarray, " t"]
+    center: Float[np.ndarray, " t"]
+    upright: Bool[np.ndarray, " t"]
+
+    def body(self) -> Body:
+        """Medians over the upright frames, or over all where there is none."""
+        used = self.upright if self.upright.any() else np.ones_like(self.upright)
+        return Body(
+            height=float(np.median(self.height[used])),
+            floor=float(np.median(self.floor[used])),
+            center=float(np.median(self.center[used])),
+        )
+
+
+def _measure_joints(motion: Motion) -> _Measures:
+    height = body_height(motion.joints)
+    feet = [
+        point(motion.joints, f"{side}_{name}")[:, 1]
+        for side in ("left", "right")
+        for name in ("ankle", "heel", "foot")
+    ]
+    shoulders, hips = point(motion.joints, "middle_shoulder"), point(motion.joints, "middle_hip")
+    up = hips - shoulders
+    return _Measures(
+        height=height.astype(np.float64),
+        floor=np.max(feet, axis=0).astype(np.float64),
+        center=((shoulders + hips)[:, 0] / 2).astype(np.float64),
+        upright=up[:, 1] > _UPRIGHT * np.linalg.norm(up[:, :2], axis=-1),
+    )
+
+
+def _measure_maps(motion: Motion) -> _Measures:
+    person = (motion.maps > 0).any(axis=1)
+    rows, columns = person.any(axis=2), person.any(axis=1)
+    top, left = rows.argmax(axis=1), columns.argmax(axis=1)
+    bottom = motion.height - rows[:, ::-1].argmax(axis=1)
+    right = motion.width - columns[:, ::-1].argmax(axis=1)
+    if not person.any(axis=(1, 2)).all():
+        raise InputError("motion must show a person in every frame, got a frame with an empty map")
+    return _Measures(
+        height=(bottom - top).astype(np.float64),
+        floor=bottom.astype(np.float64),
+        center=(columns * (np.arange(motion.width) + 0.5)).sum(axis=1) / columns.sum(axis=1),
+        upright=(bottom - top) > 1.5 * (right - left),
+    )
+
+
+def measure(motion: Motion) -> Body:
+    """Where the body of a motion is, robustly: medians over the frames in which it is upright."""
+    return (_measure_joints if motion.is_painted else _measure_maps)(motion).body()
+
+
+def align(motion: Motion, body: Motion | Body, *, follow: bool | None = None) -> Motion:
+    """Gives a motion the size and place of the body in a photo.
+
+    One scale for all frames (ratio of the body heights), the floor line of the photo, and the
+    photo's horizontal middle. Height over the floor and the gait's sway stay. Painted motions
+    are painted anew from their joints, exact maps are warped by the nearest pixel.
+
+    Args:
+        motion: the motion to move.
+        body: the motion extracted from the photo (one frame), by the same estimator, or a place.
+        follow: True takes out the horizontal drift of a person walking through the picture, so
+            that the person stays where the photo's person is; False keeps it; None takes it out
+            where the body's middle travels more than half a body height.
+    """
+    both = (motion, body) if isinstance(body, Motion) else (motion,)
+    by_joints = all(one.is_painted for one in both)
+    read = _measure_joints if by_joints else _measure_maps
+    measures = read(motion)
+    target = read(body).body() if isinstance(body, Motion) else body
+    source = measures.body()
+    height, width = (body if isinstance(body, Motion) else motion).maps.shape[2:]
+    scale = target.height / max(source.height, 1e-6)
+
+    drift = _drift(measures.center, motion.fps)
+    if follow is None:
+        follow = bool(np.ptp(drift) > WALKS_AWAY * source.height)
+    centers = drift if follow else np.full(motion.num_frames, source.center)
+    placements = [
+        Placement(
+            scale_x=scale,
+            scale_y=scale,
+            left=float(target.center - scale * center),
+            top=float(target.floor - scale * source.floor),
+        )
+        for center in centers
+    ]
+    joints = np.stack([p.move(j) for p, j in zip(placements, motion.joints, strict=True)])
+    if motion.is_painted:
+        maps = paint(joints, height, width)
+    else:
+        maps = np.concatenate(
+            [
+                p.warp(m[None], (height, width))
+                for p, m in zip(placements, motion.maps, strict=True)
+            ]
+        )
+    return replace(motion, maps=maps, joints=joints)
+
+
+def frame_person(
+    motion: Motion, *, size: float = 0.8, floor: float = 0.94, follow: bool | None = True
+) -> Motion:
+    """Places the person upright in the middle of the maps, followed by the camera.
+
+    Args:
+        motion: the motion to move.
+        size: body height as a share of the maps' height.
+        floor: floor line as a share of the maps' height.
+        follow: as in `align`.
+    """
+    body = Body(
+        height=size * motion.height, floor=floor * motion.height, center=motion.width / 2
+    )
+    return align(motion, body, follow=follow)
+
+
+def _drift(centers: Float[np.ndarray, " t"], fps: float) -> Float[np.ndarray, " t"]:
+    """The slow part of a path: a running mean that keeps straight lines straight to the ends."""
+    radius = min(max(1, round(_DRIFT_SECONDS * fps)), len(centers) - 1)
+    if radius < 1:
+        return centers
+    padded = np.pad(steady(centers, 1), radius, mode="reflect", reflect_type="odd")
+    kernel = np.full(2 * radius + 1, 1 / (2 * radius + 1))
+    return np.convolve(padded, kernel, mode="valid")

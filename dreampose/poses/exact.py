@@ -1,0 +1,61 @@
+"""The catwalk's exact pose maps, read from the file beside a clip. Knows nothing of rendering."""
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from dreampose.errors import InputError
+from dreampose.types import Clip
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundTruth:
+    """Maps of a clip at its own size, and its joints."""
+
+    maps: Float[np.ndarray, "t 2 H W"]
+    joints: Float[np.ndarray, "t k 4"]
+    joint_names: tuple[str, ...]
+
+
+def read_ground_truth(clip: Clip) -> GroundTruth:
+    """Reads `NAME.npz` beside `NAME.mp4`: arrays `parts`, `uv` and `joints`.
+
+    The maps are U and V of the body's atlas where a part is seen.
+
+    Raises:
+        InputError: the file is missing, lacks an array, or is of another length or size.
+    """
+    path = Path(clip.source).with_suffix(".npz") if clip.source else None
+    if path is None or not path.is_file():
+        raise InputError(
+            "estimator 'catwalk' needs the ground truth beside the video, "
+            f"got no file {str(path) if path else '(the clip has no source)'!r}"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            parts, uv, joints = file["parts"], file["uv"], file["joints"]
+            names = tuple(str(name) for name in file["joint_names"]) if "joint_names" in file else ()
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"ground truth must hold parts, uv and joints, got {str(path)!r} ({error})"
+        ) from error
+    frames = slice(clip.first_frame, clip.first_frame + len(clip.frames))
+    parts, uv, joints = parts[frames], uv[frames], joints[frames]
+    if parts.shape != clip.frames.shape[:3]:
+        raise InputError(
+            f"ground truth must cover the clip's {clip.frames.shape[:3]} frames, height and width, "
+            f"got {parts.shape} in {str(path)!r}"
+        )
+    if uv.dtype == np.uint8:
+        uv = uv.astype(np.float32) / 255
+    person = (parts > 0)[..., None]
+    maps = np.where(person, np.clip(uv.astype(np.float32), 1 / 255, 1), 0)
+    full = np.zeros((*joints.shape[:2], 4), np.float32)
+    full[..., 3] = 1
+    full[..., : joints.shape[2]] = joints
+    return GroundTruth(
+        maps=np.moveaxis(maps, -1, 1).astype(np.float32), joints=full, joint_names=names
+    )

@@ -1,0 +1,159 @@
+"""From a video to a motion: estimate, drop jumps, fill short gaps. Knows no estimator by name."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from dreampose import video
+from dreampose.errors import InputError
+from dreampose.poses.estimators import PoseEstimator, Progress, Track
+from dreampose.poses.landmarks import NAMES, body_height, point
+from dreampose.poses.motion import Motion
+from dreampose.poses.paint import paint
+from dreampose.types import Clip
+
+MAX_GAP_SECONDS = 0.4
+"""Longest stretch without a pose that is filled in."""
+
+_SPIKE = 0.15
+"""A point this many body heights away from both neighbours in time, while they agree, is wrong."""
+_NARROW = 0.55
+"""Shoulders or hips narrower than this share of the track's own width are misread."""
+
+
+def extract(
+    clip: str | Path | Clip,
+    estimator: PoseEstimator,
+    *,
+    height: int = 160,
+    width: int = 128,
+    frames: tuple[int, int] | None = None,
+    max_gap: float = MAX_GAP_SECONDS,
+    progress: Progress | None = None,
+) -> Motion:
+    """Estimates the motion of the person in a video.
+
+    Frames without a pose are filled and counted in `num_filled`, their confidence is 0: joints
+    are interpolated linearly between the neighbours in time (exact maps take the nearest frame),
+    and before the first and after the last pose the nearest one is repeated.
+
+    Args:
+        clip: a video file, or a decoded clip.
+        estimator: what reads the poses.
+        height: of the maps in pixels; the frames are placed in them as `video.fit` does.
+        width: of the maps in pixels.
+        frames: first frame and the one after the last; all of them where None.
+        max_gap: longest stretch that is filled, in seconds, at least one frame.
+        progress: called after every frame.
+
+    Raises:
+        InputError: the video cannot be read; nobody is in the picture; a gap is too long.
+    """
+    if not isinstance(clip, Clip):
+        clip = video.read(clip)
+    if frames is not None:
+        start, stop = frames
+        if not 0 <= start < stop <= len(clip.frames):
+            raise InputError(
+                f"frames must be a range A:B with 0 <= A < B <= {len(clip.frames)}, "
+                f"got {start}:{stop}"
+            )
+        clip = replace(
+            clip, frames=clip.frames[start:stop], first_frame=clip.first_frame + start
+        )
+    track = estimator(clip, height=height, width=width, progress=progress)
+    painted = track.joint_names == NAMES
+    if painted:
+        track = _without_misreadings(track)
+    if not track.found.any():
+        raise InputError(
+            f"video must show a person, got nobody in any of the {len(track.found)} frames "
+            f"of {clip.source or 'the clip'}"
+        )
+    _check_gaps(track.found, clip, max(1, round(max_gap * clip.fps)))
+    joints, nearest = _fill(track.joints, track.found)
+    if painted:
+        joints = without_spikes(joints)
+    maps = paint(joints, height, width) if track.maps is None else track.maps[nearest]
+    return Motion(
+        maps=maps,
+        joints=joints,
+        confidence=np.where(track.found, track.confidence, 0).astype(np.float32),
+        fps=clip.fps,
+        source=Path(clip.source).name,
+        estimator=estimator.name,
+        num_filled=int((~track.found).sum()),
+        joint_names=track.joint_names,
+    )
+
+
+def _check_gaps(found: Bool[np.ndarray, " t"], clip: Clip, limit: int) -> None:
+    """Refuses stretches of more than `limit` frames without a pose."""
+    seen = np.concatenate([[-1], np.flatnonzero(found), [len(found)]])
+    for before, after in zip(seen[:-1], seen[1:], strict=True):
+        num_lost = int(after - before) - 1
+        if num_lost > limit:
+            first, last = before + 1 + clip.first_frame, after - 1 + clip.first_frame
+            raise InputError(
+                f"video must show the person throughout: gaps of up to {limit} frames are filled, "
+                f"got {num_lost} frames without a pose, {first} to {last} "
+                f"({first / clip.fps:.2f} s to {(last + 1) / clip.fps:.2f} s), "
+                f"in {clip.source or 'the clip'}; leave them out by choosing a range of frames"
+            )
+
+
+def _fill(
+    joints: Float[np.ndarray, "t k 4"], found: Bool[np.ndarray, " t"]
+) -> tuple[Float[np.ndarray, "t k 4"], np.ndarray]:
+    """Joints interpolated over time where not found, and the nearest frame found of each."""
+    times, seen = np.arange(len(found)), np.flatnonzero(found)
+    after = np.clip(np.searchsorted(seen, times), 0, len(seen) - 1)
+    before = np.maximum(after - 1, 0)
+    high, low = seen[after], seen[before]
+    low = np.where(high <= times, high, low)
+    nearest = np.where(np.abs(times - low) <= np.abs(high - times), low, high)
+    share = np.clip((times - low) / np.maximum(high - low, 1), 0, 1)[:, None, None]
+    filled = joints[low] * (1 - share) + joints[high] * share
+    return filled.astype(np.float32), nearest
+
+
+def _without_misreadings(track: Track) -> Track:
+    """Marks frames whose shoulders and hips collapse: front and back taken for one another.
+
+    Seen from behind, the network at times answers halfway between both, with the left on top of
+    the right. Neighbouring frames are right, and interpolation over them is too.
+    """
+    if track.found.sum() < 3:
+        return track
+    widths = sum(
+        np.linalg.norm(
+            point(track.joints, f"left_{name}") - point(track.joints, f"right_{name}"), axis=-1
+        )
+        for name in ("shoulder", "hip")
+    ) / np.maximum(body_height(track.joints), 1e-6)
+    usual = np.median(widths[track.found])
+    return replace(track, found=track.found & (widths >= _NARROW * usual))
+
+
+def without_spikes(joints: Float[np.ndarray, "t k 4"]) -> Float[np.ndarray, "t k 4"]:
+    """Replaces points that jump away for one frame by the middle of their neighbours in time."""
+    if len(joints) < 3:
+        return joints
+    limit = (_SPIKE * body_height(joints)[1:-1])[:, None]
+    before, now, after = joints[:-2], joints[1:-1], joints[2:]
+
+    def distance(
+        a: Float[np.ndarray, "t k 4"], b: Float[np.ndarray, "t k 4"]
+    ) -> Float[np.ndarray, "t k"]:
+        return np.linalg.norm(a[..., :2] - b[..., :2], axis=-1)
+
+    wrong = (
+        (distance(now, before) > limit)
+        & (distance(now, after) > limit)
+        & (distance(before, after) < limit)
+    )
+    cleaned = joints.copy()
+    cleaned[1:-1] = np.where(wrong[..., None], (before + after) / 2, now)
+    return cleaned

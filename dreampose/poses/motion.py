@@ -1,0 +1,179 @@
+"""The motion file: a pose track with its frame rate and where it came from.
+
+Knows nothing of estimators: painted tracks (those with BlazePose's points) can be painted
+again at another size or place, exact ones can only be warped.
+"""
+
+import os
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from dreampose.errors import InputError
+from dreampose.poses.landmarks import NAMES
+from dreampose.poses.paint import LEVELS, paint
+
+FORMAT = 1
+"""Version of the file's layout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Motion:
+    """Poses of one person over time.
+
+    Attributes:
+        maps: U and V in [0, 1], 0 on background.
+        joints: x, y in pixels of the maps (the corner of the picture is 0, 0), depth in the same
+            unit (away from the camera, 0 at the hips), visibility in [0, 1].
+        confidence: of each frame in [0, 1]; 0 where the pose was filled in.
+        fps: frames per second.
+        source: the file it was made from.
+        estimator: name of what made it.
+        num_filled: frames without a pose of their own, filled from neighbours.
+        joint_names: names of the `k` joints.
+    """
+
+    maps: Float[np.ndarray, "t 2 H W"]
+    joints: Float[np.ndarray, "t k 4"]
+    confidence: Float[np.ndarray, " t"]
+    fps: float
+    source: str = ""
+    estimator: str = ""
+    num_filled: int = 0
+    joint_names: tuple[str, ...] = ()
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames."""
+        return len(self.maps)
+
+    @property
+    def height(self) -> int:
+        """Height of the maps in pixels."""
+        return self.maps.shape[2]
+
+    @property
+    def width(self) -> int:
+        """Width of the maps in pixels."""
+        return self.maps.shape[3]
+
+    @property
+    def is_painted(self) -> bool:
+        """Whether the maps are painted from the joints, so that they can be painted anew."""
+        return self.joint_names == NAMES
+
+    def between(self, start: int, stop: int) -> "Motion":
+        """The frames `start` to `stop - 1`.
+
+        Raises:
+            InputError: the range is empty or reaches outside the motion.
+        """
+        if not 0 <= start < stop <= self.num_frames:
+            raise InputError(
+                f"frames must be a range A:B with 0 <= A < B <= {self.num_frames}, "
+                f"got {start}:{stop}"
+            )
+        confidence = self.confidence[start:stop]
+        return replace(
+            self,
+            maps=self.maps[start:stop],
+            joints=self.joints[start:stop],
+            confidence=confidence,
+            num_filled=int((confidence == 0).sum()),
+        )
+
+    def resample(self, fps: float) -> "Motion":
+        """The same movement at another frame rate; its length in seconds stays within a frame.
+
+        Joints of painted motions are interpolated linearly and painted again; exact maps take
+        the nearest frame. A frame made from a filled one counts as filled.
+
+        Raises:
+            InputError: fps is not positive.
+        """
+        if not fps > 0:
+            raise InputError(f"fps must be positive, got {fps}")
+        num_frames = max(1, round(self.num_frames * fps / self.fps))
+        at = np.minimum(np.arange(num_frames) * self.fps / fps, self.num_frames - 1)
+        low = np.floor(at).astype(int)
+        high = np.minimum(low + 1, self.num_frames - 1)
+        nearest = np.where(at - low < 0.5, low, high)
+        confidence = self.confidence[nearest]
+        joints, maps = self.joints[nearest], self.maps[nearest]
+        if self.is_painted:
+            share = (at - low)[:, None, None].astype(np.float32)
+            joints = self.joints[low] * (1 - share) + self.joints[high] * share
+            maps = paint(joints, self.height, self.width)
+        return replace(
+            self,
+            maps=maps,
+            joints=joints,
+            confidence=confidence,
+            fps=float(fps),
+            num_filled=int((confidence == 0).sum()),
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Writes a compressed `.npz` without pickles; the file appears whole or not at all.
+
+        Maps are stored in steps of 1/255.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        values: dict[str, Any] = {
+            "format": np.int32(FORMAT),
+            "maps": np.round(self.maps * LEVELS).astype(np.uint8),
+            "joints": self.joints.astype(np.float32),
+            "confidence": self.confidence.astype(np.float32),
+            "fps": np.float64(self.fps),
+            "source": np.str_(self.source),
+            "estimator": np.str_(self.estimator),
+            "num_filled": np.int32(self.num_filled),
+            "joint_names": np.array(self.joint_names, dtype=np.str_),
+        }
+        try:
+            with part.open("wb") as file:
+                np.savez_compressed(file, **values)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Motion":
+        """Reads what `save` wrote.
+
+        Raises:
+            InputError: the file is missing or is not a motion of this format.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"motion must be an existing file, got {str(path)!r}")
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                if int(file["format"]) != FORMAT:
+                    raise InputError(
+                        f"motion must be of format {FORMAT}, got {int(file['format'])} "
+                        f"in {str(path)!r}"
+                    )
+                return cls(
+                    maps=file["maps"].astype(np.float32) / LEVELS,
+                    joints=file["joints"],
+                    confidence=file["confidence"],
+                    fps=float(file["fps"]),
+                    source=str(file["source"]),
+                    estimator=str(file["estimator"]),
+                    num_filled=int(file["num_filled"]),
+                    joint_names=tuple(str(name) for name in file["joint_names"]),
+                )
+        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"motion must be a file written by `python -m dreampose pose`, "
+                f"got {str(path)!r} ({error})"
+            ) from error

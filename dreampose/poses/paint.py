@@ -1,0 +1,238 @@
+"""Body surfaces painted from the 33 points and their depth. Knows nothing of estimators.
+
+A map has two channels. Averaged over 8x8 pixels it must still tell parts, sides and facing
+apart, so the ratio V/U differs between parts while the size of (U, V) tells how much of a cell
+the body covers.
+
+U: which part, and where along it. Arms 0.12-0.28 (hand to shoulder), legs 0.32-0.56 (toes to
+hip), torso 0.62-0.86, head 0.90-1.00; in torso and head U also rises where the person's left
+side is seen and falls where the right side is.
+V: torso and head 0.15-0.95 from back to front of the visible surface. Limbs: left 0.12-0.48,
+right 0.57-0.93; inside these bands V rises with the front of the body and with nearness.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from dreampose.poses.landmarks import body_height, point, steady
+
+LEVELS = 255
+"""Maps hold multiples of 1/LEVELS, so that a motion file returns exactly what was painted."""
+
+_STEADY_RADIUS = 4
+"""Frames to either side over which body thickness is held steady."""
+
+Point = Float[np.ndarray, "3"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """A tapered capsule: ends in pixels with depth, half-widths, and what it is painted with.
+
+    u: U at both ends. side: change of U from the right to the left of the body.
+    v: V at the middle of its band. facing, near: how far V moves with the body's front and with
+    nearness to the camera. forward, leftward: the body's own directions, unit vectors.
+    """
+
+    start: Point
+    end: Point
+    radii: tuple[float, float]
+    u: tuple[float, float]
+    v: float
+    facing: float
+    forward: Point
+    leftward: Point
+    side: float = 0.0
+    near: float = 0.0
+    thickness: float | None = None
+    """Half depth where it differs from the half-width, as in the torso."""
+    bias: float = 0.0
+    """Pixels by which it is drawn nearer than it is."""
+
+
+def quantise(maps: Float[np.ndarray, "*t 2 H W"]) -> Float[np.ndarray, "*t 2 H W"]:
+    """Rounds maps to multiples of 1/255, keeping every person pixel above 0."""
+    person = (maps > 0).any(axis=-3, keepdims=True)
+    levels = np.clip(np.round(maps * LEVELS), person, LEVELS)
+    return (levels / LEVELS).astype(np.float32)
+
+
+def paint(
+    joints: Float[np.ndarray, "t k 4"], height: int, width: int
+) -> Float[np.ndarray, "t 2 H W"]:
+    """Paints U and V maps of a person followed through time.
+
+    Args:
+        joints: the 33 points in pixels of the map: x, y, depth, visibility.
+        height: of the maps in pixels.
+        width: of the maps in pixels.
+
+    Returns:
+        Maps in [0, 1], multiples of 1/255; 0 is background, the person is above 0 in both.
+    """
+    assert joints.shape[1] >= 33, "paint needs BlazePose's points"
+    sizes = steady(body_height(joints), min(_STEADY_RADIUS, len(joints) - 1))
+    maps = np.zeros((len(joints), 2, height, width), np.float32)
+    for frame, size, canvas in zip(joints, sizes, maps, strict=True):
+        hips = float(point(frame, "middle_hip")[2])
+        depth = np.full((height, width), np.inf, np.float32)
+        for part in _parts(frame, float(size)):
+            _draw(part, canvas, depth, hips, float(size))
+    return quantise(maps)
+
+
+def _unit(vector: Point, fallback: Point) -> Point:
+    length = float(np.linalg.norm(vector))
+    return vector / length if length > 1e-6 else fallback
+
+
+def _directions(leftward: Point, upward: Point) -> tuple[Point, Point]:
+    """Forward and leftward unit vectors of a body whose left and up are roughly known."""
+    leftward = _unit(leftward, np.array([1.0, 0.0, 0.0]))
+    forward = _unit(np.cross(leftward, upward), np.array([0.0, 0.0, -1.0]))
+    return forward, leftward
+
+
+def _parts(joints: Float[np.ndarray, "k 4"], size: float) -> Iterator[_Part]:
+    shoulders, hips = point(joints, "middle_shoulder"), point(joints, "middle_hip")
+    ears = point(joints, "middle_ear")
+    upward = _unit(shoulders - hips, np.array([0.0, -1.0, 0.0]))
+    across = {
+        name: point(joints, f"left_{name}") - point(joints, f"right_{name}")
+        for name in ("shoulder", "hip", "ear")
+    }
+    forward, leftward = _directions(across["shoulder"] + across["hip"], upward)
+
+    # The half-width seen in the picture: half the distance of the joints plus the flesh outside.
+    seen = {name: float(np.hypot(*value[:2])) / 2 for name, value in across.items()}
+    yield _Part(
+        start=shoulders + 0.02 * size * upward,
+        end=hips - 0.03 * size * upward,
+        radii=(
+            max(seen["shoulder"] + 0.012 * size, 0.06 * size),
+            max(seen["hip"] + 0.045 * size, 0.065 * size),
+        ),
+        u=(0.79, 0.69),
+        side=0.07,
+        v=0.55,
+        facing=0.40,
+        forward=forward,
+        leftward=leftward,
+        thickness=0.055 * size,
+    )
+
+    # The face's own direction: from between the ears to the nose, steadied by the ear line.
+    nose = point(joints, "nose") - ears
+    nose = nose - (nose @ upward) * upward
+    ear_forward, _ = _directions(across["ear"], upward)
+    head_forward = _unit(_unit(nose, ear_forward) + 0.5 * ear_forward, forward)
+    head_leftward = np.cross(upward, head_forward)
+    crown = _unit(ears - shoulders, upward)
+    yield _Part(
+        start=shoulders,
+        end=ears,
+        radii=(0.036 * size, 0.03 * size),
+        u=(0.79, 0.83),
+        side=0.03,
+        v=0.55,
+        facing=0.40,
+        forward=forward,
+        leftward=leftward,
+    )
+    yield _Part(
+        start=ears - 0.018 * size * crown,
+        end=ears + 0.022 * size * crown,
+        radii=(0.042 * size, 0.048 * size),
+        u=(0.95, 0.95),
+        side=0.05,
+        v=0.55,
+        facing=0.40,
+        forward=head_forward,
+        leftward=head_leftward,
+        bias=0.01 * size,
+    )
+
+    for side, v in (("left", 0.30), ("right", 0.75)):
+        at = {
+            name: point(joints, f"{side}_{name}")
+            for name in (
+                *("shoulder", "elbow", "wrist", "index", "pinky"),
+                *("hip", "knee", "ankle", "heel", "foot"),
+            )
+        }
+        fingers = (at["index"] + at["pinky"]) / 2
+        fingers = at["wrist"] + 1.3 * (fingers - at["wrist"])
+        for start, end, radii, u in (
+            (at["shoulder"], at["elbow"], (0.030, 0.024), (0.28, 0.235)),
+            (at["elbow"], at["wrist"], (0.024, 0.017), (0.235, 0.17)),
+            (at["wrist"], fingers, (0.018, 0.016), (0.15, 0.12)),
+            (at["hip"], at["knee"], (0.050, 0.034), (0.56, 0.48)),
+            (at["knee"], at["ankle"], (0.034, 0.021), (0.48, 0.40)),
+            (at["ankle"], at["foot"], (0.021, 0.015), (0.37, 0.32)),
+            (at["heel"], at["foot"], (0.018, 0.015), (0.37, 0.32)),
+        ):
+            yield _Part(
+                start=start,
+                end=end,
+                radii=(radii[0] * size, radii[1] * size),
+                u=u,
+                v=v,
+                facing=0.10,
+                near=0.08,
+                forward=forward,
+                leftward=leftward,
+                bias=0.012 * size,
+            )
+
+
+def _draw(
+    part: _Part,
+    canvas: Float[np.ndarray, "2 H W"],
+    depth: Float[np.ndarray, "H W"],
+    hips: float,
+    size: float,
+) -> None:
+    """Paints one part where it is nearer than what is there already."""
+    height, width = depth.shape
+    reach = max(part.radii)
+    ends = np.stack([part.start, part.end])[:, :2]
+    if not np.isfinite(ends).all():
+        return
+    left, top = np.floor(ends.min(axis=0) - reach).astype(int)
+    right, bottom = np.ceil(ends.max(axis=0) + reach).astype(int) + 1
+    left, right = max(left, 0), min(right, width)
+    top, bottom = max(top, 0), min(bottom, height)
+    if left >= right or top >= bottom:
+        return
+    area = np.s_[top:bottom, left:right]
+
+    axis = ends[1] - ends[0]
+    length = max(float(np.hypot(*axis)), 1e-6)
+    axis = axis / length
+    x = np.arange(left, right)[None, :] + 0.5 - ends[0, 0]
+    y = np.arange(top, bottom)[:, None] + 0.5 - ends[0, 1]
+    along = np.clip((x * axis[0] + y * axis[1]) / length, 0, 1)
+    off_x, off_y = x - along * length * axis[0], y - along * length * axis[1]
+    radius = part.radii[0] + (part.radii[1] - part.radii[0]) * along
+    # Surface normal of a round limb: sideways by the offset from the axis, the rest to the camera.
+    normal_x, normal_y = off_x / radius, off_y / radius
+    outward = 1 - normal_x**2 - normal_y**2
+    inside = outward > 0
+    normal_z = -np.sqrt(np.maximum(outward, 0))
+    axis_depth = part.start[2] + (part.end[2] - part.start[2]) * along
+    thickness = radius if part.thickness is None else part.thickness
+    surface = axis_depth + normal_z * thickness - part.bias
+    shown = inside & (surface < depth[area])
+
+    def seen(direction: Point) -> Float[np.ndarray, "h w"]:
+        return normal_x * direction[0] + normal_y * direction[1] + normal_z * direction[2]
+
+    nearness = np.tanh((hips - axis_depth) / (0.15 * size))
+    u = part.u[0] + (part.u[1] - part.u[0]) * along + part.side * seen(part.leftward)
+    v = part.v + part.facing * seen(part.forward) + part.near * nearness
+    canvas[0][area] = np.where(shown, u, canvas[0][area])
+    canvas[1][area] = np.where(shown, v, canvas[1][area])
+    depth[area] = np.where(shown, surface, depth[area])

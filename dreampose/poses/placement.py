@@ -1,0 +1,56 @@
+"""Where a picture lies in another: scale and shift of points and maps. Knows nothing of people."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from dreampose.poses.paint import quantise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """x' = x * scale_x + left, y' = y * scale_y + top, in pixels from the picture's corner."""
+
+    scale_x: float
+    scale_y: float
+    left: float
+    top: float
+
+    @classmethod
+    def fit(cls, old: tuple[int, ...], new: tuple[int, int]) -> "Placement":
+        """Where `video.fit` puts a picture of size (height, width) `old` in one of size `new`."""
+        (old_height, old_width), (height, width) = old, new
+        if (old_height, old_width) == new:
+            return cls(scale_x=1.0, scale_y=1.0, left=0.0, top=0.0)
+        scale = min(height / old_height, width / old_width)
+        new_height, new_width = max(1, round(old_height * scale)), max(1, round(old_width * scale))
+        return cls(
+            scale_x=new_width / old_width,
+            scale_y=new_height / old_height,
+            left=(width - new_width) // 2,
+            top=(height - new_height) // 2,
+        )
+
+    def move(self, joints: Float[np.ndarray, "*t k 4"]) -> Float[np.ndarray, "*t k 4"]:
+        """Points in the new picture; depth is scaled as x is."""
+        scale = np.array([self.scale_x, self.scale_y, self.scale_x, 1], np.float32)
+        shift = np.array([self.left, self.top, 0, 0], np.float32)
+        return joints * scale + shift
+
+    def warp(
+        self, maps: Float[np.ndarray, "t 2 H W"], size: tuple[int, int]
+    ) -> Float[np.ndarray, "t 2 h w"]:
+        """Maps in the new picture of size (height, width), by the nearest pixel.
+
+        Neighbouring values of a map may belong to other parts: they are never mixed.
+        """
+        height, width = size
+        x = np.floor((np.arange(width) + 0.5 - self.left) / self.scale_x).astype(int)
+        y = np.floor((np.arange(height) + 0.5 - self.top) / self.scale_y).astype(int)
+        x_in, y_in = (x >= 0) & (x < maps.shape[3]), (y >= 0) & (y < maps.shape[2])
+        warped = np.zeros((*maps.shape[:2], height, width), np.float32)
+        warped[:, :, np.flatnonzero(y_in)[:, None], np.flatnonzero(x_in)] = maps[
+            :, :, y[y_in][:, None], x[x_in]
+        ]
+        return quantise(warped)

@@ -1,0 +1,136 @@
+"""Follows one person through a video. Knows nothing of pose maps or files."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from dreampose.poses.blazepose import Landmarks, LandmarkReader, PersonDetector, Region
+from dreampose.poses.landmarks import body_height, point
+
+_PRESENCE = 0.5
+"""Below it the region holds nobody."""
+_LARGEST_STEP = 0.3
+"""Largest move of the hips between two frames, in body heights; more is another person."""
+_LARGEST_GROWTH = 1.6
+"""Largest change of size between two frames."""
+_SAME_PERSON = 0.25
+"""Two findings nearer than this, in body heights, are one person."""
+_WIDE = 1.25
+"""Pictures with sides further apart than this are searched in square tiles as well."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sighting:
+    """One frame: the person followed, or None; how many people a search of the frame found."""
+
+    landmarks: Landmarks | None
+    num_people: int | None = None
+    """None where the frame was not searched."""
+
+
+def _hips(landmarks: Landmarks) -> Float[np.ndarray, "2"]:
+    return point(landmarks.joints, "middle_hip")[:2]
+
+
+def _size(landmarks: Landmarks) -> float:
+    return float(body_height(landmarks.joints[None])[0])
+
+
+class Follower:
+    """Finds people and follows the one that stands out."""
+
+    def __init__(self, detector: PersonDetector, reader: LandmarkReader) -> None:
+        """Takes the two networks."""
+        self._detector = detector
+        self._reader = reader
+
+    def find(self, frame: UInt8[np.ndarray, "H W 3"]) -> list[Landmarks]:
+        """Everybody in the picture, each once; the largest and most central first."""
+        height, width = frame.shape[:2]
+        regions: list[tuple[float, Region]] = []
+        for left, top, right, bottom in _views(height, width):
+            for detection in self._detector(frame[top:bottom, left:right]):
+                region = detection.region
+                center = region.center + np.array([left, top], np.float32)
+                moved = Region(center=center, side=region.side, turn=region.turn)
+                regions.append((detection.score, moved))
+        people: list[Landmarks] = []
+        for _, region in sorted(regions, key=lambda item: -item[0]):
+            # A second look from the person's own region; the detector's is rough.
+            landmarks = self._reader(frame, region)
+            if landmarks.presence >= _PRESENCE:
+                landmarks = self._reader(frame, landmarks.region)
+            if landmarks.presence < _PRESENCE or not _inside(landmarks, height, width):
+                continue
+            near = (
+                np.hypot(*(_hips(landmarks) - _hips(other))) / max(_size(landmarks), _size(other))
+                for other in people
+            )
+            if all(distance > _SAME_PERSON for distance in near):
+                people.append(landmarks)
+
+        def standing_out(landmarks: Landmarks) -> float:
+            aside = abs(float(_hips(landmarks)[0]) / width - 0.5) * 2
+            return _size(landmarks) * (1 - 0.3 * min(aside, 1.0))
+
+        return sorted(people, key=standing_out, reverse=True)
+
+    def follow(
+        self, frames: UInt8[np.ndarray, "t H W 3"], search_every: int
+    ) -> Iterator[Sighting]:
+        """Yields one sighting a frame.
+
+        The person is read where the frame before left off. Where that finds nobody, or somebody
+        too far off or of another size, the frame is searched and the person nearest to the track
+        taken, if near enough. Every `search_every` frames others are looked for, to be reported.
+        """
+        last: Landmarks | None = None
+        num_lost = 0
+        for index, frame in enumerate(frames):
+            found: Landmarks | None = None
+            people: list[Landmarks] | None = None
+            if last is not None:
+                found = _nearest([self._reader(frame, last.region)], last, num_lost)
+            if found is None or index % search_every == 0:
+                people = self.find(frame)
+            if found is None and people:
+                found = people[0] if last is None else _nearest(people, last, num_lost)
+            num_lost = 0 if found is not None else num_lost + 1
+            last = found or last
+            yield Sighting(landmarks=found, num_people=None if people is None else len(people))
+
+
+def _inside(landmarks: Landmarks, height: int, width: int) -> bool:
+    """Whether the hips lie in the picture: a person mostly outside is not one to follow."""
+    x, y = _hips(landmarks)
+    return bool(0 <= x < width and 0 <= y < height)
+
+
+def _nearest(people: Sequence[Landmarks], last: Landmarks, num_lost: int) -> Landmarks | None:
+    """Of these people the one nearest to where the track ended, if it can be the same."""
+    best, best_step = None, _LARGEST_STEP * (1 + min(num_lost, 4) / 2)
+    for landmarks in people:
+        if landmarks.presence < _PRESENCE:
+            continue
+        size, last_size = _size(landmarks), _size(last)
+        step = float(np.hypot(*(_hips(landmarks) - _hips(last)))) / max(size, last_size, 1e-6)
+        growth = max(size, last_size) / max(min(size, last_size), 1e-6)
+        if step < best_step and growth < _LARGEST_GROWTH:
+            best, best_step = landmarks, step
+    return best
+
+
+def _views(height: int, width: int) -> list[tuple[int, int, int, int]]:
+    """The whole picture, and overlapping squares along its longer side where it is long."""
+    views = [(0, 0, width, height)]
+    short, long = sorted((height, width))
+    if long < _WIDE * short:
+        return views
+    num_tiles = int(np.ceil(2 * long / short)) - 1
+    for start in np.linspace(0, long - short, num_tiles).round().astype(int).tolist():
+        tall = height > width
+        left, top = (0, start) if tall else (start, 0)
+        views.append((left, top, left + short, top + short))
+    return views
