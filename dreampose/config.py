@@ -4,8 +4,10 @@ A recipe is a function that returns a frozen `Recipe`; variants are made with `r
 `sd14()` is the paper (arXiv 2304.06025), `catwalk()` the small embedded default.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from dreampose.errors import InputError
@@ -45,6 +47,10 @@ class StageConfig:
     crop_size: int = 0
     """VAE stage: side in pixels of the person-centred square crops; 0 trains on whole frames."""
     kl_weight: float = 0.0
+    edge_weight: float = 0.0
+    """VAE stages: weight of the error of pixel differences beside that of pixels."""
+    min_snr_gamma: float = 0.0
+    """Base stage: clip of the min-SNR timestep weights (arXiv 2303.09556); 0 is the plain mean."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,12 +286,19 @@ def sd14() -> Recipe:
 RECIPES = {"catwalk": catwalk, "sd14": sd14}
 
 
-def recipe(name: str) -> Recipe:
-    """The recipe of that name.
+def recipe(name: str | Path) -> Recipe:
+    """The recipe of that name, or the one written as JSON (`Recipe.to_dict`) in that file.
 
     Raises:
-        InputError: no recipe has that name.
+        InputError: no recipe has that name, or the file holds none.
     """
-    if name not in RECIPES:
-        raise InputError(f"recipe must be one of {', '.join(RECIPES)}, got {name!r}")
-    return RECIPES[name]()
+    if str(name) in RECIPES:
+        return RECIPES[str(name)]()
+    if Path(name).suffix != ".json":
+        raise InputError(
+            f"recipe must be one of {', '.join(RECIPES)} or a .json file, got {str(name)!r}"
+        )
+    try:
+        return Recipe.from_dict(json.loads(Path(name).read_text("utf-8")))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"recipe must be a file that holds one, got {str(name)!r} ({error})") from error

@@ -1,0 +1,64 @@
+"""Crops: one box applied alike to a frame and its poses, another to the condition photo.
+
+Knows nothing of models. A box is (top, left, bottom, right) in pixels of the full frame.
+"""
+
+import cv2
+import numpy as np
+from jaxtyping import Int, Int32, Shaped, UInt8
+
+
+def random_boxes(
+    num_crops: int, *, height: int, width: int, smallest: float, generator: np.random.Generator
+) -> Int32[np.ndarray, "k 4"]:
+    """Boxes of the frame's aspect ratio: the first is the whole frame, the others random.
+
+    Args:
+        num_crops: how many boxes, at least 1.
+        height: frame height in pixels.
+        width: frame width in pixels.
+        smallest: smallest side of a box as a share of the frame's, in (0, 1].
+        generator: source of the draw.
+    """
+    boxes = [(0, 0, height, width)]
+    for _ in range(num_crops - 1):
+        scale = generator.uniform(smallest, 1.0)
+        box_height, box_width = round(height * scale), round(width * scale)
+        top = int(generator.integers(0, height - box_height + 1))
+        left = int(generator.integers(0, width - box_width + 1))
+        boxes.append((top, left, top + box_height, left + box_width))
+    return np.array(boxes, np.int32)
+
+
+def crop(
+    values: Shaped[np.ndarray, "... H W"], box: Int[np.ndarray, " 4"]
+) -> Shaped[np.ndarray, "... h w"]:
+    """Cuts a box out of maps whose last two dimensions are rows and columns."""
+    top, left, bottom, right = (int(edge) for edge in box)
+    return values[..., top:bottom, left:right]
+
+
+def crop_frames(
+    frames: UInt8[np.ndarray, "t H W 3"], box: Int[np.ndarray, " 4"], height: int, width: int
+) -> UInt8[np.ndarray, "t h w 3"]:
+    """Cuts a box out of frames and scales it to `height x width`."""
+    top, left, bottom, right = (int(edge) for edge in box)
+    part = frames[:, top:bottom, left:right]
+    if part.shape[1:3] == (height, width):
+        return part
+    smaller = height < part.shape[1]
+    method = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    return np.stack(
+        [
+            cv2.resize(np.ascontiguousarray(frame), (width, height), interpolation=method)
+            for frame in part
+        ]
+    )
+
+
+def square_boxes(
+    centres: Int[np.ndarray, "b 2"], *, side: int, height: int, width: int
+) -> Int32[np.ndarray, "b 2"]:
+    """Top-left corners of squares about `centres` (row, column), moved to lie inside the frame."""
+    corners = centres - side // 2
+    return np.clip(corners, 0, [height - side, width - side]).astype(np.int32)

@@ -1,0 +1,378 @@
+"""Training data: one Parquet row a clip, written by `encode_clip`, read by `Dataset`.
+
+Knows nothing of training or Ray. Arrays travel as raw bytes beside their shape, because ragged
+tensors do not survive Parquet readers.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from diffusers import ModelMixin
+from jaxtyping import Int, Int64, Shaped, UInt8
+from pyarrow import fs as pafs
+from torch import nn
+
+from dreampose import augment, poses, video
+from dreampose.conditions import clip_tokens
+from dreampose.config import Recipe
+from dreampose.errors import InputError
+from dreampose.latents import LatentCodec
+from dreampose.types import Clip
+
+__all__ = [
+    "ARRAYS",
+    "SCHEMA",
+    "Dataset",
+    "encode_clip",
+    "error_row",
+    "fingerprint",
+    "working_size",
+    "write_rows",
+]
+
+ARRAYS: Mapping[str, np.dtype[Any]] = {
+    "frames": np.dtype(np.uint8),
+    "poses": np.dtype(np.float16),
+    "latents": np.dtype(np.float16),
+    "tokens": np.dtype(np.float16),
+    "crops": np.dtype(np.int32),
+    "joints": np.dtype(np.float32),
+    "confidence": np.dtype(np.float32),
+}
+"""Array columns: frames (t H W 3), poses (k t 2 h w) and latents (k t c h w) for each crop, tokens
+(t n d), crops (k 4) in pixels of `frames`, joints (t j 4), confidence (t)."""
+
+SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("path", pa.string()),
+        ("subject", pa.string()),
+        ("fps", pa.float64()),
+        ("num_frames", pa.int64()),
+        ("height", pa.int64()),
+        ("width", pa.int64()),
+        ("recipe", pa.string()),
+        ("estimator", pa.string()),
+        ("model_fingerprint", pa.string()),
+        ("error", pa.string()),
+        *((name, pa.large_binary()) for name in ARRAYS),
+        *((f"{name}_shape", pa.list_(pa.int64())) for name in ARRAYS),
+    ]
+)
+"""Columns of the data. `error` tells why a video was rejected; such rows hold no arrays."""
+
+_ENCODE_BATCH = 32
+_SCALE_KEYS = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Name of a module's weights, the same for a half-precision copy of them."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().half().contiguous().numpy().tobytes())
+    config: Mapping[str, Any] = getattr(module, "config", {})
+    scale = [config.get(key) for key in _SCALE_KEYS] if isinstance(module, ModelMixin) else []
+    digest.update(repr(scale).encode())
+    return digest.hexdigest()[:16]
+
+
+def working_size(clip: Clip, recipe: Recipe) -> tuple[int, int]:
+    """Height and width in pixels at which a clip's motion is best extracted.
+
+    The recipe's size, or twice it where the video is that large, so that crops are not blurred by
+    enlarging them again.
+    """
+    _, height, width, _ = clip.frames.shape
+    factor = 2 if height >= 2 * recipe.height and width >= 2 * recipe.width else 1
+    return factor * recipe.height, factor * recipe.width
+
+
+def error_row(*, clip_id: str, path: str, subject: str, recipe: Recipe, error: str) -> dict[str, Any]:
+    """The row of a video that was rejected, with its reason."""
+    row: dict[str, Any] = dict.fromkeys(SCHEMA.names)
+    row |= {"clip_id": clip_id, "path": path, "subject": subject, "error": error}
+    return row | {
+        "recipe": recipe.name,
+        "fps": 0.0,
+        "num_frames": 0,
+        "height": recipe.height,
+        "width": recipe.width,
+    }
+
+
+@torch.no_grad()
+def encode_clip(
+    clip: Clip,
+    motion: poses.Motion,
+    *,
+    recipe: Recipe,
+    pipe: Any | None = None,
+    seed: int,
+    clip_id: str,
+    subject: str,
+) -> dict[str, Any]:
+    """One row of training data: a clip's frames, pose maps, latents and crops.
+
+    Args:
+        clip: the video.
+        motion: its poses, a frame each, at the recipe's size or a multiple (`working_size`).
+        recipe: sizes and crops; see `Recipe.num_crops`.
+        pipe: pipeline whose VAE (and frozen image encoder) encodes the frames; `None` leaves
+            latents and tokens out, which is what the VAE stage needs.
+        seed: the crops depend on it and on `clip_id` alone.
+        clip_id: unique name of the clip.
+        subject: who is in it.
+
+    Raises:
+        InputError: motion and clip differ in length, or the motion's size is no multiple of the
+            recipe's.
+    """
+    height, width = recipe.height, recipe.width
+    factor = motion.height // height
+    if motion.num_frames != len(clip.frames):
+        raise InputError(
+            f"motion must have a pose for each of {len(clip.frames)} frames, got {motion.num_frames}"
+        )
+    if factor < 1 or (motion.height, motion.width) != (factor * height, factor * width):
+        raise InputError(
+            f"motion size must be a multiple of {height}x{width}, got {motion.height}x{motion.width}"
+        )
+    name_key = int.from_bytes(hashlib.sha256(clip_id.encode()).digest()[:8], "big")
+    boxes = augment.random_boxes(
+        recipe.num_crops,
+        height=height,
+        width=width,
+        smallest=recipe.crop_scale,
+        generator=np.random.default_rng((seed, name_key)),
+    )
+    full = video.fit(clip.frames, motion.height, motion.width)
+    maps = np.asarray(motion.maps)
+    crops = [augment.crop_frames(full, box * factor, height, width) for box in boxes]
+    pose_crops = np.stack(
+        [poses.to_grid(augment.crop(maps, box * factor), recipe.latent_size).numpy() for box in boxes]
+    )
+    arrays: dict[str, np.ndarray] = {
+        "frames": crops[0],
+        "poses": pose_crops,
+        "crops": boxes,
+        "joints": np.asarray(motion.joints) / np.array([factor, factor, factor, 1], np.float32),
+        "confidence": np.asarray(motion.confidence),
+    }
+    model_fingerprint = None
+    if pipe is not None:
+        model_fingerprint = fingerprint(pipe.vae)
+        codec = LatentCodec(vae=pipe.vae)
+        arrays["latents"] = np.stack([_encode(codec.encode, frames, pipe.vae) for frames in crops])
+        if recipe.image_encoder_frozen:
+            arrays["tokens"] = _encode(
+                lambda images: clip_tokens(pipe.image_encoder, images, fit=recipe.photo_fit),
+                crops[0],
+                pipe.image_encoder,
+            )
+    return {
+        "clip_id": clip_id,
+        "path": clip.source,
+        "subject": subject,
+        "fps": float(clip.fps),
+        "num_frames": len(clip.frames),
+        "height": height,
+        "width": width,
+        "recipe": recipe.name,
+        "estimator": motion.estimator,
+        "model_fingerprint": model_fingerprint,
+        "error": None,
+    } | _pack(arrays)
+
+
+def write_rows(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows as one Parquet file, a row group each so that clips are read one at a time."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA)
+    pq.write_table(table, part, compression="zstd", row_group_size=1)
+    part.replace(path)
+
+
+class Dataset:
+    """Clips of a folder of Parquet files, in the order of their ids.
+
+    Arrays stay in memory up to `memory_limit` bytes; the rest is spooled to a temporary file and
+    mapped, so that random access stays cheap.
+    """
+
+    def __init__(
+        self,
+        uri: str | Path,
+        *,
+        recipe: Recipe,
+        columns: Sequence[str] = ("frames", "poses"),
+        memory_limit: int = 8 * 2**30,
+    ) -> None:
+        """Reads the clips.
+
+        Args:
+            uri: a folder or file, as a path or the URI of any pyarrow filesystem.
+            recipe: the model's recipe, which the data must have been made for.
+            columns: array columns that are needed.
+            memory_limit: bytes of arrays that stay in memory.
+
+        Raises:
+            InputError: there is no data, no usable clip, a needed column is missing, or the data
+                was made for another recipe.
+        """
+        self.uri = str(uri)
+        self.recipe = recipe
+        self.columns = tuple(columns)
+        self.num_errors = 0
+        self._memory_left = memory_limit
+        self._spool: Any = None
+        rows: dict[str, dict[str, Any]] = {}
+        filesystem, files = _parquet_files(self.uri)
+        for file in files:
+            with filesystem.open_input_file(file) as source:
+                for row in self._read_file(pq.ParquetFile(source)):
+                    rows.setdefault(row["clip_id"], row)
+        self.clips = [rows[key] for key in sorted(rows)]
+        if not self.clips:
+            raise InputError(
+                f"data must hold at least one usable clip, got {self.num_errors} rejected ones in "
+                f"{self.uri!r}"
+            )
+        fingerprints = {str(clip["model_fingerprint"]) for clip in self.clips}
+        if "latents" in self.columns and len(fingerprints) > 1:
+            raise InputError(
+                "data must be encoded by one model, got rows of models "
+                f"{', '.join(sorted(fingerprints))} in {self.uri!r}"
+            )
+        self.fingerprint = fingerprints.pop()
+        self.num_frames_of: Int64[np.ndarray, " clips"] = np.array(
+            [clip["num_frames"] for clip in self.clips]
+        )
+        self.targets: Int64[np.ndarray, "n 2"] = np.concatenate(
+            [
+                np.stack([np.full(count, index), np.arange(count)], axis=1)
+                for index, count in enumerate(self.num_frames_of)
+            ]
+        )
+
+    def __len__(self) -> int:
+        """Number of target frames."""
+        return len(self.targets)
+
+    @property
+    def subjects(self) -> list[str]:
+        """Subject of each clip."""
+        return [clip["subject"] for clip in self.clips]
+
+    def array(self, clip: int, name: str) -> Shaped[np.ndarray, "..."]:
+        """An array column of a clip; see `ARRAYS` for the shapes."""
+        return self.clips[clip][name]
+
+    def photo(
+        self, clip: int, frame: int, box: Int[np.ndarray, " 4"] | None = None
+    ) -> UInt8[np.ndarray, "H W 3"]:
+        """A frame, or a box of it scaled to the frame's size."""
+        frames = self.array(clip, "frames")[frame : frame + 1]
+        if box is None:
+            return frames[0]
+        return augment.crop_frames(frames, box, frames.shape[1], frames.shape[2])[0]
+
+    def _read_file(self, file: pq.ParquetFile) -> list[dict[str, Any]]:
+        present = set(file.schema_arrow.names)
+        facts = [name for name in SCHEMA.names if name.removesuffix("_shape") not in ARRAYS]
+        missing = {"clip_id", "recipe", "error", *self.columns} - present
+        if missing:
+            raise InputError(
+                f"data must have the columns {', '.join(sorted(missing))}, got a Parquet file "
+                f"without them in {self.uri!r}"
+            )
+        wanted = [*facts, *self.columns, *(f"{name}_shape" for name in self.columns)]
+        rows: list[dict[str, Any]] = []
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, columns=[name for name in wanted if name in present])
+            for index in range(table.num_rows):
+                row = {name: table[name][index].as_py() for name in facts if name in present}
+                if row["error"]:
+                    self.num_errors += 1
+                    continue
+                self._check(row)
+                for name in self.columns:
+                    row[name] = self._unpack(name, table, index, row["clip_id"])
+                rows.append(row)
+        return rows
+
+    def _check(self, row: Mapping[str, Any]) -> None:
+        expected = (self.recipe.name, self.recipe.height, self.recipe.width)
+        got = (row["recipe"], row["height"], row["width"])
+        if expected != got:
+            raise InputError(
+                f"data must be preprocessed for the model's recipe {expected[0]!r} at "
+                f"{expected[1]}x{expected[2]}, got data for {got[0]!r} at {got[1]}x{got[2]} in "
+                f"{self.uri!r}"
+            )
+
+    def _unpack(self, name: str, table: pa.Table, index: int, clip_id: str) -> np.ndarray:
+        cell = table[name][index]
+        if not cell.is_valid:
+            raise InputError(
+                f"data must hold {name}, got none for clip {clip_id!r} in {self.uri!r}: "
+                "preprocess it with the model"
+            )
+        shape = table[f"{name}_shape"][index].as_py()
+        values = np.frombuffer(cell.as_buffer(), ARRAYS[name]).reshape(shape)
+        if values.nbytes <= self._memory_left:
+            self._memory_left -= values.nbytes
+            return values.copy()
+        if self._spool is None:
+            self._spool = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the data
+        offset = self._spool.seek(0, 2)
+        self._spool.write(values.tobytes())
+        self._spool.flush()
+        return np.memmap(self._spool, ARRAYS[name], "r", offset, tuple(shape))
+
+
+def _pack(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    cells: dict[str, Any] = {}
+    for name, dtype in ARRAYS.items():
+        values = arrays.get(name)
+        cells[name] = None if values is None else values.astype(dtype).tobytes()
+        cells[f"{name}_shape"] = None if values is None else list(values.shape)
+    return cells
+
+
+def _encode(
+    encoder: Any, frames: UInt8[np.ndarray, "t H W 3"], module: nn.Module
+) -> Shaped[np.ndarray, "t ..."]:
+    parameter = next(module.parameters())
+    parts = [
+        encoder(video.to_model(frames[start : start + _ENCODE_BATCH]).to(parameter))
+        for start in range(0, len(frames), _ENCODE_BATCH)
+    ]
+    return torch.cat(parts).half().cpu().numpy()
+
+
+def _parquet_files(uri: str) -> tuple[pafs.FileSystem, list[str]]:
+    try:
+        if "://" in uri:
+            filesystem, path = pafs.FileSystem.from_uri(uri)
+        else:
+            filesystem, path = pafs.LocalFileSystem(), str(Path(uri).resolve())
+        info = filesystem.get_file_info(path)
+        if info.type == pafs.FileType.File:
+            return filesystem, [path]
+        listed = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(f"data must be a folder of Parquet files, got {uri!r} ({error})") from error
+    files = sorted(file.path for file in listed if file.path.endswith(".parquet"))
+    if not files:
+        raise InputError(f"data must be a folder of Parquet files, got none in {uri!r}")
+    return filesystem, files

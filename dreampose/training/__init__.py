@@ -1,0 +1,108 @@
+"""Training of every stage: `train` for the model, `finetune_subject` for one person.
+
+Knows nothing of Ray; each is a generator of reports that its caller logs.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from dreampose import checkpoints
+from dreampose.config import Recipe
+from dreampose.dataset import Dataset
+from dreampose.errors import InputError
+from dreampose.pipeline import DreamPosePipeline
+from dreampose.training import loop, vae
+from dreampose.training.loop import Stage, StepReport
+
+__all__ = ["STAGES", "StepReport", "train"]
+
+STAGES = ("vae", "encoder", "base")
+"""Names of the stages, in the order in which a model of its own is trained."""
+
+
+def train(
+    stage: str,
+    *,
+    recipe: Recipe,
+    data: str | Path,
+    out: str | Path,
+    accelerator: Accelerator,
+    validation: str | Path | None = None,
+    model: str | Path | None = None,
+    max_steps: int | None = None,
+    seed: int = 0,
+    resume: bool = True,
+    stop: Callable[[], bool] = lambda: False,
+    checkpoint_every: int = 500,
+    validate_every: int = 500,
+    num_validation: int = 128,
+    keep: int = 2,
+) -> Iterator[StepReport]:
+    """Trains one stage, yielding a report a step; run again, it goes on where it stood.
+
+    Args:
+        stage: one of `STAGES`.
+        recipe: sizes and numbers; must be that of the data and of `model`.
+        data: folder or URI of preprocessed clips; see `dataset.Dataset`.
+        out: folder of the run: `checkpoints/step_*` while it runs, `model` (a pipeline folder
+            with the averaged weights) when it is done.
+        accelerator: device, precision and ranks.
+        validation: held-out data, or `None`.
+        model: pipeline folder to start from; `None` starts from random weights.
+        max_steps: instead of the recipe's number of steps.
+        seed: of initial weights, data order and all noise.
+        resume: go on from the last whole checkpoint in `out`.
+        stop: polled after each step; once true a checkpoint is written and the generator ends.
+        checkpoint_every: steps between checkpoints.
+        validate_every: steps between validations.
+        num_validation: held-out samples of a validation.
+        keep: checkpoints kept.
+
+    Raises:
+        InputError: unknown stage; data, model and recipe do not belong together; the stage needs
+            a trained model; `out` holds another run.
+    """
+    if stage not in STAGES:
+        raise InputError(f"stage must be one of {', '.join(STAGES)}, got {stage!r}")
+    pipe = _start(recipe, model, seed)
+    stage_config = getattr(recipe, f"{stage}_stage")
+
+    def opened(uri: str | Path | None, columns: tuple[str, ...]) -> Dataset | None:
+        return None if uri is None else Dataset(uri, recipe=recipe, columns=columns)
+
+    trained: Stage
+    if stage == "vae":
+        data_set = Dataset(data, recipe=recipe, columns=vae.COLUMNS)
+        trained = vae.VaeStage(
+            pipe, data=data_set, validation=opened(validation, vae.COLUMNS), config=stage_config
+        )
+    else:
+        raise NotImplementedError
+    yield from loop.run(
+        trained,
+        config=stage_config,
+        accelerator=accelerator,
+        out=Path(out),
+        name=f"{stage} {recipe.name} seed={seed}",
+        seed=seed,
+        max_steps=max_steps,
+        resume=resume,
+        stop=stop,
+        checkpoint_every=checkpoint_every,
+        validate_every=validate_every,
+        num_validation=num_validation,
+        keep=keep,
+    )
+
+
+def _start(recipe: Recipe, model: str | Path | None, seed: int) -> DreamPosePipeline:
+    if model is None:
+        return checkpoints.build(recipe, seed=seed)
+    pipe = DreamPosePipeline.from_pretrained(model)
+    if pipe.recipe.name != recipe.name:
+        raise InputError(
+            f"model must be of the recipe {recipe.name!r}, got {pipe.recipe.name!r} in {str(model)!r}"
+        )
+    return pipe

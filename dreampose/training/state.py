@@ -1,0 +1,147 @@
+"""What a training run remembers: weights, their moving average, optimizer, place in the data.
+
+Knows nothing of losses or models beyond the names of their parameters.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dreampose.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a run stands: optimizer steps done, and samples of the current epoch visited."""
+
+    step: int = 0
+    epoch: int = 0
+    offset: int = 0
+
+    def advance(self, num_samples: int, num_items: int) -> "Place":
+        """The place after one step over `num_samples` of an epoch of `num_items`."""
+        if self.offset + num_samples >= num_items:
+            return Place(step=self.step + 1, epoch=self.epoch + 1)
+        return replace(self, step=self.step + 1, offset=self.offset + num_samples)
+
+
+class MovingAverage:
+    """Exponential moving average of parameters, with a warm-up of the decay."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
+        """Starts at the parameters' present values; a decay of 0 follows them exactly."""
+        self.decay = decay
+        self.parameters = dict(parameters)
+        self.shadow = {name: value.detach().clone() for name, value in parameters.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Takes in the parameters after optimizer step `step` (counted from 1)."""
+        if not self.decay:
+            return
+        decay = min(self.decay, (1 + step) / (10 + step))
+        values = [value.detach() for value in self.parameters.values()]
+        torch._foreach_lerp_(list(self.shadow.values()), values, 1 - decay)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Puts the average into the parameters for a while."""
+        if not self.decay:
+            yield
+            return
+        kept = {name: value.detach().clone() for name, value in self.parameters.items()}
+        self._fill(self.shadow)
+        try:
+            yield
+        finally:
+            self._fill(kept)
+
+    @torch.no_grad()
+    def _fill(self, values: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.copy_(values[name])
+
+
+def save_state(
+    folder: Path, *, place: Place, average: MovingAverage, optimizer: torch.optim.Optimizer, run: str
+) -> None:
+    """Writes `state.safetensors` and `state.json`; `run` names what the state belongs to."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in average.parameters.items():
+        tensors[f"weights/{name}"] = parameter.detach()
+        if average.decay:
+            tensors[f"ema/{name}"] = average.shadow[name]
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{key}/{name}"] = value.detach()
+    save_file({key: value.cpu().contiguous() for key, value in tensors.items()},
+              folder / "state.safetensors")  # fmt: skip
+    (folder / "state.json").write_text(json.dumps({"run": run, **asdict(place)}, indent=1) + "\n")
+
+
+@torch.no_grad()
+def load_state(
+    folder: Path, *, average: MovingAverage, optimizer: torch.optim.Optimizer, run: str
+) -> Place:
+    """Inverse of `save_state`, in place.
+
+    Raises:
+        InputError: the state belongs to another run.
+    """
+    facts = json.loads((folder / "state.json").read_text())
+    if facts.pop("run") != run:
+        raise InputError(
+            f"out must hold checkpoints of the same stage, recipe and seed, got others in "
+            f"{str(folder)!r}: choose another folder or start afresh"
+        )
+    tensors = load_file(folder / "state.safetensors")
+    for name, parameter in average.parameters.items():
+        parameter.copy_(tensors[f"weights/{name}"])
+        if average.decay:
+            average.shadow[name].copy_(tensors[f"ema/{name}"])
+        state: dict[str, Tensor] = {}
+        for key in ("step", "exp_avg", "exp_avg_sq"):
+            if f"{key}/{name}" in tensors:
+                state[key] = tensors[f"{key}/{name}"].to(parameter.device)
+        optimizer.state[parameter] = state
+    return Place(**facts)
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Whole checkpoints of a run, oldest first."""
+    return sorted(folder.glob("step_*"))
+
+
+def write_checkpoint(
+    folder: Path, step: int, fill: Callable[[Path], None], *, keep: int
+) -> Path:
+    """Writes a checkpoint under a temporary name, renames it, and drops all but the last `keep`."""
+    final = folder / f"step_{step:08d}"
+    replace_folder(final, fill)
+    for old in checkpoints_in(folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def replace_folder(final: Path, fill: Callable[[Path], None]) -> None:
+    """Fills a folder under a temporary name and puts it in place of `final`."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    part = final.with_name(f".{final.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    fill(part)
+    if final.exists():
+        old = final.with_name(f".{final.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(final, old)
+        os.replace(part, final)
+        shutil.rmtree(old)
+    else:
+        os.replace(part, final)

@@ -1,0 +1,119 @@
+"""The VAE stage: pixels to latents and back, learned on crops around the person.
+
+Knows nothing of poses beyond where the person is, nor of the UNet.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderTiny
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from dreampose import augment, losses, video
+from dreampose.config import StageConfig
+from dreampose.dataset import Dataset
+from dreampose.latents import calibrate
+from dreampose.pipeline import DreamPosePipeline
+from dreampose.training.loop import Stage
+
+COLUMNS = ("frames", "poses")
+"""Array columns of the data that the stage reads."""
+
+BACKGROUND_SHARE = 0.15
+"""Share of crops placed anywhere instead of on the person, so that the backdrop is learned too."""
+
+_CALIBRATION_PIXELS = 2**21
+
+
+class VaeStage(Stage):
+    """Trains the pipeline's VAE, of either class, and measures the scale of its latents."""
+
+    def __init__(
+        self,
+        pipe: DreamPosePipeline,
+        *,
+        data: Dataset,
+        validation: Dataset | None,
+        config: StageConfig,
+    ) -> None:
+        """Takes the VAE out of `pipe` for training.
+
+        Args:
+            pipe: its VAE is trained in place.
+            data: with the columns `COLUMNS`.
+            validation: held-out data, with the same columns.
+            config: crop size, edge and KL weight.
+        """
+        super().__init__()
+        self.vae = pipe.vae.requires_grad_(True).to(memory_format=torch.channels_last)
+        self._outer = (pipe,)
+        self._data = {"train": data, "validation": validation}
+        self._config = config
+
+    def num_items(self, split: str) -> int:
+        """Frames of the split."""
+        return len(self._data[split] or ())
+
+    def draw(
+        self, split: str, items: Int64[np.ndarray, " b"], generator: np.random.Generator
+    ) -> dict[str, Any]:
+        """Crops of these frames, 8-bit, and a seed for the posterior's noise."""
+        data = self._data[split]
+        assert data is not None
+        pixels = [self._crop(data, int(item), generator) for item in items]
+        return {"pixels": torch.from_numpy(np.stack(pixels)), "seed": int(generator.integers(2**62))}
+
+    def forward(self, batch: dict[str, Any]) -> Float[Tensor, ""]:
+        """Reconstruction error, with the posterior's divergence for an `AutoencoderKL`."""
+        truth = batch["pixels"].permute(0, 3, 1, 2).float().div(127.5).sub(1)
+        truth = truth.contiguous(memory_format=torch.channels_last)
+        if isinstance(self.vae, AutoencoderTiny):
+            images = self.vae.decode(self.vae.encode(truth).latents).sample
+            return losses.reconstruction_loss(images, truth, edge_weight=self._config.edge_weight)
+        posterior = self.vae.encode(truth).latent_dist
+        latents = posterior.mode()
+        if self.training:
+            noise = torch.randn(
+                latents.shape, generator=torch.Generator().manual_seed(batch["seed"])
+            )
+            latents = latents + posterior.std * noise.to(latents)
+        images = self.vae.decode(latents).sample
+        loss = losses.reconstruction_loss(images, truth, edge_weight=self._config.edge_weight)
+        if self.training and self._config.kl_weight:
+            divergence = losses.kl_loss(posterior.mean, posterior.logvar)
+            loss = loss + self._config.kl_weight * divergence
+        return loss
+
+    def save(self, folder: Path) -> None:
+        """Writes the pipeline with this VAE, calibrated on evenly spread training frames."""
+        data = self._data["train"]
+        assert data is not None
+        recipe = data.recipe
+        count = max(8, _CALIBRATION_PIXELS // (recipe.height * recipe.width))
+        items = np.unique(np.linspace(0, len(data) - 1, count).astype(np.int64))
+        frames = np.stack([data.photo(*data.targets[item]) for item in items])
+        calibrate(self.vae, video.to_model(frames).to(self.vae.device))
+        self._outer[0].save_pretrained(folder, safe_serialization=True)
+
+    def _crop(
+        self, data: Dataset, item: int, generator: np.random.Generator
+    ) -> UInt8[np.ndarray, "s s 3"] | UInt8[np.ndarray, "H W 3"]:
+        clip, frame = data.targets[item]
+        pixels = data.array(clip, "frames")[frame]
+        side = self._config.crop_size
+        height, width, _ = pixels.shape
+        if not side or side >= min(height, width):
+            return pixels
+        body = np.flatnonzero(data.array(clip, "poses")[0, frame].any(axis=0))
+        if len(body) and generator.random() >= BACKGROUND_SHARE:
+            grid_width = data.recipe.latent_size[1]
+            cell = np.divmod(body[generator.integers(len(body))], grid_width)
+            centre = np.array(cell) * data.recipe.downscale
+            centre = centre + generator.integers(-side // 4, side // 4 + 1, 2)
+        else:
+            centre = generator.integers(0, (height + 1, width + 1))
+        top, left = augment.square_boxes(centre[None], side=side, height=height, width=width)[0]
+        return pixels[top : top + side, left : left + side]
