@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from diffusers import ModelMixin
 from jaxtyping import Int, Int64, Shaped, UInt8
 from pyarrow import fs as pafs
 from torch import nn
@@ -24,6 +23,7 @@ from dreampose.conditions import clip_tokens
 from dreampose.config import Recipe
 from dreampose.errors import InputError
 from dreampose.latents import LatentCodec
+from dreampose.subjects import Components, fingerprint
 from dreampose.types import Clip
 
 __all__ = [
@@ -31,8 +31,8 @@ __all__ = [
     "SCHEMA",
     "Dataset",
     "encode_clip",
+    "encoders_fingerprint",
     "error_row",
-    "fingerprint",
     "working_size",
     "write_rows",
 ]
@@ -69,19 +69,12 @@ SCHEMA = pa.schema(
 """Columns of the data. `error` tells why a video was rejected; such rows hold no arrays."""
 
 _ENCODE_BATCH = 32
-_SCALE_KEYS = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
 
 
-def fingerprint(module: nn.Module) -> str:
-    """Name of a module's weights, the same for a half-precision copy of them."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().half().contiguous().numpy().tobytes())
-    config: Mapping[str, Any] = getattr(module, "config", {})
-    scale = [config.get(key) for key in _SCALE_KEYS] if isinstance(module, ModelMixin) else []
-    digest.update(repr(scale).encode())
-    return digest.hexdigest()[:16]
+def encoders_fingerprint(pipe: Components) -> str:
+    """Name of the weights that cached latents (and tokens of a frozen encoder) come from."""
+    frozen = ("image_encoder",) if pipe.recipe.image_encoder_frozen else ()
+    return fingerprint(pipe, ("vae", *frozen))
 
 
 def working_size(clip: Clip, recipe: Recipe) -> tuple[int, int]:
@@ -95,7 +88,9 @@ def working_size(clip: Clip, recipe: Recipe) -> tuple[int, int]:
     return factor * recipe.height, factor * recipe.width
 
 
-def error_row(*, clip_id: str, path: str, subject: str, recipe: Recipe, error: str) -> dict[str, Any]:
+def error_row(
+    *, clip_id: str, path: str, subject: str, recipe: Recipe, error: str
+) -> dict[str, Any]:
     """The row of a video that was rejected, with its reason."""
     row: dict[str, Any] = dict.fromkeys(SCHEMA.names)
     row |= {"clip_id": clip_id, "path": path, "subject": subject, "error": error}
@@ -114,7 +109,7 @@ def encode_clip(
     motion: poses.Motion,
     *,
     recipe: Recipe,
-    pipe: Any | None = None,
+    pipe: Components | None = None,
     seed: int,
     clip_id: str,
     subject: str,
@@ -157,7 +152,10 @@ def encode_clip(
     maps = np.asarray(motion.maps)
     crops = [augment.crop_frames(full, box * factor, height, width) for box in boxes]
     pose_crops = np.stack(
-        [poses.to_grid(augment.crop(maps, box * factor), recipe.latent_size).numpy() for box in boxes]
+        [
+            poses.to_grid(augment.crop(maps, box * factor), recipe.latent_size).numpy()
+            for box in boxes
+        ]
     )
     arrays: dict[str, np.ndarray] = {
         "frames": crops[0],
@@ -168,7 +166,7 @@ def encode_clip(
     }
     model_fingerprint = None
     if pipe is not None:
-        model_fingerprint = fingerprint(pipe.vae)
+        model_fingerprint = encoders_fingerprint(pipe)
         codec = LatentCodec(vae=pipe.vae)
         arrays["latents"] = np.stack([_encode(codec.encode, frames, pipe.vae) for frames in crops])
         if recipe.image_encoder_frozen:
@@ -371,8 +369,16 @@ def _parquet_files(uri: str) -> tuple[pafs.FileSystem, list[str]]:
             return filesystem, [path]
         listed = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
     except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(f"data must be a folder of Parquet files, got {uri!r} ({error})") from error
-    files = sorted(file.path for file in listed if file.path.endswith(".parquet"))
+        raise InputError(
+            f"data must be a folder of Parquet files, got {uri!r} ({error})"
+        ) from error
+    # Names that begin with an underscore are not data, as everywhere around Parquet: `_done` is
+    # the preprocessing's own list.
+    files = sorted(
+        file.path
+        for file in listed
+        if file.path.endswith(".parquet") and "/_" not in file.path.removeprefix(path)
+    )
     if not files:
         raise InputError(f"data must be a folder of Parquet files, got none in {uri!r}")
     return filesystem, files

@@ -3,6 +3,7 @@
 Knows nothing of Ray; each is a generator of reports that its caller logs.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -100,9 +101,13 @@ def train(
 def _start(recipe: Recipe, model: str | Path | None, seed: int) -> DreamPosePipeline:
     if model is None:
         return checkpoints.build(recipe, seed=seed)
-    pipe = DreamPosePipeline.from_pretrained(model)
-    if pipe.recipe.name != recipe.name:
-        raise InputError(
-            f"model must be of the recipe {recipe.name!r}, got {pipe.recipe.name!r} in {str(model)!r}"
-        )
+    pipe = checkpoints.load(model)
+    for name in ("name", "height", "width", "num_poses", "vae", "unet", "image_encoder"):
+        expected, got = (json.dumps(getattr(owner, name)) for owner in (recipe, pipe.recipe))
+        if expected != got:
+            raise InputError(
+                f"model must have {name} {expected} as the recipe says, got {got} in {str(model)!r}"
+            )
+    # The numbers of this training are kept with the model, not those of an earlier stage.
+    pipe.register_to_config(recipe=recipe.to_dict())
     return pipe

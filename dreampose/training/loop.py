@@ -26,7 +26,6 @@ from dreampose.training.state import (
     Place,
     checkpoints_in,
     load_state,
-    replace_folder,
     save_state,
     write_checkpoint,
 )
@@ -290,7 +289,7 @@ def run(
         begin = time.perf_counter()
     if accelerator.is_main_process:
         with state.average.applied():
-            replace_folder(out / "model", stage.save)
+            stage.save(out / "model")
     accelerator.wait_for_everyone()
 
 

@@ -5,7 +5,6 @@ Knows nothing of losses or models beyond the names of their parameters.
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dreampose.errors import InputError
+from dreampose.files import new_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,12 @@ class MovingAverage:
 
 
 def save_state(
-    folder: Path, *, place: Place, average: MovingAverage, optimizer: torch.optim.Optimizer, run: str
+    folder: Path,
+    *,
+    place: Place,
+    average: MovingAverage,
+    optimizer: torch.optim.Optimizer,
+    run: str,
 ) -> None:
     """Writes `state.safetensors` and `state.json`; `run` names what the state belongs to."""
     tensors: dict[str, Tensor] = {}
@@ -119,29 +124,11 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("step_*"))
 
 
-def write_checkpoint(
-    folder: Path, step: int, fill: Callable[[Path], None], *, keep: int
-) -> Path:
+def write_checkpoint(folder: Path, step: int, fill: Callable[[Path], None], *, keep: int) -> Path:
     """Writes a checkpoint under a temporary name, renames it, and drops all but the last `keep`."""
     final = folder / f"step_{step:08d}"
-    replace_folder(final, fill)
+    with new_folder(final) as part:
+        fill(part)
     for old in checkpoints_in(folder)[:-keep]:
         shutil.rmtree(old)
     return final
-
-
-def replace_folder(final: Path, fill: Callable[[Path], None]) -> None:
-    """Fills a folder under a temporary name and puts it in place of `final`."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    part = final.with_name(f".{final.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    fill(part)
-    if final.exists():
-        old = final.with_name(f".{final.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(final, old)
-        os.replace(part, final)
-        shutil.rmtree(old)
-    else:
-        os.replace(part, final)

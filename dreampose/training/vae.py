@@ -12,7 +12,7 @@ from diffusers import AutoencoderTiny
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from dreampose import augment, losses, video
+from dreampose import augment, checkpoints, losses, video
 from dreampose.config import StageConfig
 from dreampose.dataset import Dataset
 from dreampose.latents import calibrate
@@ -64,7 +64,10 @@ class VaeStage(Stage):
         data = self._data[split]
         assert data is not None
         pixels = [self._crop(data, int(item), generator) for item in items]
-        return {"pixels": torch.from_numpy(np.stack(pixels)), "seed": int(generator.integers(2**62))}
+        return {
+            "pixels": torch.from_numpy(np.stack(pixels)),
+            "seed": int(generator.integers(2**62)),
+        }
 
     def forward(self, batch: dict[str, Any]) -> Float[Tensor, ""]:
         """Reconstruction error, with the posterior's divergence for an `AutoencoderKL`."""
@@ -96,7 +99,7 @@ class VaeStage(Stage):
         items = np.unique(np.linspace(0, len(data) - 1, count).astype(np.int64))
         frames = np.stack([data.photo(*data.targets[item]) for item in items])
         calibrate(self.vae, video.to_model(frames).to(self.vae.device))
-        self._outer[0].save_pretrained(folder, safe_serialization=True)
+        checkpoints.save(self._outer[0], folder, dtype=None)
 
     def _crop(
         self, data: Dataset, item: int, generator: np.random.Generator
