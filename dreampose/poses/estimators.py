@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from warnings import warn
 
 import numpy as np
@@ -35,6 +35,7 @@ class Track:
     joint_names: tuple[str, ...] = ()
 
 
+@runtime_checkable
 class PoseEstimator(Protocol):
     """Frames to pose maps, joints and a confidence per frame."""
 
@@ -54,16 +55,18 @@ class PoseEstimator(Protocol):
 class BlazePose:
     """Poses of a real or rendered person, read by BlazePose from the picture alone.
 
-    Of several people the one that stands out at first (by size, and less by being central) is
-    followed. Deterministic for one number of threads.
+    Of several people the largest at first is followed (of equals the most central), or the one
+    nearest to `person`. Deterministic for one number of threads.
 
     Attributes:
         detection_threshold: score in [0, 1] from which a person counts as found.
         num_threads: threads of each network.
+        person: x and y, in pixels of the clip, of the person's hips where the track begins.
     """
 
     detection_threshold: float = 0.3
     num_threads: int = 1
+    person: tuple[float, float] | None = None
     name: str = field(default="blazepose", init=False)
     _follower: Follower | None = field(default=None, init=False, repr=False)
 
@@ -85,7 +88,9 @@ class BlazePose:
         confidence = np.zeros(num_frames, np.float32)
         found = np.zeros(num_frames, bool)
         crowded: tuple[int, int] | None = None
-        sightings = self._follower.follow(clip.frames, search_every=max(1, round(clip.fps)))
+        sightings = self._follower.follow(
+            clip.frames, search_every=max(1, round(clip.fps)), near=self.person
+        )
         for index, sighting in enumerate(sightings):
             if crowded is None and (sighting.num_people or 0) > 1:
                 crowded = index, sighting.num_people or 0
@@ -97,7 +102,8 @@ class BlazePose:
             if progress is not None:
                 progress(1)
         if crowded is not None and found.any():
-            _warn_crowd(clip, crowded[1], crowded[0], joints, found)
+            rule = "the largest" if self.person is None else "the nearest to the place given"
+            _warn_crowd(clip, crowded[1], crowded[0], rule, joints, found)
         placement = Placement.fit(clip.frames.shape[1:3], (height, width))
         return Track(
             maps=None,
@@ -112,6 +118,7 @@ def _warn_crowd(
     clip: Clip,
     num_people: int,
     index: int,
+    rule: str,
     joints: Float[np.ndarray, "t 33 4"],
     found: Bool[np.ndarray, " t"],
 ) -> None:
@@ -121,7 +128,7 @@ def _warn_crowd(
     warn(
         f"{count} people are in frame {clip.first_frame + index} of {clip.source or 'the clip'}; "
         f"following the one at x={x:.0f}, y={y:.0f} in frame {clip.first_frame + first} "
-        "(the one that stands out by size and place)",
+        f"({rule})",
         SeveralPeopleWarning,
         stacklevel=4,
     )
