@@ -1,0 +1,163 @@
+"""Model folders: new models, saving and loading. Knows nothing of training or sampling."""
+
+import copy
+from pathlib import Path
+
+import diffusers
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPVisionConfig, CLIPVisionModel
+
+from dreampose.conditions import ImageAdapter
+from dreampose.config import Recipe
+from dreampose.denoiser import widen
+from dreampose.errors import InputError
+from dreampose.files import new_folder
+from dreampose.latents import VAE
+from dreampose.pipeline import DreamPosePipeline
+from dreampose.subjects import (
+    MODELS,
+    Subject,
+    describe,
+    fingerprint,
+    read_subject,
+    save_subject,
+)
+
+__all__ = [
+    "Subject",
+    "build",
+    "describe",
+    "fingerprint",
+    "from_stable_diffusion",
+    "load",
+    "num_parameters",
+    "read_subject",
+    "save",
+    "save_subject",
+]
+
+
+def build(recipe: Recipe, *, seed: int = 0) -> DreamPosePipeline:
+    """A model of the recipe with random weights.
+
+    Inside `with torch.device("meta"):` it takes no memory, whatever its size.
+
+    Args:
+        recipe: sizes of every part.
+        seed: of the weights; the global generator is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vae: VAE = getattr(diffusers, recipe.vae_class)(**recipe.vae)
+        encoder = CLIPVisionModel(CLIPVisionConfig(**recipe.image_encoder))
+        unet = UNet2DConditionModel(**recipe.unet)
+        return assemble(recipe, vae, encoder, unet)
+
+
+def from_stable_diffusion(
+    recipe: Recipe, base: str | Path, image_encoder: str | Path
+) -> DreamPosePipeline:
+    """A model of the recipe with published weights, ready for base training (the paper's start).
+
+    Args:
+        recipe: such as `sd14()`.
+        base: folder or hub id of a Stable Diffusion model in diffusers' layout
+            (`CompVis/stable-diffusion-v1-4`); its `vae` and `unet` are used.
+        image_encoder: folder or hub id of a CLIP vision model (`openai/clip-vit-base-patch32`).
+
+    Raises:
+        InputError: the weights do not have the recipe's sizes.
+    """
+    options = {"use_safetensors": True, "dtype": torch.float32}
+    vae = AutoencoderKL.from_pretrained(str(base), subfolder="vae", **options)
+    unet = UNet2DConditionModel.from_pretrained(str(base), subfolder="unet", **options)
+    encoder = CLIPVisionModel.from_pretrained(str(image_encoder), **options)
+    for name, actual, expected in (
+        ("unet channels", unet.config["in_channels"], recipe.unet["in_channels"]),
+        ("vae latent_channels", vae.config["latent_channels"], recipe.latent_channels),
+        ("unet width", unet.config["cross_attention_dim"], recipe.unet["cross_attention_dim"]),
+        ("encoder width", encoder.config.hidden_size, recipe.image_encoder["hidden_size"]),
+    ):
+        if actual != expected:
+            raise InputError(f"{name} must be {expected} for recipe {recipe.name}, got {actual}")
+    return assemble(recipe, vae, encoder, unet)
+
+
+def assemble(
+    recipe: Recipe, vae: VAE, image_encoder: CLIPVisionModel, unet: UNet2DConditionModel
+) -> DreamPosePipeline:
+    """Widens the UNet and adds a new adapter: a pipeline that starts as plain CLIP conditioning."""
+    config = image_encoder.config
+    height, width = recipe.latent_size
+    adapter = ImageAdapter(
+        num_tokens=(config.image_size // config.patch_size) ** 2 + 1,
+        token_width=config.hidden_size,
+        latent_channels=recipe.latent_channels,
+        latent_height=height,
+        latent_width=width,
+    )
+    pipe = DreamPosePipeline(
+        vae=vae,
+        image_encoder=image_encoder,
+        adapter=adapter,
+        unet=widen(unet, recipe.num_poses * recipe.pose_channels),
+        scheduler=PNDMScheduler(**recipe.scheduler),
+        recipe=recipe.to_dict(),
+    )
+    for name in MODELS:
+        getattr(pipe, name).eval()
+    return pipe
+
+
+def save(
+    pipe: DreamPosePipeline, folder: str | Path, dtype: torch.dtype | None = torch.float16
+) -> None:
+    """Writes a model folder of safetensors; it appears whole or not at all.
+
+    Args:
+        pipe: left untouched.
+        folder: replaced when it exists.
+        dtype: of the tensors on disk; None keeps the model's own.
+    """
+    parts = {name: getattr(pipe, name) for name in MODELS}
+    if dtype is not None:
+        parts = {name: _cast(module, dtype) for name, module in parts.items()}
+    copied = DreamPosePipeline(**parts, scheduler=pipe.scheduler, recipe=pipe.config["recipe"])
+    with new_folder(folder) as part:
+        copied.save_pretrained(part, safe_serialization=True)
+
+
+def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    if all(tensor.dtype == dtype for tensor in module.state_dict().values()):
+        return module
+    # Not the module's own `to`: diffusers' warns, even where no part has to stay in float32.
+    return nn.Module.to(copy.deepcopy(module), dtype)
+
+
+def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> DreamPosePipeline:
+    """Reads a model folder onto the CPU.
+
+    Args:
+        folder: written by `save` or `DreamPosePipeline.save_pretrained`.
+        dtype: of the tensors in memory.
+
+    Raises:
+        InputError: it is not such a folder.
+    """
+    folder = Path(folder)
+    if not (folder / "model_index.json").is_file():
+        raise InputError(f"model must be a folder with a model_index.json, got {str(folder)!r}")
+    try:
+        return DreamPosePipeline.from_pretrained(folder, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise InputError(f"model must be one this package wrote, got {folder}: {error}") from error
+
+
+def num_parameters(pipe: DreamPosePipeline) -> dict[str, int]:
+    """Parameters of each part, for reports."""
+    return {
+        name: sum(parameter.numel() for parameter in getattr(pipe, name).parameters())
+        for name in MODELS
+    }

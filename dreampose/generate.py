@@ -1,0 +1,238 @@
+"""Photo and motion to frames, in two halves: one request, then any of its frames anywhere.
+
+`prepare` turns a photo and a motion into a `Request` once; `render_frames` renders any of its
+frames from that alone, so that frames can be cut into chunks and spread over machines. Knows
+nothing of Ray or of files.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from dreampose import poses, subjects, video
+from dreampose.conditions import clip_tokens, pose_condition
+from dreampose.config import PRESETS
+from dreampose.denoiser import Denoiser
+from dreampose.errors import InputError
+from dreampose.guidance import Model, guide
+from dreampose.latents import LatentCodec
+from dreampose.poses import Motion
+from dreampose.sampling import denoise, num_model_calls
+from dreampose.schedule import scheduler_by_name
+from dreampose.subjects import Components, Photo
+from dreampose.types import Clip, Conditions
+from dreampose.windows import windows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """All that a video depends on besides the weights. Tensors are float32 on the CPU.
+
+    photo_tokens: image condition c_I of each of the m photos.
+    photo_choice: index of the photo used at each call of the model.
+    noise: start noise, shared by all frames.
+    poses: pose condition c_p of every frame.
+    step_seed: of the noise that stochastic schedulers add, also shared by all frames.
+    fps: frames per second of the motion.
+    """
+
+    photo_tokens: Float[Tensor, "m n d"]
+    photo_choice: Int64[Tensor, " steps"]
+    noise: Float[Tensor, "1 c h w"]
+    poses: Float[Tensor, "t pc h w"]
+    scheduler: str
+    scheduler_kwargs: Mapping[str, Any]
+    num_inference_steps: int
+    image_scale: float
+    pose_scale: float
+    step_seed: int
+    fps: float
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the video."""
+        return len(self.poses)
+
+    @property
+    def num_model_calls(self) -> int:
+        """Calls of the model for each chunk of frames."""
+        return len(self.photo_choice)
+
+
+@torch.no_grad()
+def prepare(
+    pipe: Components,
+    photos: Sequence[Photo],
+    motion: Motion,
+    *,
+    preset: str = "exact",
+    scheduler: str | None = None,
+    scheduler_kwargs: Mapping[str, Any] | None = None,
+    num_inference_steps: int | None = None,
+    image_scale: float | None = None,
+    pose_scale: float | None = None,
+    seed: int = 0,
+    generator: torch.Generator | None = None,
+    align: bool = True,
+    check_subject: bool = True,
+) -> Request:
+    """Encodes photos, poses and noise once.
+
+    Args:
+        pipe: the model.
+        photos: one or several of one person, any size; of several, one is picked at random for
+            every call of the model (paper: 3 help, more than 5 add little).
+        motion: at least as many frames as the model's pose window.
+        preset: name in `dreampose.config.PRESETS`; the four arguments after it override parts.
+        scheduler: class name of a diffusers scheduler; its options are `scheduler_kwargs`.
+        scheduler_kwargs: options of the scheduler.
+        num_inference_steps: sampling steps, at least 1.
+        image_scale: guidance scale s_I, at least 0.
+        pose_scale: guidance scale s_p, at least 0.
+        seed: of all randomness in the request.
+        generator: a CPU generator to draw from instead of `seed`; it advances.
+        align: move and scale the motion onto the first photo's body.
+        check_subject: warn when a finetuned subject's weights meet another person's photo.
+
+    Raises:
+        InputError: an argument is out of its range, or nobody is in the photo to align to.
+    """
+    recipe = pipe.recipe
+    if preset not in PRESETS:
+        raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    if not photos:
+        raise InputError("photos must be at least one, got none")
+    if motion.num_frames < recipe.num_poses:
+        raise InputError(
+            f"motion must have at least num_poses = {recipe.num_poses} frames, "
+            f"got {motion.num_frames}"
+        )
+    ratio, expected = motion.width / motion.height, recipe.width / recipe.height
+    if abs(math.log(ratio / expected)) > 0.02:
+        raise InputError(
+            f"motion must have the model's aspect {recipe.height}x{recipe.width}, "
+            f"got {motion.height}x{motion.width}: extract it again at that size"
+        )
+    chosen = PRESETS[preset]
+    if scheduler is None:
+        scheduler = chosen.scheduler
+        scheduler_kwargs = {**chosen.scheduler_kwargs, **(scheduler_kwargs or {})}
+    num_steps = chosen.num_steps if num_inference_steps is None else num_inference_steps
+    sampler = scheduler_by_name(scheduler, pipe.scheduler.config, **(scheduler_kwargs or {}))
+    num_calls = num_model_calls(sampler, num_steps)
+
+    if check_subject and pipe.subject is not None:
+        subjects.check(pipe.subject, photos)
+    if align:
+        motion = poses.align(motion, photo_body(photos[0], recipe.height, recipe.width))
+
+    fitted = [video.fit(photo[None], recipe.height, recipe.width) for photo in photos]
+    images = video.to_model(np.concatenate(fitted)).to(pipe.vae.device)
+    photo_latents = LatentCodec(vae=pipe.vae).encode(images)
+    tokens = clip_tokens(pipe.image_encoder, images, recipe.photo_fit)
+    photo_tokens = pipe.adapter(tokens.to(pipe.adapter.dtype), photo_latents)
+
+    grid = poses.to_grid(torch.from_numpy(motion.maps), recipe.latent_size)
+    frames = torch.from_numpy(windows(motion.num_frames, recipe.num_poses))
+    generator = torch.Generator().manual_seed(seed) if generator is None else generator
+    noise = torch.randn(1, recipe.latent_channels, *recipe.latent_size, generator=generator)
+    return Request(
+        photo_tokens=photo_tokens.float().cpu(),
+        photo_choice=torch.randint(len(photos), (num_calls,), generator=generator),
+        noise=noise,
+        poses=pose_condition(grid[frames].float()),
+        scheduler=scheduler,
+        scheduler_kwargs=dict(scheduler_kwargs or {}),
+        num_inference_steps=num_steps,
+        image_scale=_scale("image_scale", image_scale, chosen.image_scale, recipe.image_scale),
+        pose_scale=_scale("pose_scale", pose_scale, chosen.pose_scale, recipe.pose_scale),
+        step_seed=int(torch.randint(2**62, (), generator=generator)),
+        fps=motion.fps,
+    )
+
+
+def photo_body(photo: Photo, height: int, width: int) -> Motion:
+    """Where the body is in a photo fitted to `height x width`: a motion of one frame.
+
+    Raises:
+        InputError: nobody is in the photo.
+    """
+    clip = Clip(frames=photo[None], fps=1.0, source="photo")
+    return poses.extract(clip, poses.estimator("blazepose"), height=height, width=width)
+
+
+@torch.no_grad()
+def render_frames(
+    pipe: Components,
+    request: Request,
+    indices: Sequence[int],
+    *,
+    callback: Callable[[int, int], None] | None = None,
+    join_branches: bool = True,
+) -> UInt8[np.ndarray, "n H W 3"]:
+    """Renders some frames of a request as one batch.
+
+    A frame depends on the request and its own index alone: rendered in another batch size it
+    agrees to float rounding (at most one or two grey levels), in the same batch size bitwise.
+
+    Args:
+        pipe: the model that prepared the request.
+        request: from `prepare`.
+        indices: of the frames wanted, in [0, request.num_frames).
+        callback: called after every call of the model with (calls made, calls in all).
+        join_branches: compute the branches of guidance as one batch; less memory without.
+
+    Raises:
+        InputError: an index is out of range.
+    """
+    for index in indices:
+        if not 0 <= index < request.num_frames:
+            raise InputError(f"indices must be in [0, {request.num_frames}), got {index}")
+    device, count = pipe.unet.device, len(indices)
+    scheduler = scheduler_by_name(
+        request.scheduler, pipe.scheduler.config, **request.scheduler_kwargs
+    )
+    frame_poses = request.poses[list(indices)].to(device)
+    denoiser = Denoiser(unet=pipe.unet)
+
+    def guided(photo: int) -> Model:
+        tokens = request.photo_tokens[photo].to(device).expand(count, -1, -1)
+        return guide(
+            denoiser,
+            Conditions(tokens=tokens, poses=frame_poses),
+            request.image_scale,
+            request.pose_scale,
+            join_branches=join_branches,
+        )
+
+    models = {photo: guided(photo) for photo in set(request.photo_choice.tolist())}
+    choices = iter(request.photo_choice.tolist())
+
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        return models[next(choices)](x, t)
+
+    latents = request.noise.to(device).expand(count, -1, -1, -1)
+    for step in denoise(
+        model,
+        latents,
+        scheduler,
+        request.num_inference_steps,
+        seeds=[request.step_seed] * count,
+    ):
+        latents = step.latents
+        if callback is not None:
+            callback(step.index + 1, step.num_steps)
+    return video.to_pixels(LatentCodec(vae=pipe.vae).decode(latents))
+
+
+def _scale(name: str, given: float | None, preset: float | None, recipe: float) -> float:
+    scale = given if given is not None else preset if preset is not None else recipe
+    if not (math.isfinite(scale) and scale >= 0):
+        raise InputError(f"{name} must be a number of at least 0, got {scale}")
+    return float(scale)

@@ -1,0 +1,89 @@
+"""The VAE codec: images to scaled latents and back. Knows nothing of diffusion or poses.
+
+Sole owner of the latent scale: every factor, shift and per-channel statistic is read from the
+VAE's own configuration, so a saved VAE carries its normalisation with it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+from jaxtyping import Float
+from torch import Tensor
+
+VAE = AutoencoderKL | AutoencoderTiny
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentCodec:
+    """Encodes images in [-1, 1] into latents of about unit variance, and decodes them.
+
+    With the VAE's raw latent r, mean m, deviation s, shift a and factor f (all from its
+    configuration; m, s are per channel), the scaled latent is ((r - m) / s - a) * f.
+    """
+
+    vae: VAE
+
+    def encode(
+        self, images: Float[Tensor, "b 3 H W"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "b c h w"]:
+        """Scaled latents of images in [-1, 1].
+
+        Args:
+            images: any H, W that are multiples of the VAE's downscaling.
+            generator: draws from an `AutoencoderKL`'s posterior; without it, its mode is taken.
+        """
+        images = images.to(self.vae.dtype)
+        if isinstance(self.vae, AutoencoderTiny):
+            # Its forward() would quantise to bytes; encode() does not.
+            raw = self.vae.encode(images).latents
+        else:
+            posterior = self.vae.encode(images).latent_dist
+            raw = posterior.mode() if generator is None else posterior.sample(generator)
+        mean, deviation = self._statistics(raw)
+        return ((raw - mean) / deviation - self._shift) * self._factor
+
+    def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
+        """Images, about in [-1, 1] and not clipped, from scaled latents."""
+        latents = latents.to(self.vae.dtype)
+        mean, deviation = self._statistics(latents)
+        raw = (latents / self._factor + self._shift) * deviation + mean
+        return self.vae.decode(raw).sample
+
+    @property
+    def _factor(self) -> float:
+        return float(self.vae.config["scaling_factor"])
+
+    @property
+    def _shift(self) -> float:
+        return float(self.vae.config.get("shift_factor") or 0.0)
+
+    def _statistics(
+        self, like: Float[Tensor, "b c h w"]
+    ) -> tuple[Float[Tensor, "#c 1 1"], Float[Tensor, "#c 1 1"]]:
+        mean = self.vae.config.get("latents_mean") or (0.0,)
+        deviation = self.vae.config.get("latents_std") or (1.0,)
+        return like.new_tensor(mean)[:, None, None], like.new_tensor(deviation)[:, None, None]
+
+
+@torch.no_grad()
+def calibrate(vae: VAE, images: Float[Tensor, "b 3 H W"]) -> None:
+    """Writes into the VAE's configuration what gives latents of these images unit variance.
+
+    `AutoencoderKL` keeps mean and deviation per channel; `AutoencoderTiny` has room for one
+    factor and one shift. Called once, after a VAE is trained and before latents are cached.
+    """
+    vae.register_to_config(scaling_factor=1.0)
+    if isinstance(vae, AutoencoderTiny):
+        vae.register_to_config(shift_factor=0.0)
+        raw = LatentCodec(vae=vae).encode(images)
+        vae.register_to_config(
+            scaling_factor=1.0 / max(raw.std().item(), 1e-6), shift_factor=raw.mean().item()
+        )
+        return
+    vae.register_to_config(shift_factor=None, latents_mean=None, latents_std=None)
+    raw = LatentCodec(vae=vae).encode(images)
+    vae.register_to_config(
+        latents_mean=raw.mean((0, 2, 3)).tolist(),
+        latents_std=raw.std((0, 2, 3)).clamp_min(1e-6).tolist(),
+    )
