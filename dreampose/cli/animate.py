@@ -1,0 +1,137 @@
+"""One photo (or several) and a motion become an MP4. Knows nothing of Ray.
+
+The motion is a video of anybody walking, or a motion file that `dreampose pose` wrote.
+"""
+
+import argparse
+import zipfile
+from pathlib import Path
+
+from dreampose import dataset, poses, video
+from dreampose.cli.model import load as load_model
+from dreampose.config import PRESETS, Recipe
+from dreampose.errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's flags."""
+    parser.add_argument(
+        "--photo",
+        nargs="+",
+        required=True,
+        type=Path,
+        metavar="P",
+        help="one or more photos of the same person; of several, each denoising step picks one",
+    )
+    parser.add_argument(
+        "--motion",
+        required=True,
+        type=Path,
+        metavar="M",
+        help="the motion to follow: a video, or a .npz motion file",
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="V.mp4", help="MP4 to write")
+    parser.add_argument(
+        "--model",
+        default="models/catwalk",
+        help="model folder (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--subject",
+        type=Path,
+        metavar="FOLDER",
+        help="weights finetuned on this person, as jobs/finetune.py writes them",
+    )
+    parser.add_argument(
+        "--force-subject",
+        action="store_true",
+        help="use the subject's weights with any photo, without the warning",
+    )
+    parser.add_argument(
+        "--preset",
+        default="exact",
+        choices=sorted(PRESETS),
+        help="how to sample: exact is the paper's PNDM with 100 steps (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--steps", type=int, help="number of denoising steps, instead of the preset's"
+    )
+    parser.add_argument("--image-scale", type=float, help="guidance s_I, instead of the recipe's")
+    parser.add_argument("--pose-scale", type=float, help="guidance s_p, instead of the recipe's")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="same seed, same video (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--chunk-size",
+        type=int,
+        default=8,
+        help="frames denoised together; changes memory and speed only (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--no-align",
+        dest="align",
+        action="store_false",
+        help="keep the motion's own place and size instead of the photo's body",
+    )
+    parser.add_argument(
+        "--estimator",
+        default="blazepose",
+        help="reads poses from a motion video: blazepose, or catwalk for the exact maps that lie "
+        "beside a catwalk clip (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the command. What can be refused is looked at before the model is loaded."""
+    check_output(args.out)
+    photos = [video.read_photo(path) for path in args.photo]
+    pipe = load_model(args.model)
+    motion = read_motion(args.motion, estimator=args.estimator, recipe=pipe.recipe)
+    if args.subject is not None:
+        pipe.load_subject(args.subject)
+    pipe.set_progress_bar_config(desc=f"{motion.num_frames} frames", unit="step")
+    output = pipe(
+        photos,
+        motion,
+        preset=args.preset,
+        num_inference_steps=args.steps,
+        image_scale=args.image_scale,
+        pose_scale=args.pose_scale,
+        seed=args.seed,
+        chunk_size=args.chunk_size,
+        align=args.align,
+        check_subject=not args.force_subject,
+        output_type="np",
+    )
+    video.write(args.out, output.frames, output.fps)
+    print(f"{args.out}: {motion.num_frames} frames, {output.fps:g} fps")
+
+
+def read_motion(path: Path, *, estimator: str, recipe: Recipe) -> poses.Motion:
+    """The motion of a file that `dreampose pose` wrote, or extracted from a video.
+
+    Raises:
+        InputError: the file is neither, or nobody can be followed in the video.
+    """
+    if zipfile.is_zipfile(path) or path.suffix == ".npz":
+        return poses.Motion.load(path)
+    clip = video.read(path)
+    height, width = dataset.working_size(clip, recipe)
+    return poses.extract(clip, poses.estimator(estimator), height=height, width=width)
+
+
+def check_output(path: Path) -> None:
+    """Refuses an output that could not be written after minutes of work.
+
+    Raises:
+        InputError: the name does not end in .mp4, or its folder is a file.
+    """
+    if path.suffix.lower() != ".mp4":
+        raise InputError(f"out must end in .mp4, got {str(path)!r}")
+    if path.is_dir():
+        raise InputError(f"out must be a file, got the folder {str(path)!r}")
+    for parent in path.parents:
+        if parent.exists():
+            if not parent.is_dir():
+                raise InputError(f"out must lie in a folder, got {str(path)!r}")
+            return

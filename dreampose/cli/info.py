@@ -1,0 +1,102 @@
+"""What a model folder holds: its parts and their sizes, recipe, presets, fingerprint, licence.
+
+A subject's folder is described as well. Knows nothing of Ray.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from dreampose import checkpoints, subjects
+from dreampose.cli.model import load as load_model
+from dreampose.config import PRESETS, Preset, Recipe, StageConfig
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's flags."""
+    parser.add_argument("model", type=Path, help="folder of a model, or of a finetuned subject")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints the description."""
+    folder: Path = args.model
+    lines = (
+        describe_subject(folder) if (folder / "subject.json").is_file() else describe_model(folder)
+    )
+    print("\n".join(lines))
+
+
+def describe_model(folder: Path) -> Iterator[str]:
+    """Lines about a model folder.
+
+    Raises:
+        InputError: it is no model's.
+    """
+    pipe = load_model(folder)
+    recipe = pipe.recipe
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    yield f"model         {folder} ({size / 1e6:.1f} MB)"
+    yield f"fingerprint   {subjects.fingerprint(pipe)}"
+    yield f"licence       {licence(folder)}"
+    yield (
+        f"recipe        {recipe.name}: {recipe.height}x{recipe.width} pixels, latents "
+        + "x".join(str(length) for length in (recipe.latent_channels, *recipe.latent_size))
+    )
+    yield f"poses         window of {recipe.num_poses}, {recipe.pose_channels} channels each"
+    yield f"guidance      image_scale {recipe.image_scale:g}, pose_scale {recipe.pose_scale:g}"
+    yield f"prediction    {pipe.scheduler.config['prediction_type']}"
+    yield "components"
+    numbers = checkpoints.num_parameters(pipe)
+    for name, number in numbers.items():
+        frozen = " (frozen)" if name == "image_encoder" and recipe.image_encoder_frozen else ""
+        kind = type(getattr(pipe, name)).__name__
+        yield f"  {name:<14}{kind:<24}{number / 1e6:>8.2f} M parameters{frozen}"
+    yield f"  {'together':<38}{sum(numbers.values()) / 1e6:>8.2f} M parameters"
+    yield "presets"
+    for name, preset in PRESETS.items():
+        yield f"  {name:<14}{describe_preset(preset)}"
+    yield "training"
+    yield from describe_stages(recipe)
+
+
+def describe_preset(preset: Preset) -> str:
+    """One line about a preset."""
+    options = "".join(f", {key}={value}" for key, value in preset.scheduler_kwargs.items())
+    return f"{preset.scheduler}, {preset.num_steps} steps{options}"
+
+
+def describe_stages(recipe: Recipe) -> Iterator[str]:
+    """A line for each stage of training in the recipe."""
+    for name, stage in vars(recipe).items():
+        if isinstance(stage, StageConfig):
+            length = f"{stage.num_steps} steps" if stage.num_steps else f"{stage.num_epochs} epochs"
+            yield (
+                f"  {name.removesuffix('_stage'):<14}{length} of "
+                f"{stage.batch_size * stage.gradient_accumulation}, lr {stage.learning_rate:g}"
+            )
+
+
+def describe_subject(folder: Path) -> Iterator[str]:
+    """Lines about a finetuned subject's folder.
+
+    Raises:
+        InputError: it is no subject's.
+    """
+    subject = subjects.read_subject(folder)
+    parts = sorted(path.parent.name for path in folder.glob(f"*/{subjects.WEIGHTS}"))
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    yield f"subject       {subject.name} ({folder}, {size / 1e6:.1f} MB)"
+    yield f"recipe        {subject.recipe}"
+    yield f"base model    {subject.base}"
+    yield f"photos        {len(subject.photos)}"
+    yield f"weights of    {', '.join(parts)}"
+
+
+def licence(folder: Path) -> str:
+    """What the folder's model card says; never guessed."""
+    card = folder / "README.md"
+    if card.is_file():
+        for line in card.read_text(encoding="utf-8").splitlines():
+            if line.startswith("license:"):
+                return line.removeprefix("license:").strip()
+    return "not stated in the folder's README.md"
