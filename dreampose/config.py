@@ -47,6 +47,9 @@ class StageConfig:
     crop_size: int = 0
     """VAE stage: side in pixels of the person-centred square crops; 0 trains on whole frames."""
     kl_weight: float = 0.0
+    latent_noise: float = 0.0
+    """VAE stage: deviation of the normal noise added to raw latents of an `AutoencoderTiny`, which
+    has no posterior of its own, so that its decoder bears the denoiser's small errors."""
     edge_weight: float = 0.0
     """VAE stages: weight of the error of pixel differences beside that of pixels."""
     min_snr_gamma: float = 0.0
@@ -130,7 +133,9 @@ class Recipe:
     @property
     def downscale(self) -> int:
         """Pixels per latent cell, 8 at both scales."""
-        return 2 ** (len(self.vae["block_out_channels"]) - 1)
+        tiny = self.vae_class == "AutoencoderTiny"
+        channels = self.vae["encoder_block_out_channels" if tiny else "block_out_channels"]
+        return 2 ** (len(channels) - 1)
 
     @property
     def latent_channels(self) -> int:
@@ -162,14 +167,13 @@ def catwalk() -> Recipe:
         name="catwalk",
         height=160,
         width=128,
+        vae_class="AutoencoderTiny",
         vae={
-            "block_out_channels": (32, 64, 128, 128),
-            "down_block_types": ("DownEncoderBlock2D",) * 4,
-            "up_block_types": ("UpDecoderBlock2D",) * 4,
+            "encoder_block_out_channels": (32, 32, 32, 32),
+            "decoder_block_out_channels": (32, 32, 32, 32),
+            "num_encoder_blocks": (1, 3, 3, 3),
+            "num_decoder_blocks": (3, 3, 3, 1),
             "latent_channels": 8,
-            "layers_per_block": 1,
-            "norm_num_groups": 8,
-            "mid_block_add_attention": False,
             "scaling_factor": 1.0,
         },
         unet={
@@ -179,7 +183,7 @@ def catwalk() -> Recipe:
             "block_out_channels": (64, 128, 192),
             "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
             "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-            "layers_per_block": 2,
+            "layers_per_block": 1,
             "attention_head_dim": 4,
             "cross_attention_dim": 192,
             "norm_num_groups": 16,
@@ -207,8 +211,9 @@ def catwalk() -> Recipe:
         image_scale=2.0,
         pose_scale=2.0,
         vae_stage=StageConfig(
-            learning_rate=1e-3, num_steps=4000, batch_size=16, weight_decay=1e-4,
-            lr_schedule="cosine", warmup_steps=100, ema_decay=0.999, crop_size=64, kl_weight=1e-6,
+            learning_rate=2e-3, num_steps=5000, batch_size=16, weight_decay=1e-4,
+            lr_schedule="cosine", warmup_steps=100, ema_decay=0.999, crop_size=64,
+            edge_weight=1.0, latent_noise=0.1,
         ),
         encoder_stage=StageConfig(
             learning_rate=3e-4, num_steps=1000, batch_size=32, lr_schedule="cosine", warmup_steps=50
@@ -219,7 +224,7 @@ def catwalk() -> Recipe:
         ),
         subject_stage=StageConfig(learning_rate=1e-4, num_steps=100, batch_size=8),
         subject_vae_stage=StageConfig(
-            learning_rate=2e-4, num_steps=100, batch_size=4, crop_size=64
+            learning_rate=2e-4, num_steps=100, batch_size=4, crop_size=64, edge_weight=1.0
         ),
     )  # fmt: skip
 

@@ -74,21 +74,25 @@ class VaeStage(Stage):
         truth = batch["pixels"].permute(0, 3, 1, 2).float().div(127.5).sub(1)
         truth = truth.contiguous(memory_format=torch.channels_last)
         if isinstance(self.vae, AutoencoderTiny):
-            images = self.vae.decode(self.vae.encode(truth).latents).sample
+            latents = self.vae.encode(truth).latents
+            if self.training and self._config.latent_noise:
+                latents = latents + self._config.latent_noise * self._noise(latents, batch["seed"])
+            images = self.vae.decode(latents).sample
             return losses.reconstruction_loss(images, truth, edge_weight=self._config.edge_weight)
         posterior = self.vae.encode(truth).latent_dist
         latents = posterior.mode()
         if self.training:
-            noise = torch.randn(
-                latents.shape, generator=torch.Generator().manual_seed(batch["seed"])
-            )
-            latents = latents + posterior.std * noise.to(latents)
+            latents = latents + posterior.std * self._noise(latents, batch["seed"])
         images = self.vae.decode(latents).sample
         loss = losses.reconstruction_loss(images, truth, edge_weight=self._config.edge_weight)
         if self.training and self._config.kl_weight:
             divergence = losses.kl_loss(posterior.mean, posterior.logvar)
             loss = loss + self._config.kl_weight * divergence
         return loss
+
+    @staticmethod
+    def _noise(like: Float[Tensor, "b c h w"], seed: int) -> Float[Tensor, "b c h w"]:
+        return torch.randn(like.shape, generator=torch.Generator().manual_seed(seed)).to(like)
 
     def save(self, folder: Path) -> None:
         """Writes the pipeline with this VAE, calibrated on evenly spread training frames."""
