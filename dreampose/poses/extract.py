@@ -20,7 +20,9 @@ MAX_GAP_SECONDS = 0.4
 _SPIKE = 0.15
 """A point this many body heights away from both neighbours in time, while they agree, is wrong."""
 _NARROW = 0.55
-"""Shoulders or hips narrower than this share of the track's own width are misread."""
+"""Shoulders and hips narrower than this share of the track's own width are misread."""
+_AROUND = 3
+"""Frames to either side with which the direction of the shoulders and hips is compared."""
 
 
 def extract(
@@ -120,21 +122,27 @@ def _fill(
 
 
 def _without_misreadings(track: Track) -> Track:
-    """Marks frames whose shoulders and hips collapse: front and back taken for one another.
+    """Marks frames in which front and back are taken for one another.
 
-    Seen from behind, the network at times answers halfway between both, with the left on top of
-    the right. Neighbouring frames are right, and interpolation over them is too.
+    For a frame or a few the network may turn a person round, or answer halfway, with the left on
+    top of the right. The line from right to left then reverses or collapses against that of the
+    frames around, which are right; interpolation over them is too.
     """
     if track.found.sum() < 3:
         return track
-    widths = sum(
-        np.linalg.norm(
-            point(track.joints, f"left_{name}") - point(track.joints, f"right_{name}"), axis=-1
-        )
+    across = sum(
+        point(track.joints, f"left_{name}") - point(track.joints, f"right_{name}")
         for name in ("shoulder", "hip")
-    ) / np.maximum(body_height(track.joints), 1e-6)
-    usual = np.median(widths[track.found])
-    return replace(track, found=track.found & (widths >= _NARROW * usual))
+    )
+    across = across[track.found] / np.maximum(body_height(track.joints[track.found]), 1e-6)[:, None]
+    widths = np.linalg.norm(across, axis=-1)
+    radius = min(_AROUND, len(across) - 1)
+    padded = np.pad(across, ((radius, radius), (0, 0)), mode="edge")
+    around = np.lib.stride_tricks.sliding_window_view(padded, 2 * radius + 1, axis=0)
+    agrees = (across * np.median(around, axis=-1)).sum(axis=-1) > 0
+    found = track.found.copy()
+    found[found] = agrees & (widths >= _NARROW * np.median(widths))
+    return replace(track, found=found)
 
 
 def without_spikes(joints: Float[np.ndarray, "t k 4"]) -> Float[np.ndarray, "t k 4"]:

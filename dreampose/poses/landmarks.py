@@ -45,8 +45,8 @@ BONES = tuple(
 )
 """Pairs of points joined by a line in previews."""
 
-_HEIGHT_PER_CHAIN = 1.25
-"""Standing height over ear-to-ankle length along the body; measured on the synthetic people."""
+_HEIGHT_PER_CHAIN = 1.17
+"""Standing height over ear-to-ankle length along the body; measured on people of known height."""
 
 
 def point(joints: Float[np.ndarray, "*t k 4"], name: str) -> Float[np.ndarray, "*t 3"]:

@@ -112,8 +112,8 @@ def _parts(joints: Float[np.ndarray, "k 4"], size: float) -> Iterator[_Part]:
         start=shoulders + 0.02 * size * upward,
         end=hips - 0.03 * size * upward,
         radii=(
-            max(seen["shoulder"] + 0.012 * size, 0.06 * size),
-            max(seen["hip"] + 0.045 * size, 0.065 * size),
+            max(seen["shoulder"] + 0.013 * size, 0.064 * size),
+            max(seen["hip"] + 0.048 * size, 0.07 * size),
         ),
         u=(0.79, 0.69),
         side=0.07,
@@ -121,7 +121,7 @@ def _parts(joints: Float[np.ndarray, "k 4"], size: float) -> Iterator[_Part]:
         facing=0.40,
         forward=forward,
         leftward=leftward,
-        thickness=0.055 * size,
+        thickness=0.06 * size,
     )
 
     # The face's own direction: from between the ears to the nose, steadied by the ear line.
@@ -134,7 +134,7 @@ def _parts(joints: Float[np.ndarray, "k 4"], size: float) -> Iterator[_Part]:
     yield _Part(
         start=shoulders,
         end=ears,
-        radii=(0.036 * size, 0.03 * size),
+        radii=(0.039 * size, 0.033 * size),
         u=(0.79, 0.83),
         side=0.03,
         v=0.55,
@@ -143,9 +143,9 @@ def _parts(joints: Float[np.ndarray, "k 4"], size: float) -> Iterator[_Part]:
         leftward=leftward,
     )
     yield _Part(
-        start=ears - 0.018 * size * crown,
-        end=ears + 0.022 * size * crown,
-        radii=(0.042 * size, 0.048 * size),
+        start=ears - 0.019 * size * crown,
+        end=ears + 0.024 * size * crown,
+        radii=(0.045 * size, 0.051 * size),
         u=(0.95, 0.95),
         side=0.05,
         v=0.55,
@@ -166,13 +166,13 @@ def _parts(joints: Float[np.ndarray, "k 4"], size: float) -> Iterator[_Part]:
         fingers = (at["index"] + at["pinky"]) / 2
         fingers = at["wrist"] + 1.3 * (fingers - at["wrist"])
         for start, end, radii, u in (
-            (at["shoulder"], at["elbow"], (0.030, 0.024), (0.28, 0.235)),
-            (at["elbow"], at["wrist"], (0.024, 0.017), (0.235, 0.17)),
-            (at["wrist"], fingers, (0.018, 0.016), (0.15, 0.12)),
-            (at["hip"], at["knee"], (0.050, 0.034), (0.56, 0.48)),
-            (at["knee"], at["ankle"], (0.034, 0.021), (0.48, 0.40)),
-            (at["ankle"], at["foot"], (0.021, 0.015), (0.37, 0.32)),
-            (at["heel"], at["foot"], (0.018, 0.015), (0.37, 0.32)),
+            (at["shoulder"], at["elbow"], (0.033, 0.026), (0.28, 0.235)),
+            (at["elbow"], at["wrist"], (0.026, 0.019), (0.235, 0.17)),
+            (at["wrist"], fingers, (0.020, 0.018), (0.15, 0.12)),
+            (at["hip"], at["knee"], (0.056, 0.038), (0.56, 0.48)),
+            (at["knee"], at["ankle"], (0.038, 0.024), (0.48, 0.40)),
+            (at["ankle"], at["foot"], (0.024, 0.017), (0.37, 0.32)),
+            (at["heel"], at["foot"], (0.020, 0.017), (0.37, 0.32)),
         ):
             yield _Part(
                 start=start,

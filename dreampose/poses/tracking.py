@@ -1,6 +1,6 @@
 """Follows one person through a video. Knows nothing of pose maps or files."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,8 @@ _LARGEST_GROWTH = 1.6
 """Largest change of size between two frames."""
 _SAME_PERSON = 0.25
 """Two findings nearer than this, in body heights, are one person."""
+_CENTRAL = 0.05
+"""How much being central counts: a person at the edge must be this share larger."""
 _WIDE = 1.25
 """Pictures with sides further apart than this are searched in square tiles as well."""
 
@@ -47,7 +49,7 @@ class Follower:
         self._reader = reader
 
     def find(self, frame: UInt8[np.ndarray, "H W 3"]) -> list[Landmarks]:
-        """Everybody in the picture, each once; the largest and most central first."""
+        """Everybody in the picture, each once; the largest first, of equals the most central."""
         height, width = frame.shape[:2]
         regions: list[tuple[float, Region]] = []
         for left, top, right, bottom in _views(height, width):
@@ -64,27 +66,33 @@ class Follower:
                 landmarks = self._reader(frame, landmarks.region)
             if landmarks.presence < _PRESENCE or not _inside(landmarks, height, width):
                 continue
-            near = (
+            distances = (
                 np.hypot(*(_hips(landmarks) - _hips(other))) / max(_size(landmarks), _size(other))
                 for other in people
             )
-            if all(distance > _SAME_PERSON for distance in near):
+            if all(distance > _SAME_PERSON for distance in distances):
                 people.append(landmarks)
 
         def standing_out(landmarks: Landmarks) -> float:
             aside = abs(float(_hips(landmarks)[0]) / width - 0.5) * 2
-            return _size(landmarks) * (1 - 0.3 * min(aside, 1.0))
+            return _size(landmarks) * (1 - _CENTRAL * min(aside, 1.0))
 
         return sorted(people, key=standing_out, reverse=True)
 
     def follow(
-        self, frames: UInt8[np.ndarray, "t H W 3"], search_every: int
+        self,
+        frames: UInt8[np.ndarray, "t H W 3"],
+        *,
+        search_every: int,
+        near: tuple[float, float] | None = None,
     ) -> Iterator[Sighting]:
         """Yields one sighting a frame.
 
         The person is read where the frame before left off. Where that finds nobody, or somebody
         too far off or of another size, the frame is searched and the person nearest to the track
         taken, if near enough. Every `search_every` frames others are looked for, to be reported.
+        The track begins with the person whose hips are nearest to the pixel `near`, or with the
+        one who stands out.
         """
         last: Landmarks | None = None
         num_lost = 0
@@ -95,11 +103,17 @@ class Follower:
                 found = _nearest([self._reader(frame, last.region)], last, num_lost)
             if found is None or index % search_every == 0:
                 people = self.find(frame)
-            if found is None and people:
-                found = people[0] if last is None else _nearest(people, last, num_lost)
+            if found is None and people and last is None:
+                found = people[0] if near is None else min(people, key=_distance_to(near))
+            elif found is None and people and last is not None:
+                found = _nearest(people, last, num_lost)
             num_lost = 0 if found is not None else num_lost + 1
             last = found or last
             yield Sighting(landmarks=found, num_people=None if people is None else len(people))
+
+
+def _distance_to(place: tuple[float, float]) -> Callable[[Landmarks], float]:
+    return lambda landmarks: float(np.hypot(*(_hips(landmarks) - np.array(place))))
 
 
 def _inside(landmarks: Landmarks, height: int, width: int) -> bool:
