@@ -1,0 +1,15 @@
+"""The catwalk: a synthetic fashion data set with exact ground truth. Knows nothing of models."""
+
+from dreampose.catwalk.clip import CatwalkClip, render_clip, skin_through_cloth, write_clip
+from dreampose.catwalk.generate import generate
+from dreampose.catwalk.identity import Identity, identity
+
+__all__ = [
+    "CatwalkClip",
+    "Identity",
+    "generate",
+    "identity",
+    "render_clip",
+    "skin_through_cloth",
+    "write_clip",
+]

@@ -1,0 +1,65 @@
+"""Command line of the catwalk data set. Knows nothing of how frames are made."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dreampose.catwalk.generate import generate
+from dreampose.catwalk.identity import SPLITS
+from dreampose.errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the data set's flags."""
+    parser.description = (
+        "Renders the synthetic fashion data set: clothed people who walk and turn, each clip an "
+        "MP4 with exact ground truth (NPZ) and the person's parameters (JSON). Run it again to "
+        "finish what is missing."
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--identities", type=int, required=True, help="people, two clips each")
+    parser.add_argument("--frames", type=int, default=32, help="frames per clip (default: 32)")
+    parser.add_argument("--split", choices=SPLITS, default="train", help="default: train")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other people")
+    parser.add_argument(
+        "--size", default="320x256", metavar="HxW", help="height x width (default: 320x256)"
+    )
+    parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Height and width from 'HxW'.
+
+    Raises:
+        InputError: the text does not have that form.
+    """
+    height, cross, width = text.lower().partition("x")
+    if not (cross and height.isdecimal() and width.isdecimal()):
+        raise InputError(f"size must be HEIGHTxWIDTH in pixels, got {text!r}")
+    return int(height), int(width)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Renders what the flags ask for and shows a progress bar.
+
+    Raises:
+        InputError: a flag is outside its range.
+    """
+    height, width = parse_size(arguments.size)
+    progress = generate(
+        arguments.out,
+        identities=arguments.identities,
+        frames=arguments.frames,
+        split=arguments.split,
+        seed=arguments.seed,
+        height=height,
+        width=width,
+        workers=arguments.workers,
+    )
+    with tqdm(unit="clip", file=sys.stderr) as bar:
+        for done, total in progress:
+            bar.total = total
+            bar.update(done - bar.n)
+    return 0
