@@ -22,6 +22,7 @@ __all__ = [
     "recipe",
     "replace",
     "sd14",
+    "shrink",
 ]
 
 
@@ -306,4 +307,42 @@ def recipe(name: str | Path) -> Recipe:
     try:
         return Recipe.from_dict(json.loads(Path(name).read_text("utf-8")))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"recipe must be a file that holds one, got {str(name)!r} ({error})") from error
+        raise InputError(
+            f"recipe must be a file that holds one, got {str(name)!r} ({error})"
+        ) from error
+
+
+def shrink(recipe: Recipe, divisor: int) -> Recipe:
+    """The same architecture with channel counts divided, for trying a large recipe on a CPU.
+
+    Counts are rounded to the nearest multiple that groups and heads allow: of 8 for
+    convolutions, of the number of heads for the image encoder, whose width is also that of
+    the UNet's cross attention. Layers, tokens, latent channels and resolution stay.
+
+    Args:
+        recipe: such as `sd14()`.
+        divisor: at least 1.
+    """
+
+    def channels(old: int, multiple: int = 8) -> int:
+        return max(1, round(old / divisor / multiple)) * multiple
+
+    def model(values: Mapping[str, Any]) -> dict[str, Any]:
+        key = "block_out_channels"
+        new = {k: tuple(map(channels, v)) for k, v in values.items() if k.endswith(key)}
+        groups = {k: min(v, 8) for k, v in values.items() if k == "norm_num_groups"}
+        return {**values, **new, **groups}
+
+    encoder = recipe.image_encoder
+    width = channels(encoder["hidden_size"], encoder["num_attention_heads"])
+    return replace(
+        recipe,
+        vae=model(recipe.vae),
+        unet={**model(recipe.unet), "cross_attention_dim": width},
+        image_encoder={
+            **encoder,
+            "hidden_size": width,
+            "intermediate_size": channels(encoder["intermediate_size"]),
+            "projection_dim": channels(encoder["projection_dim"]),
+        },
+    )

@@ -20,13 +20,13 @@ from dreampose.conditions import clip_tokens, pose_condition
 from dreampose.config import PRESETS
 from dreampose.denoiser import Denoiser
 from dreampose.errors import InputError
-from dreampose.guidance import Model, guide
+from dreampose.guidance import guide
 from dreampose.latents import LatentCodec
 from dreampose.poses import Motion
 from dreampose.sampling import denoise, num_model_calls
 from dreampose.schedule import scheduler_by_name
 from dreampose.subjects import Components, Photo
-from dreampose.types import Clip, Conditions
+from dreampose.types import Clip, Conditions, Model
 from dreampose.windows import windows
 
 

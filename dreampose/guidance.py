@@ -1,19 +1,11 @@
 """Dual classifier-free guidance. Knows a denoiser as a callable, nothing of UNets or samplers."""
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dreampose.conditions import null_conditions
-from dreampose.types import Conditions
-
-DenoiserFunction = Callable[[Tensor, Tensor, Conditions], Tensor]
-"""(x, t, conditions) -> prediction; `dreampose.denoiser.Denoiser` is one."""
-
-Model = Callable[[Tensor, Tensor], Tensor]
-"""(x, t) -> guided prediction: the one contract that samplers know."""
+from dreampose.types import Conditions, DenoiserFunction, Model
 
 
 def guide(

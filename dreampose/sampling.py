@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dreampose.errors import InputError
-from dreampose.guidance import Model
+from dreampose.types import Model
 
 
 @dataclass(frozen=True, kw_only=True)

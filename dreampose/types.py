@@ -4,6 +4,7 @@ b batch · t frames · p poses of a window · k joints · n tokens · d token wi
 H W pixels · h w latent grid (H/8, W/8).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,3 +51,10 @@ class Batch:
     photo_latents: Float[Tensor, "b c h w"]
     photos: Float[Tensor, "b 3 H W"] | None = None
     tokens: Float[Tensor, "b n d"] | None = None
+
+
+Model = Callable[[Tensor, Tensor], Tensor]
+"""(x, t) -> prediction for noisy latents x (b c h w) at timestep t: the one thing samplers know."""
+
+DenoiserFunction = Callable[[Tensor, Tensor, Conditions], Tensor]
+"""(x, t, conditions) -> prediction; `dreampose.denoiser.Denoiser` is one."""
