@@ -83,7 +83,7 @@ def _measure_maps(motion: Motion) -> _Measures:
 
 def measure(motion: Motion) -> Body:
     """Where the body of a motion is, robustly: medians over the frames in which it is upright."""
-    return (_measure_joints if motion.is_painted else _measure_maps)(motion).body()
+    return (_measure_joints if motion.has_points else _measure_maps)(motion).body()
 
 
 def align(motion: Motion, body: Motion | Body, *, follow: bool | None = None) -> Motion:
@@ -101,7 +101,7 @@ def align(motion: Motion, body: Motion | Body, *, follow: bool | None = None) ->
             where the body's middle travels more than half a body height.
     """
     both = (motion, body) if isinstance(body, Motion) else (motion,)
-    by_joints = all(one.is_painted for one in both)
+    by_joints = all(one.has_points for one in both)
     read = _measure_joints if by_joints else _measure_maps
     measures = read(motion)
     target = read(body).body() if isinstance(body, Motion) else body
@@ -123,7 +123,7 @@ def align(motion: Motion, body: Motion | Body, *, follow: bool | None = None) ->
         for center in centers
     ]
     joints = np.stack([p.move(j) for p, j in zip(placements, motion.joints, strict=True)])
-    if motion.is_painted:
+    if motion.painted:
         maps = paint(joints, height, width)
     else:
         maps = np.concatenate(

@@ -159,7 +159,7 @@ class CatwalkPose:
             joints=placement.move(truth.joints),
             confidence=found.astype(np.float32),
             found=found,
-            joint_names=truth.joint_names,
+            joint_names=NAMES,
         )
 
 

@@ -13,11 +13,10 @@ from dreampose.types import Clip
 
 @dataclass(frozen=True, kw_only=True)
 class GroundTruth:
-    """Maps of a clip at its own size, and its joints."""
+    """Maps of a clip at its own size, and BlazePose's 33 points."""
 
     maps: Float[np.ndarray, "t 2 H W"]
-    joints: Float[np.ndarray, "t k 4"]
-    joint_names: tuple[str, ...]
+    joints: Float[np.ndarray, "t 33 4"]
 
 
 def read_ground_truth(clip: Clip) -> GroundTruth:
@@ -37,7 +36,6 @@ def read_ground_truth(clip: Clip) -> GroundTruth:
     try:
         with np.load(path, allow_pickle=False) as file:
             parts, uv, joints = file["parts"], file["uv"], file["joints"]
-            names = tuple(str(name) for name in file["joint_names"]) if "joint_names" in file else ()
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
             f"ground truth must hold parts, uv and joints, got {str(path)!r} ({error})"
@@ -49,13 +47,11 @@ def read_ground_truth(clip: Clip) -> GroundTruth:
             f"ground truth must cover the clip's {clip.frames.shape[:3]} frames, height and width, "
             f"got {parts.shape} in {str(path)!r}"
         )
-    if uv.dtype == np.uint8:
-        uv = uv.astype(np.float32) / 255
     person = (parts > 0)[..., None]
-    maps = np.where(person, np.clip(uv.astype(np.float32), 1 / 255, 1), 0)
-    full = np.zeros((*joints.shape[:2], 4), np.float32)
-    full[..., 3] = 1
-    full[..., : joints.shape[2]] = joints
+    maps = np.where(person, np.clip(uv.astype(np.float32) / np.iinfo(uv.dtype).max, 1 / 255, 1), 0)
+    # The file counts from the middle of the first pixel, motions from the picture's corner.
+    places = joints + np.array([0.5, 0.5, 0], np.float32)
+    full = np.concatenate([places, np.ones_like(joints[..., :1])], axis=-1)
     return GroundTruth(
-        maps=np.moveaxis(maps, -1, 1).astype(np.float32), joints=full, joint_names=names
+        maps=np.moveaxis(maps, -1, 1).astype(np.float32), joints=full.astype(np.float32)
     )

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from dreampose import video
 from dreampose.errors import InputError
 from dreampose.poses.estimators import PoseEstimator, Progress, Track
-from dreampose.poses.landmarks import NAMES, body_height, point
+from dreampose.poses.landmarks import body_height, point
 from dreampose.poses.motion import Motion
 from dreampose.poses.paint import paint
 from dreampose.types import Clip
@@ -66,8 +66,7 @@ def extract(
             clip, frames=clip.frames[start:stop], first_frame=clip.first_frame + start
         )
     track = estimator(clip, height=height, width=width, progress=progress)
-    painted = track.joint_names == NAMES
-    if painted:
+    if track.maps is None:
         track = _without_misreadings(track)
     if not track.found.any():
         raise InputError(
@@ -76,7 +75,7 @@ def extract(
         )
     _check_gaps(track.found, clip, max(1, round(max_gap * clip.fps)))
     joints, nearest = _fill(track.joints, track.found)
-    if painted:
+    if track.maps is None:
         joints = without_spikes(joints)
     maps = paint(joints, height, width) if track.maps is None else track.maps[nearest]
     return Motion(
@@ -88,6 +87,7 @@ def extract(
         estimator=estimator.name,
         num_filled=int((~track.found).sum()),
         joint_names=track.joint_names,
+        painted=track.maps is None,
     )
 
 

@@ -50,7 +50,7 @@ def draw_preview(
     size = (motion.height * factor, motion.width * factor)
     return np.stack(
         [
-            _draw(video.fit(frame[None], *size)[0], maps, joints, factor, motion.is_painted)
+            _draw(video.fit(frame[None], *size)[0], maps, joints, factor, motion.has_points)
             for frame, maps, joints in zip(frames, motion.maps, motion.joints, strict=True)
         ]
     )

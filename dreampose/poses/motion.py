@@ -1,7 +1,7 @@
 """The motion file: a pose track with its frame rate and where it came from.
 
-Knows nothing of estimators: painted tracks (those with BlazePose's points) can be painted
-again at another size or place, exact ones can only be warped.
+Knows nothing of estimators: painted maps can be painted again at another size or place from
+their joints, exact ones can only be warped.
 """
 
 import os
@@ -35,6 +35,7 @@ class Motion:
         estimator: name of what made it.
         num_filled: frames without a pose of their own, filled from neighbours.
         joint_names: names of the `k` joints.
+        painted: whether the maps are painted from the joints, so that they can be painted anew.
     """
 
     maps: Float[np.ndarray, "t 2 H W"]
@@ -45,6 +46,7 @@ class Motion:
     estimator: str = ""
     num_filled: int = 0
     joint_names: tuple[str, ...] = ()
+    painted: bool = False
 
     @property
     def num_frames(self) -> int:
@@ -62,8 +64,8 @@ class Motion:
         return self.maps.shape[3]
 
     @property
-    def is_painted(self) -> bool:
-        """Whether the maps are painted from the joints, so that they can be painted anew."""
+    def has_points(self) -> bool:
+        """Whether the joints are the 33 body points of `landmarks`."""
         return self.joint_names == NAMES
 
     def between(self, start: int, stop: int) -> "Motion":
@@ -104,7 +106,7 @@ class Motion:
         nearest = np.where(at - low < 0.5, low, high)
         confidence = self.confidence[nearest]
         joints, maps = self.joints[nearest], self.maps[nearest]
-        if self.is_painted:
+        if self.painted:
             share = (at - low)[:, None, None].astype(np.float32)
             joints = self.joints[low] * (1 - share) + self.joints[high] * share
             maps = paint(joints, self.height, self.width)
@@ -135,6 +137,7 @@ class Motion:
             "estimator": np.str_(self.estimator),
             "num_filled": np.int32(self.num_filled),
             "joint_names": np.array(self.joint_names, dtype=np.str_),
+            "painted": np.bool_(self.painted),
         }
         try:
             with part.open("wb") as file:
@@ -169,6 +172,7 @@ class Motion:
                     estimator=str(file["estimator"]),
                     num_filled=int(file["num_filled"]),
                     joint_names=tuple(str(name) for name in file["joint_names"]),
+                    painted=bool(file["painted"]),
                 )
         except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             if isinstance(error, InputError):
