@@ -6,10 +6,13 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from tqdm import tqdm
 
 from dreampose.cli import door
 
@@ -91,6 +94,7 @@ def ray_session() -> Iterator[dict[str, float]]:
     elif "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
         # Not submitted, so nothing was uploaded: the code must lie at the same place everywhere.
         options["runtime_env"] = {"env_vars": {"PYTHONPATH": path}}
+    logging.getLogger("ray").setLevel(logging.WARNING)
     ray.init(**options)
     # After `ray.init`, which installs a handler of its own.
     previous = signal.signal(signal.SIGTERM, _stop)
@@ -99,6 +103,26 @@ def ray_session() -> Iterator[dict[str, float]]:
     finally:
         signal.signal(signal.SIGTERM, previous)
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def bar(count: Callable[[], int], *, total: int, unit: str) -> Iterator[None]:
+    """A progress bar for the length of the block, fed by asking `count` every second."""
+    ended = threading.Event()
+    with tqdm(total=total, unit=unit, mininterval=1 if sys.stderr.isatty() else 30) as progress:
+
+        def watch() -> None:
+            while not ended.wait(1):
+                progress.update(count() - progress.n)
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            progress.update(count() - progress.n)
 
 
 def _stop(_signal_number: int, _frame: FrameType | None) -> None:

@@ -3,103 +3,38 @@
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cluster import resources
 from dreampose import config
-from dreampose.config import Recipe
 from dreampose.errors import InputError
 from jobs import driver, storage, videos
+from jobs.encoding import DATA_FIELDS, Encoder, Settings
+from jobs.videos import Video
 
 CLIPS = "clips"
 """Folder of the Parquet files, a clip each."""
 DONE = "_done"
 """Folder of Ray Data's checkpoint: the ids of clips whose rows are written."""
 SETTINGS = "_settings.json"
+"""What all rows of the data folder have in common."""
 EXAMPLES = """\
-  # Poses and frames, which is what the VAE stage of training needs
-  jobs/preprocess.py --videos clips/train --out data/frames --pose blazepose
+  # Frames and poses, which is what the VAE stage of training needs
+  jobs/preprocess.py --videos clips/train --out data/frames
 
   # The same clips for the base stage: poses are taken over, latents come from the model
   jobs/preprocess.py --data data/frames --out data/train --model runs/vae/model
 
   # All at once, from a list of videos (columns path, subject) on S3
   jobs/preprocess.py --videos s3://studio/manifest.csv --out s3://studio/data \\
-      --pose blazepose --model models/catwalk
+      --model models/catwalk
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What every row of one data folder has in common."""
-
-    recipe: Recipe
-    pose: str
-    model: str | None
-    model_fingerprint: str | None
-    seed: int
-
-    def to_json(self) -> str:
-        """For the data folder; where the model lies is not part of what it is."""
-        values = asdict(self) | {"recipe": self.recipe.to_dict()}
-        del values["model"]
-        return json.dumps(values, indent=1)
-
-
-class Encoder:
-    """An actor that turns videos into rows; one that cannot be used becomes a row that says why."""
-
-    def __init__(self, settings: Settings, num_threads: int) -> None:
-        import torch
-
-        from dreampose import poses
-        from dreampose.pipeline import DreamPosePipeline
-
-        torch.set_num_threads(num_threads)
-        self.settings = settings
-        self.estimator = poses.estimator(settings.pose)
-        self.pipe = None
-        if settings.model is not None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            self.pipe = DreamPosePipeline.from_pretrained(settings.model).to(device)
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Rows of `clip_id, path, subject` in, rows of training data out."""
-        from dreampose.dataset import SCHEMA
-
-        return pa.Table.from_pylist([self._row(**row) for row in batch.to_pylist()], schema=SCHEMA)
-
-    def _row(self, *, clip_id: str, path: str, subject: str) -> dict[str, Any]:
-        from dreampose import dataset, poses, video
-
-        recipe = self.settings.recipe
-        try:
-            with storage.local_copy(path, sidecars=(".npz", ".json")) as file:
-                clip = video.read(file)
-                height, width = dataset.working_size(clip, recipe)
-                motion = poses.extract(clip, self.estimator, height=height, width=width)
-            row = dataset.encode_clip(
-                clip,
-                motion,
-                recipe=recipe,
-                pipe=self.pipe,
-                seed=self.settings.seed,
-                clip_id=clip_id,
-                subject=subject,
-            )
-        except InputError as error:
-            return dataset.error_row(
-                clip_id=clip_id, path=path, subject=subject, recipe=recipe, error=str(error)
-            )
-        return row | {"path": path}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -109,10 +44,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def preprocess(args: argparse.Namespace) -> int:
     """Checks everything, then does what is not done yet; gives the exit code."""
-    found = videos.find(args.videos)
+    found = videos.find(args.videos) if args.data is None else _earlier(args.data)
     settings = _settings(args)
     _check_same_settings(args.out, settings)
-    done = {row["clip_id"] for row in storage.read_columns(f"{args.out}/{DONE}", ["clip_id"])}
+    done = _done(args.out)
     todo = [video for video in found if video.clip_id not in done]
     if todo:
         storage.write_text(f"{args.out}/{SETTINGS}", settings.to_json())
@@ -123,7 +58,7 @@ def preprocess(args: argparse.Namespace) -> int:
 
 def _run(
     out: str,
-    todo: Sequence[videos.Video],
+    todo: Sequence[Video],
     settings: Settings,
     total: Mapping[str, float],
     workers: int | None,
@@ -133,19 +68,21 @@ def _run(
     from dreampose.dataset import SCHEMA
     from jobs.worklist import Worklist, checkpointing
 
+    # Its plans and its thanks are for those who debug Ray; ours is the bar below.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     gpus = settings.model is not None and total.get("GPU", 0) > 0
     share = resources.preprocessing(total, num_videos=len(todo), workers=workers, gpus=gpus)
     resources.require(total, share)
-    light = {"num_cpus": resources.LIGHT_CPUS}
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = sys.stderr.isatty()
     filesystem, path = storage.resolve(out)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
     context.checkpoint_config = checkpointing(filesystem, f"{path}/{DONE}", id_column="clip_id")
+    num_before = len(_done(out))
     try:
         rows = ray.data.read_datasource(
             Worklist([asdict(video) for video in todo]),
             override_num_blocks=len(todo),
-            ray_remote_args=light,
+            num_cpus=resources.LIGHT_CPUS,
         )
         rows = rows.map_batches(
             Encoder,
@@ -155,13 +92,14 @@ def _run(
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=share.num_processes),
             **share.remote_args,
         )
-        rows.write_parquet(
-            f"{path}/{CLIPS}",
-            filesystem=filesystem,
-            schema=SCHEMA,
-            compression="zstd",
-            ray_remote_args=light,
-        )
+        with driver.bar(lambda: len(_done(out)) - num_before, total=len(todo), unit="video"):
+            rows.write_parquet(
+                f"{path}/{CLIPS}",
+                filesystem=filesystem,
+                schema=SCHEMA,
+                compression="zstd",
+                ray_remote_args={"num_cpus": resources.LIGHT_CPUS},
+            )
     finally:
         context.checkpoint_config = None
 
@@ -169,29 +107,50 @@ def _run(
 def _settings(args: argparse.Namespace) -> Settings:
     from dreampose import poses
 
-    if args.pose not in poses.ESTIMATORS:
-        raise InputError(f"pose must be one of {', '.join(poses.ESTIMATORS)}, got {args.pose!r}")
-    if args.model is None:
-        recipe, model_fingerprint = config.recipe(args.recipe or "catwalk"), None
-    else:
-        from dreampose.dataset import fingerprint
-        from dreampose.pipeline import DreamPosePipeline
+    earlier = None
+    if args.data is not None:
+        earlier = json.loads(storage.read_text(f"{args.data}/{SETTINGS}"))
+    pose = earlier["pose"] if earlier else args.pose
+    if pose not in poses.ESTIMATORS:
+        raise InputError(f"pose must be one of {', '.join(poses.ESTIMATORS)}, got {pose!r}")
+    recipe = config.recipe(args.recipe or "catwalk")
+    model_fingerprint = None
+    if args.model is not None:
+        from dreampose import checkpoints
+        from dreampose.dataset import encoders_fingerprint
 
-        pipe = DreamPosePipeline.from_pretrained(args.model)
-        recipe, model_fingerprint = pipe.recipe, fingerprint(pipe.vae)
-        if args.recipe is not None and config.recipe(args.recipe) != recipe:
-            raise InputError(f"recipe must be the model's, {recipe.name!r}, got {args.recipe!r}")
+        pipe = checkpoints.load(args.model)
+        if args.recipe is not None and recipe.name != pipe.recipe.name:
+            raise InputError(
+                f"recipe must be the model's {pipe.recipe.name!r}, got {recipe.name!r}"
+            )
+        recipe, model_fingerprint = pipe.recipe, encoders_fingerprint(pipe)
+    for name in DATA_FIELDS if earlier else ():
+        expected, got = earlier["recipe"][name], getattr(recipe, name)
+        if expected != got:
+            raise InputError(f"recipe must have {name} {expected!r} as --data has, got {got!r}")
     return Settings(
         recipe=recipe,
-        pose=args.pose,
-        model=args.model,
+        pose=pose,
+        seed=earlier["seed"] if earlier else args.seed,
+        model=None if args.model is None else storage.absolute(args.model),
         model_fingerprint=model_fingerprint,
-        seed=args.seed,
     )
 
 
+def _earlier(data: str) -> list[Video]:
+    """The videos of an earlier data folder, each with the file of its row."""
+    if not storage.is_file(f"{data}/{SETTINGS}"):
+        raise InputError(f"data must be a folder that this job made, got {data!r}")
+    return [
+        Video(**row, row_file=file)
+        for file in storage.parquet_files(f"{data}/{CLIPS}")
+        for row in storage.read_table(file, ["clip_id", "path", "subject"]).to_pylist()
+    ]
+
+
 def _check_same_settings(out: str, settings: Settings) -> None:
-    """A folder holds rows of one kind; half of another would train without complaint."""
+    """A folder holds rows of one kind: a mixture would train without complaint."""
     if not storage.is_file(f"{out}/{SETTINGS}"):
         return
     old = json.loads(storage.read_text(f"{out}/{SETTINGS}"))
@@ -200,24 +159,35 @@ def _check_same_settings(out: str, settings: Settings) -> None:
     if changed:
         raise InputError(
             f"out must be a new folder or one made with the same {' and '.join(changed)}, "
-            f"got {out!r}, made with another"
+            f"got {out!r}"
         )
 
 
-def _report(out: str, found: Sequence[videos.Video], *, num_skipped: int) -> int:
-    """Prints what the folder holds of the videos asked for."""
+def _done(out: str) -> set[str]:
+    """Ids of the clips whose rows are committed; a pending file is one that Ray did not commit."""
+    return {
+        clip_id
+        for file in storage.parquet_files(f"{out}/{DONE}")
+        if not file.endswith(".pending.parquet")
+        for clip_id in storage.read_table(file, ["clip_id"])["clip_id"].to_pylist()
+    }
+
+
+def _report(out: str, found: Sequence[Video], *, num_skipped: int) -> int:
+    """Prints what the folder now holds of the videos asked for; gives the exit code."""
     wanted = {video.clip_id for video in found}
     rows = [
         row
-        for row in storage.read_columns(f"{out}/{CLIPS}", ["clip_id", "path", "error"])
+        for file in storage.parquet_files(f"{out}/{CLIPS}")
+        for row in storage.read_table(file, ["clip_id", "path", "error"]).to_pylist()
         if row["clip_id"] in wanted
     ]
     rejected = sorted((row["path"], row["error"]) for row in rows if row["error"])
     for path, reason in rejected:
         print(f"rejected {path}: {reason}")
     print(
-        f"{len(rows) - len(rejected)} clips in {out} ({num_skipped} videos were done before), "
-        f"{len(rejected)} rejected"
+        f"{out}: {len(rows) - len(rejected)} clips, {len(rejected)} rejected videos; "
+        f"{num_skipped} of them were done before"
     )
     return 0 if len(rows) == len(wanted) else 1
 
@@ -225,32 +195,38 @@ def _report(out: str, found: Sequence[videos.Video], *, num_skipped: int) -> int
 def _parser() -> argparse.ArgumentParser:
     parser = driver.parser(
         "preprocess",
-        "Turns videos into training data: one Parquet row a clip, with its frames, pose maps and, "
+        "Turns videos into training data: one Parquet row a clip, with its frames, pose maps and,\n"
         "given a model, its latents. A video that cannot be used becomes a row with the reason.",
         EXAMPLES,
     )
-    parser.add_argument(
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
         "--videos",
-        required=True,
-        help="folder (searched whole), pattern, file, or manifest.csv (columns path, subject)",
+        help="folder (searched whole), quoted pattern, file, or manifest.csv (columns path and, "
+        "if you like, subject); on this disk or any storage such as s3://",
+    )
+    source.add_argument(
+        "--data",
+        help="data folder that this job made before: its poses, crops and seed are taken over",
     )
     parser.add_argument("--out", required=True, help="data folder, on this disk or any storage")
     parser.add_argument(
         "--pose",
         default="blazepose",
-        help="blazepose estimates poses; catwalk takes a catwalk clip's exact ones (%(default)s)",
+        help="blazepose estimates poses from the picture; catwalk takes the exact ones beside "
+        "each clip of the catwalk (default: %(default)s)",
     )
     parser.add_argument(
-        "--model", help="model folder whose VAE encodes; without it: frames and poses only"
+        "--model", help="model folder whose frozen parts encode; without it: frames and poses only"
     )
     parser.add_argument(
-        "--recipe", help="catwalk, sd14 or a .json file; the model's by default, else catwalk"
+        "--recipe", help="catwalk, sd14 or a .json file; by default the model's, else catwalk"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random crops (%(default)s)")
     parser.add_argument(
         "--workers", type=int, help="videos worked on at once; by default what the cluster holds"
     )
-    return parser  # fmt: skip
+    return parser
 
 
 if __name__ == "__main__":

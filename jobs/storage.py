@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,6 +28,11 @@ def resolve(uri: str | Path) -> tuple[fs.FileSystem, str]:
         raise InputError(
             f"path must be on this disk or a known storage, got {text!r} ({error})"
         ) from error
+
+
+def absolute(uri: str | Path) -> str:
+    """The same place, named so that it means the same in another working directory."""
+    return str(uri) if "://" in str(uri) else resolve(uri)[1]
 
 
 def is_file(uri: str | Path) -> bool:
@@ -78,19 +82,18 @@ def find(uri: str) -> list[str]:
     return [prefix + name for name in names]
 
 
-def read_columns(folder: str, columns: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of all finished Parquet files of a folder; none where there is no folder.
-
-    A file whose name ends in `.pending.parquet` is one that Ray Data has not committed.
-    """
+def parquet_files(folder: str) -> list[str]:
+    """Parquet files of a folder, sorted; none where there is no folder."""
     filesystem, path = resolve(folder)
-    files = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
-    rows: list[dict[str, Any]] = []
-    for file in sorted(file.path for file in files):
-        if file.endswith(".parquet") and not file.endswith(".pending.parquet"):
-            table = pq.read_table(file, columns=list(columns), filesystem=filesystem)
-            rows.extend(table.to_pylist())
-    return rows
+    listed = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    prefix, separator, _ = folder.rpartition("://")
+    return sorted(prefix + separator + file.path for file in listed if file.extension == "parquet")
+
+
+def read_table(file: str, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a Parquet file."""
+    filesystem, path = resolve(file)
+    return pq.read_table(path, columns=list(columns), filesystem=filesystem)
 
 
 @contextmanager

@@ -13,11 +13,16 @@ SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 
 @dataclass(frozen=True, kw_only=True)
 class Video:
-    """A video to work on. `clip_id` is its unique name, stable from run to run."""
+    """A video to work on.
+
+    clip_id: its unique name, the same from run to run. row_file: Parquet file of its row in
+    earlier data; empty without.
+    """
 
     clip_id: str
     path: str
     subject: str
+    row_file: str = ""
 
 
 def find(source: str) -> list[Video]:
@@ -45,7 +50,11 @@ def find(source: str) -> list[Video]:
             f"videos must be a folder, pattern or manifest with videos, got {source!r}"
         )
     return [
-        Video(clip_id=str(PurePosixPath(path).relative_to(root)), path=path, subject=_stem(path))
+        Video(
+            clip_id=str(PurePosixPath(path).relative_to(root)),
+            path=storage.absolute(path),
+            subject=_stem(path),
+        )
         for path in found
     ]
 

@@ -1,0 +1,115 @@
+"""One video to one row of training data: the actor of `jobs/preprocess.py`. Starts no Ray."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from dreampose.config import Recipe
+from dreampose.errors import InputError
+from dreampose.types import Clip
+from jobs import storage
+
+DATA_FIELDS = ("name", "height", "width", "num_crops", "crop_scale")
+"""What of a recipe the data depend on; the numbers of training may change afterwards."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What all rows of one data folder have in common.
+
+    model: folder of the model that encodes, or None for frames and poses only.
+    """
+
+    recipe: Recipe
+    pose: str
+    seed: int
+    model: str | None = None
+    model_fingerprint: str | None = None
+
+    def to_json(self) -> str:
+        """For the data folder; where the model lies is not part of what it is."""
+        values = {
+            "recipe": {name: getattr(self.recipe, name) for name in DATA_FIELDS},
+            "pose": self.pose,
+            "seed": self.seed,
+            "model_fingerprint": self.model_fingerprint,
+        }
+        return json.dumps(values, indent=1) + "\n"
+
+
+class Encoder:
+    """Turns videos into rows; one that cannot be used becomes a row that says why."""
+
+    def __init__(self, settings: Settings, num_threads: int) -> None:
+        import torch
+
+        from dreampose import poses
+
+        torch.set_num_threads(num_threads)
+        self.settings = settings
+        self.estimator = poses.estimator(settings.pose)
+        self.pipe = None
+        if settings.model is not None:
+            from dreampose import checkpoints
+
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            self.pipe = checkpoints.load(settings.model).to(device)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Rows of `clip_id, path, subject, row_file` in, rows of training data out."""
+        from dreampose.dataset import SCHEMA
+
+        return pa.Table.from_pylist([self._row(**row) for row in batch.to_pylist()], schema=SCHEMA)
+
+    def _row(self, *, clip_id: str, path: str, subject: str, row_file: str) -> dict[str, Any]:
+        from dreampose import dataset, poses, video
+
+        recipe = self.settings.recipe
+        try:
+            with storage.local_copy(path, sidecars=(".npz",)) as file:
+                clip = video.read(file)
+                height, width = dataset.working_size(clip, recipe)
+                motion = self._known_motion(clip, row_file, height, width)
+                if motion is None:
+                    motion = poses.extract(clip, self.estimator, height=height, width=width)
+            row = dataset.encode_clip(
+                clip,
+                motion,
+                recipe=recipe,
+                pipe=self.pipe,
+                seed=self.settings.seed,
+                clip_id=clip_id,
+                subject=subject,
+            )
+        except InputError as error:
+            row = dataset.error_row(
+                clip_id=clip_id, path=path, subject=subject, recipe=recipe, error=str(error)
+            )
+        return row | {"path": path}
+
+    def _known_motion(self, clip: Clip, row_file: str, height: int, width: int) -> Any | None:
+        """The motion behind an earlier row; None where there is none or reading it anew is free.
+
+        Painted maps are painted again from the row's joints, which gives the same maps.
+        """
+        from dreampose import dataset, poses
+
+        if not row_file or self.settings.pose != "blazepose":
+            return None
+        columns = ["joints", "joints_shape", "confidence", "estimator"]
+        (row,) = storage.read_table(row_file, columns).to_pylist()
+        if row["joints"] is None:
+            return None
+        factor = height // self.settings.recipe.height
+        joints = np.frombuffer(row["joints"], dataset.ARRAYS["joints"]).reshape(row["joints_shape"])
+        joints = joints * np.array([factor, factor, factor, 1], np.float32)
+        return poses.Motion(
+            maps=poses.paint(joints, height, width),
+            joints=joints,
+            confidence=np.frombuffer(row["confidence"], dataset.ARRAYS["confidence"]),
+            fps=clip.fps,
+            estimator=row["estimator"],
+        )
