@@ -91,6 +91,22 @@ def finetuning(total: Mapping[str, float], *, num_subjects: int, gpus: bool) -> 
     )
 
 
+def sampling(total: Mapping[str, float], *, replicas: int | None) -> Share:
+    """One sampler of the render service: a GPU, or a part of the cores.
+
+    Half of the CPUs stay free for encoding, extraction and everything else. Without GPUs one
+    thread each for as many samplers as cores uses the cores best, but each holds a model.
+    """
+    num_cores, num_gpus = _cores(total), int(total.get("GPU", 0))
+    count = replicas or num_gpus or min(num_cores, 8)
+    return Share(
+        num_cpus=_whole(max(0.01, num_cores / count / 2)),
+        num_gpus=round(min(1.0, num_gpus / count), 2) if num_gpus else 0.0,
+        num_processes=count,
+        num_threads=max(1, num_cores // count),
+    )
+
+
 def require(total: Mapping[str, float], share: Share, *, at_least: int = 1) -> None:
     """Refuses what the cluster cannot give, since Ray would wait for it in silence.
 

@@ -1,0 +1,122 @@
+#!/usr/bin/env python
+"""Renders a catalogue of videos through the Serve application. Knows nothing of tensors.
+
+The catalogue is checked whole before Ray starts. Work in progress lies in DIR/.work, so that a
+job that was killed goes on with the frames that are missing; what is finished is skipped.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dreampose import config
+from jobs import driver
+from serve.catalog import read_catalog
+from serve.config import Settings
+from serve.output import Output
+
+EXAMPLES = """\
+  jobs/render.py --model models/catwalk --catalog catalog.csv --out out/
+  jobs/render.py --model models/catwalk --catalog catalog.csv --out out/ \\
+      --subjects finetuned/ --replicas 4 --preset exact
+"""
+DESCRIPTION = """\
+Render every item of a catalogue: DIR/ITEM.mp4, its first frame DIR/ITEM.png, DIR/ITEM.json that
+says what it was made from, DIR/index.html to look at them all, and DIR/failed.csv for items that
+could not be rendered. The same command again renders only what is not finished.
+
+The catalogue is a CSV file with the columns item, photos (several joined by ';') and motion (a
+.npz motion file or a video), and optionally subject, seed, preset and truth (the true video, shown
+beside the result). Paths are relative to the catalogue's folder or to the current one.
+
+Exit code: 0 all rendered, 1 some items failed, 2 bad input.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the job with these arguments and gives its exit code."""
+    return driver.run(render, _parser(), list(argv) if argv is not None else None)
+
+
+def render(args: argparse.Namespace) -> int:
+    """Checks everything, renders what is not finished, writes the page; gives the exit code."""
+    settings = Settings(
+        model=args.model,
+        subjects=args.subjects or "",
+        replicas=args.replicas,
+        chunk_size=args.chunk_size,
+    )
+    output = Output(args.out, settings=settings, align=args.align, estimator=args.estimator)
+    items = read_catalog(args.catalog, settings=settings, preset=args.preset)
+    waiting = [item for item in items if not output.is_finished(item)]
+    print(f"{len(items)} items, {len(items) - len(waiting)} finished before")
+    failures: dict[str, str] = {}
+    if waiting:
+        with driver.ray_session() as total:
+            # Here and not above: what is wrong with a catalogue is said without waiting for Ray.
+            from serve.batch import render_items
+
+            failures = render_items(waiting, output, total)
+    page = output.write_page(items, failures)
+    for name, reason in failures.items():
+        print(f"{name}: {reason}", file=sys.stderr)
+    print(f"{len(items) - len(failures)} rendered, {len(failures)} failed: {page}")
+    return 1 if failures else 0
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = driver.parser("render", DESCRIPTION, EXAMPLES)
+    parser.add_argument(
+        "--model", default="models/catwalk", help="model folder (default: %(default)s)"
+    )
+    parser.add_argument("--catalog", required=True, type=Path, help="CSV file, see above")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to fill")
+    parser.add_argument(
+        "--subjects", metavar="DIR", help="what jobs/finetune.py wrote: a folder per subject"
+    )
+    parser.add_argument(
+        "--preset",
+        default="balanced",
+        choices=sorted(config.PRESETS),
+        help="for items that name none: exact is the paper's PNDM with 100 steps "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--replicas",
+        type=_positive,
+        default=0,
+        help="copies of the model side by side; by default one a GPU, else one a core up to 8",
+    )
+    parser.add_argument(
+        "--chunk-size",
+        type=_positive,
+        default=8,
+        help="frames that a replica renders at once: less memory and less lost when one dies, "
+        "or more speed (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--no-align",
+        dest="align",
+        action="store_false",
+        help="keep the motion's own place and size instead of the photo's body",
+    )
+    parser.add_argument(
+        "--estimator",
+        default="blazepose",
+        help="reads poses from motions that are videos: blazepose, or catwalk for the exact ones "
+        "that lie beside a catwalk clip (default: %(default)s)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

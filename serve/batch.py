@@ -1,0 +1,147 @@
+"""Renders many items through a Serve application, its own or one that is running.
+
+Knows where an item's files go through `serve.output` alone.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import ray
+from ray import serve as ray_serve
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ApplicationStatus
+from tqdm import tqdm
+
+from cluster import resources
+from dreampose import poses
+from serve.application import renderer_app
+from serve.catalog import Item
+from serve.config import Settings
+from serve.output import Output
+from serve.retry import call_with_retries, reason
+from serve.store import Video, VideoFolder, digest
+
+POLL_SECONDS = 0.5
+
+logger = logging.getLogger("ray.serve")
+
+
+def render_items(
+    items: Sequence[Item], output: Output, total: Mapping[str, float]
+) -> dict[str, str]:
+    """Renders and publishes items; gives names and reasons of those that failed.
+
+    Args:
+        items: not finished yet.
+        output: where they go, and the settings.
+        total: the cluster's resources.
+    """
+    settings = output.settings
+    handle, own = find_renderer(settings), ""
+    if handle is None:
+        own = f"render-{digest(settings.model_dump_json())[:8]}"
+        # Nobody asks over HTTP here; a server that runs already is left as it is.
+        ray_serve.start(proxy_location="Disabled")
+        handle = ray_serve.run(renderer_app(settings, total), name=own, route_prefix=None)
+    try:
+        # Items of one subject together: its weights are loaded once.
+        queue = sorted(items, key=lambda item: item.subject)
+        return asyncio.run(_Batch(output, handle).run(queue))
+    finally:
+        if own:
+            ray_serve.delete(own)
+
+
+def find_renderer(settings: Settings) -> DeploymentHandle[Any] | None:
+    """The renderer of a running application that serves the same model and subjects."""
+    for name, application in ray_serve.status().applications.items():
+        if application.status != ApplicationStatus.RUNNING:
+            continue
+        if "Renderer" not in application.deployments:
+            continue
+        handle = ray_serve.get_deployment_handle("Renderer", name)
+        served: Settings = handle.describe.remote().result()
+        if (served.model, served.subjects) == (settings.model, settings.subjects):
+            return handle
+    return None
+
+
+class _Batch:
+    """One run: items side by side; one that fails does not stop the others."""
+
+    def __init__(self, output: Output, handle: DeploymentHandle[Any]) -> None:
+        self.output = output
+        self.handle = handle
+        self.settings = output.settings
+        self.places = asyncio.Semaphore(self.settings.videos_at_once)
+        self.motions: dict[Path, asyncio.Future[None]] = {}
+        self.folders: dict[str, VideoFolder] = {}
+        self.num_done: dict[str, int] = {}
+        self.failures: dict[str, str] = {}
+
+    async def run(self, items: Sequence[Item]) -> dict[str, str]:
+        num_frames = sum(item.num_frames for item in items)
+        with tqdm(total=num_frames, unit="frame", desc="render") as bar:
+            watching = asyncio.create_task(self._watch(bar))
+            try:
+                await asyncio.gather(*(self._render(item) for item in items))
+            finally:
+                watching.cancel()
+            bar.update(sum(self.num_done.values()) - bar.n)
+        return self.failures
+
+    async def _render(self, item: Item) -> None:
+        async with self.places:
+            try:
+                await self._extract(item)
+                folder = await asyncio.to_thread(self.output.take_up, item)
+                self.folders[item.name] = folder
+                state: Video = await call_with_retries(
+                    lambda: self.handle.render.remote(str(folder.path.absolute())),
+                    what=item.name,
+                    max_tries=self.settings.max_tries,
+                    first_delay=self.settings.first_delay,
+                )
+                if state.error is None:
+                    await asyncio.to_thread(self.output.publish, item, folder)
+                else:
+                    self.failures[item.name] = state.error.message
+            except Exception as error:
+                logger.debug("%s failed", item.name, exc_info=True)
+                self.failures[item.name] = reason(error)
+            self.folders.pop(item.name, None)
+            self.num_done[item.name] = item.num_frames
+
+    async def _extract(self, item: Item) -> None:
+        """Extracts the poses of a motion that is a video, once for all items that share it."""
+        target = self.output.motion(item)
+        if target.exists():
+            return
+        if target not in self.motions:
+            recipe = self.settings.recipe()
+            task = ray.remote(num_cpus=resources.LIGHT_CPUS)(extract)
+            self.motions[target] = asyncio.ensure_future(
+                task.remote(
+                    item.motion.absolute(),
+                    target.absolute(),
+                    self.output.estimator,
+                    recipe.height,
+                    recipe.width,
+                )
+            )
+        await self.motions[target]
+
+    async def _watch(self, bar: "tqdm[NoReturn]") -> None:
+        """Moves the bar by what lies in storage, so that it also counts what was found there."""
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            under_way = sum(len(folder.finished_frames()) for folder in self.folders.values())
+            bar.update(max(0, sum(self.num_done.values()) + under_way - bar.n))
+
+
+def extract(video: Path, target: Path, estimator: str, height: int, width: int) -> None:
+    """Writes the pose track of a video."""
+    poses.extract(video, poses.estimator(estimator), height=height, width=width).save(target)

@@ -1,0 +1,130 @@
+"""The page that shows a rendered catalogue: photo, motion, result, truth. Knows nothing of Ray.
+
+One HTML file with relative links to the files beside it, so that the folder may be moved, zipped
+or put on any web server.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from urllib.parse import quote
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b1b1f; --soft: #6b6b74; --line: #e4e4e8; --paper: #fff;
+  --ground: #f6f6f8; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #ececf0; --soft: #9d9da8; --line: #33333a; --paper: #1d1d22; --ground: #131317; }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--ground); color: var(--ink);
+  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+main { max-width: 1180px; margin: 0 auto; padding: 40px 20px 64px; }
+h1 { font-size: 24px; font-weight: 600; margin: 0; letter-spacing: -0.01em; }
+.summary { color: var(--soft); margin: 4px 0 28px; }
+article { background: var(--paper); border: 1px solid var(--line); border-radius: 12px;
+  padding: 18px 20px 20px; margin-bottom: 18px; }
+header { display: flex; flex-wrap: wrap; align-items: baseline; gap: 4px 14px;
+  margin-bottom: 14px; }
+h2 { font-size: 16px; font-weight: 600; margin: 0; overflow-wrap: anywhere; }
+.settings { color: var(--soft); font-size: 13px; }
+.settings a { color: inherit; }
+.row { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 14px;
+  max-width: calc(var(--columns) * 272px); }
+figure { margin: 0; min-width: 0; }
+figcaption { font-size: 12px; color: var(--soft); margin-top: 6px; }
+figure img, figure video { width: 100%; aspect-ratio: var(--ratio); object-fit: contain;
+  display: block; background: var(--ground); border-radius: 8px; }
+.result figcaption { color: var(--ink); font-weight: 600; }
+.photos { display: grid; grid-auto-flow: column; grid-auto-columns: 1fr; gap: 4px; }
+.failed { border-left: 4px solid #c4453c; }
+.note, .failed p { margin: 10px 0 0; font-size: 13px; overflow-wrap: anywhere; }
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One rendered item; every file is a path relative to the page.
+
+    Attributes:
+        name: of the item.
+        photos: pictures.
+        motion: video of the poses.
+        result: the rendered video.
+        poster: its first frame.
+        truth: the true video, or `None`.
+        manifest: the item's JSON file.
+        settings: what it was rendered with, in the order in which to show it.
+        warnings: sentences for the reader.
+        width: of the result in pixels.
+        height: of the result in pixels.
+    """
+
+    name: str
+    photos: Sequence[str]
+    motion: str
+    result: str
+    poster: str
+    truth: str | None
+    manifest: str
+    settings: Mapping[str, str]
+    warnings: Sequence[str]
+    width: int
+    height: int
+
+
+def page(entries: Sequence[Entry], failures: Mapping[str, str], *, title: str) -> str:
+    """The page's HTML.
+
+    Args:
+        entries: finished items, in the order of the catalogue.
+        failures: names of items that failed, and why.
+        title: what the page calls itself.
+    """
+    summary = f"{len(entries)} rendered" + (f", {len(failures)} failed" if failures else "")
+    articles = [_article(entry) for entry in entries]
+    articles += [
+        f'<article class="failed"><header><h2>{escape(name)}</h2>'
+        f'<span class="settings">failed</span></header><p>{escape(reason)}</p></article>'
+        for name, reason in failures.items()
+    ]
+    return f"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<style>{STYLE}</style>
+<main>
+<h1>{escape(title)}</h1>
+<p class="summary">{summary}</p>
+{chr(10).join(articles)}
+</main>
+</html>
+"""
+
+
+def _article(entry: Entry) -> str:
+    photos = "".join(f'<img src="{quote(photo)}" alt="photo">' for photo in entry.photos)
+    many = f"Photos ({len(entry.photos)})" if len(entry.photos) > 1 else "Photo"
+    figures = [
+        f'<figure><div class="photos">{photos}</div><figcaption>{many}</figcaption></figure>',
+        _video("Motion", entry.motion),
+        _video("Result", entry.result, poster=entry.poster, kind="result"),
+    ]
+    if entry.truth:
+        figures.append(_video("Ground truth", entry.truth))
+    settings = " · ".join(f"{escape(key)} {escape(value)}" for key, value in entry.settings.items())
+    notes = "".join(f'<p class="note">{escape(text)}</p>' for text in entry.warnings)
+    return (
+        f'<article style="--columns: {len(figures)}; --ratio: {entry.width} / {entry.height}">'
+        f'<header><h2>{escape(entry.name)}</h2><span class="settings">{settings} · '
+        f'<a href="{quote(entry.manifest)}">manifest</a></span></header>'
+        f'<div class="row">{"".join(figures)}</div>{notes}</article>'
+    )
+
+
+def _video(caption: str, source: str, *, poster: str = "", kind: str = "") -> str:
+    poster = f' poster="{quote(poster)}"' if poster else ""
+    return (
+        f'<figure class="{kind}"><video src="{quote(source)}"{poster} autoplay loop muted '
+        f"playsinline></video><figcaption>{escape(caption)}</figcaption></figure>"
+    )

@@ -1,0 +1,176 @@
+"""Renders one video: prepare once, cut, send to samplers, collect, write. Holds no model.
+
+All that must survive is in the video's folder: a renderer that dies, or is started a second time
+on the same folder, goes on with the frames that are missing.
+"""
+
+import asyncio
+import io
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import numpy as np
+import ray
+from jaxtyping import UInt8
+from PIL import Image
+from ray.serve.handle import DeploymentHandle
+
+from dreampose import poses, video
+from dreampose.errors import InputError
+from serve.config import Settings
+from serve.retry import call_with_retries, reason
+from serve.store import Video, VideoError, VideoFolder, write_atomically
+
+logger = logging.getLogger("ray.serve")
+
+
+def cut(missing: set[int], chunk_size: int) -> list[range]:
+    """Missing frames as stretches that never cross a multiple of `chunk_size`.
+
+    The grid is fixed, so a video that is taken up again is cut where it was cut before.
+    """
+    chunks: list[range] = []
+    for index in sorted(missing):
+        last = chunks[-1] if chunks else None
+        if last and index == last.stop and index % chunk_size:
+            chunks[-1] = range(last.start, index + 1)
+        else:
+            chunks.append(range(index, index + 1))
+    return chunks
+
+
+class Renderer:
+    """Works on several videos at once; each is a coroutine that mostly waits for samplers."""
+
+    def __init__(
+        self, settings: Settings, num_samplers: int, sampler: DeploymentHandle[Any]
+    ) -> None:
+        self.settings = settings
+        self.num_samplers = num_samplers
+        self.sampler = sampler
+        self.running: dict[str, asyncio.Task[Video]] = {}
+
+    async def describe(self) -> Settings:
+        """What this application serves, so that a job can tell whether it may use it."""
+        return self.settings
+
+    async def render(self, folder: str) -> Video:
+        """Renders the video in that folder, or joins the call that does; gives its final state.
+
+        A video that cannot be rendered ends as `failed` with its reason; nothing is raised for it.
+        """
+        if folder not in self.running:
+            task = asyncio.create_task(self._render(VideoFolder(folder)))
+            self.running[folder] = task
+            task.add_done_callback(lambda _: self.running.pop(folder, None))
+        return await asyncio.shield(self.running[folder])
+
+    async def _render(self, folder: VideoFolder) -> Video:
+        state = folder.video()
+        if state.finished:
+            return state
+        folder.update(status="in_progress")
+        try:
+            return await self._complete(folder)
+        except InputError as error:
+            return folder.update(
+                status="failed",
+                completed_at=int(time.time()),
+                error=VideoError(code="invalid_input", message=reason(error)),
+            )
+        except Exception as error:  # a poisoned video must fail alone
+            logger.exception("%s failed", folder.id)
+            return folder.update(
+                status="failed",
+                completed_at=int(time.time()),
+                error=VideoError(code="render_failed", message=reason(error)),
+            )
+
+    async def _complete(self, folder: VideoFolder) -> Video:
+        request = folder.request()
+        recipe = self.settings.recipe()
+        await asyncio.to_thread(extract_motion, folder, recipe.height, recipe.width)
+        sampler = self.sampler.options(multiplexed_model_id=request.subject)
+        photos = [path.read_bytes() for path in folder.photos]
+        motion = folder.motion.read_bytes()
+        prepared, warnings = await self._try(
+            lambda: sampler.prepare.remote(request, photos, motion), f"{folder.id}: preparation"
+        )
+        num_frames, fps = prepared.num_frames, prepared.fps
+        missing = set(range(num_frames)) - folder.finished_frames()
+        folder.update(num_frames=num_frames, fps=fps, warnings=warnings, num_frames_rendered=0)
+        # Put once: every chunk's call carries a reference, and each sampler's node fetches it.
+        reference = ray.put(prepared)
+        slots = asyncio.Semaphore(2 * self.num_samplers)
+        num_rendered = 0
+
+        async def render_chunk(indices: range) -> None:
+            nonlocal num_rendered
+            async with slots:
+                frames = await self._try(
+                    lambda: sampler.render.remote(reference, indices),
+                    f"{folder.id}: frames {indices.start} to {indices.stop - 1}",
+                )
+            await asyncio.to_thread(folder.write_chunk, indices, frames)
+            num_rendered += len(indices)
+            done = num_frames - len(missing) + num_rendered
+            # 100 is kept for the moment when the file is there.
+            folder.update(
+                progress=min(99, 100 * done // num_frames), num_frames_rendered=num_rendered
+            )
+
+        chunks = cut(missing, self.settings.chunk_size)
+        tasks = [asyncio.create_task(render_chunk(indices)) for indices in chunks]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        size = await asyncio.to_thread(write_result, folder, num_frames, fps)
+        done = folder.update(
+            status="completed",
+            progress=100,
+            completed_at=int(time.time()),
+            size=size,
+            seconds=f"{num_frames / fps:g}",
+        )
+        folder.drop_chunks()
+        return done
+
+    async def _try(self, call: Callable[[], Awaitable[Any]], what: str) -> Any:
+        return await call_with_retries(
+            call,
+            what=what,
+            max_tries=self.settings.max_tries,
+            first_delay=self.settings.first_delay,
+        )
+
+
+def extract_motion(folder: VideoFolder, height: int, width: int) -> None:
+    """Extracts the poses of an uploaded video, unless that was done before."""
+    upload = folder.upload
+    if folder.motion.exists() or upload is None:
+        return
+    estimator = poses.estimator(folder.request().estimator)
+    poses.extract(upload, estimator, height=height, width=width).save(folder.motion)
+
+
+def write_result(folder: VideoFolder, num_frames: int, fps: float) -> str:
+    """Writes the MP4 and its poster from the finished chunks; gives the size as WIDTHxHEIGHT."""
+    first = next(folder.frames())
+    buffer = io.BytesIO()
+    Image.fromarray(first).save(buffer, format="PNG")
+    write_atomically(folder.poster, buffer.getvalue())
+
+    def all_frames() -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        count = 0
+        for frame in folder.frames():
+            yield frame
+            count += 1
+        if count != num_frames:
+            raise RuntimeError(f"{num_frames} frames must be in storage, got {count}")
+
+    video.write(folder.result, all_frames(), fps)
+    return f"{first.shape[1]}x{first.shape[0]}"

@@ -1,0 +1,276 @@
+"""Where videos live between request and result: one folder each. Knows nothing of Ray or models.
+
+Everything that must outlive a process is a file that was written under a temporary name and then
+renamed, so that a reader sees all of it or nothing. Layout of one video's folder:
+
+    request.json            what was asked; written last, so a folder without it was never accepted
+    video.json              the video object: status, progress, error
+    photos/0.png …          the photos as they came, in order
+    motion.npz | upload.*   the motion; extracted from the uploaded video once
+    chunks/000000-000008.npz   finished frames, the file name says which
+    video.mp4, poster.png   the result
+
+A folder may lie on any filesystem that all replicas see.
+"""
+
+import hashlib
+import io
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from pydantic import BaseModel, ConfigDict
+
+from dreampose.errors import InputError
+
+Status = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""What an id, an item or a subject may be called: safe as a file name everywhere."""
+
+
+class RenderRequest(BaseModel):
+    """What a user asks for, apart from the photos and the motion themselves.
+
+    Attributes:
+        subject: name of finetuned weights; empty renders with the base model.
+        preset: one of `dreampose.config.PRESETS`.
+        seed: of the start noise and of all else that is drawn.
+        image_scale: guidance scale of the photo, `None` takes the preset's or the recipe's.
+        pose_scale: guidance scale of the pose, `None` likewise.
+        align: fit the motion to the photo's body.
+        estimator: pose estimator for an uploaded video.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = ""
+    subject: str = ""
+    preset: str = "balanced"
+    seed: int = 0
+    image_scale: float | None = None
+    pose_scale: float | None = None
+    align: bool = True
+    estimator: str = "blazepose"
+
+
+class VideoError(BaseModel):
+    """Why a video failed: a code for programs and a sentence for people."""
+
+    code: str
+    message: str
+
+
+class Video(BaseModel):
+    """The video object of the HTTP interface. Times are Unix seconds, progress is 0 to 100."""
+
+    id: str
+    object: Literal["video"] = "video"
+    status: Status = "queued"
+    progress: int = 0
+    created_at: int
+    completed_at: int | None = None
+    expires_at: int | None = None
+    model: str = ""
+    subject: str = ""
+    preset: str = ""
+    seed: int = 0
+    size: str | None = None
+    seconds: str | None = None
+    fps: float | None = None
+    num_frames: int | None = None
+    num_frames_rendered: int = 0
+    """Frames rendered since the video was last taken up; the rest was found in storage."""
+    warnings: list[str] = []
+    error: VideoError | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Nothing more will happen to it."""
+        return self.status in ("completed", "failed", "cancelled")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file that appears whole or not at all, even if the process is killed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class VideoFolder:
+    """One video in storage. Makes no folder until something is written."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def id(self) -> str:
+        """Name of the folder, and of the video."""
+        return self.path.name
+
+    @property
+    def result(self) -> Path:
+        """The MP4, once completed."""
+        return self.path / "video.mp4"
+
+    @property
+    def poster(self) -> Path:
+        """The first frame as a PNG, once completed."""
+        return self.path / "poster.png"
+
+    @property
+    def motion(self) -> Path:
+        """The pose track; absent until it is extracted where a video was uploaded."""
+        return self.path / "motion.npz"
+
+    @property
+    def upload(self) -> Path | None:
+        """The uploaded motion video, if the motion came as one."""
+        return next(iter(sorted(self.path.glob("upload.*"))), None)
+
+    @property
+    def photos(self) -> list[Path]:
+        """The photos in the order in which they came."""
+        return sorted((self.path / "photos").glob("*"), key=lambda path: int(path.stem))
+
+    def exists(self) -> bool:
+        """Whether the video was accepted: all of its inputs are there."""
+        return (self.path / "request.json").is_file()
+
+    def request(self) -> RenderRequest:
+        """What was asked."""
+        return RenderRequest.model_validate_json((self.path / "request.json").read_bytes())
+
+    def video(self) -> Video:
+        """The video object as last written."""
+        return Video.model_validate_json((self.path / "video.json").read_bytes())
+
+    def update(self, **changes: Any) -> Video:
+        """Writes some fields of the video object; the renderer alone does so once it has begun."""
+        video = Video.model_validate(self.video().model_dump() | changes)
+        write_atomically(self.path / "video.json", video.model_dump_json(indent=1).encode())
+        return video
+
+    def finished_chunks(self) -> Iterator[tuple[range, Path]]:
+        """Stretches of finished frames, by their file names, in order."""
+        for path in sorted((self.path / "chunks").glob("*.npz")):
+            start, stop = (int(number) for number in path.stem.split("-"))
+            yield range(start, stop), path
+
+    def finished_frames(self) -> set[int]:
+        """Indices of the frames that need not be rendered again."""
+        return {index for indices, _ in self.finished_chunks() for index in indices}
+
+    def write_chunk(self, indices: range, frames: UInt8[np.ndarray, "n H W 3"]) -> None:
+        """Keeps a finished stretch of frames."""
+        assert len(indices) == len(frames), (indices, frames.shape)
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, frames=frames)
+        name = f"{indices.start:06d}-{indices.stop:06d}.npz"
+        write_atomically(self.path / "chunks" / name, buffer.getvalue())
+
+    def frames(self) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        """Finished frames in order, each once, one chunk in memory at a time."""
+        following = 0
+        for indices, path in self.finished_chunks():
+            with np.load(path, allow_pickle=False) as chunk:
+                frames = chunk["frames"]
+            for index, frame in zip(indices, frames, strict=True):
+                if index == following:
+                    following += 1
+                    yield frame
+
+    def drop_chunks(self) -> None:
+        """Frees what is not needed once the MP4 is there."""
+        shutil.rmtree(self.path / "chunks", ignore_errors=True)
+
+
+class Store:
+    """All videos under one root folder."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def create(
+        self,
+        *,
+        request: RenderRequest,
+        photos: Sequence[bytes],
+        motion: bytes,
+        motion_suffix: str,
+        video_id: str | None = None,
+    ) -> VideoFolder:
+        """Accepts a video: writes its inputs, and the request last.
+
+        Args:
+            request: the settings.
+            photos: encoded pictures (PNG, JPEG, …).
+            motion: a pose track (`.npz`) or an encoded video.
+            motion_suffix: ".npz" for a pose track, the video's own suffix otherwise.
+            video_id: a name the caller keeps; by default one that cannot be guessed.
+        """
+        folder = self.folder(video_id or f"video_{secrets.token_hex(16)}")
+        for number, photo in enumerate(photos):
+            write_atomically(folder.path / "photos" / f"{number}.img", photo)
+        name = "motion.npz" if motion_suffix == ".npz" else f"upload{motion_suffix}"
+        write_atomically(folder.path / name, motion)
+        video = Video(
+            id=folder.id,
+            created_at=int(time.time()),
+            model=request.model,
+            subject=request.subject,
+            preset=request.preset,
+            seed=request.seed,
+        )
+        write_atomically(folder.path / "video.json", video.model_dump_json(indent=1).encode())
+        write_atomically(folder.path / "request.json", request.model_dump_json(indent=1).encode())
+        return folder
+
+    def folder(self, video_id: str) -> VideoFolder:
+        """The folder of that id, whether or not it exists.
+
+        Raises:
+            InputError: the id could not be the name of one folder.
+        """
+        return VideoFolder(self.root / checked_name("id", video_id))
+
+    def unfinished(self) -> list[VideoFolder]:
+        """Accepted videos that are neither completed nor failed, oldest first."""
+        folders = [VideoFolder(path.parent) for path in self.root.glob("*/request.json")]
+        videos: Mapping[str, Video] = {folder.id: folder.video() for folder in folders}
+        waiting = [folder for folder in folders if not videos[folder.id].finished]
+        return sorted(waiting, key=lambda folder: videos[folder.id].created_at)
+
+
+def checked_name(field: str, name: str) -> str:
+    """The name, if it is safe as the name of a file.
+
+    Raises:
+        InputError: it is empty, too long, or holds anything but letters, digits, '.', '_', '-'.
+    """
+    if not NAME.fullmatch(name):
+        raise InputError(
+            f"{field} must be 1 to 100 letters, digits, '.', '_' or '-' "
+            f"and begin with a letter or digit, got {name[:120]!r}"
+        )
+    return name
+
+
+def digest(*parts: bytes | Path | str) -> str:
+    """A name for contents: equal if and only if files' bytes and strings are, in order."""
+    total = hashlib.sha256()
+    for part in parts:
+        content = part.read_bytes() if isinstance(part, Path) else part
+        content = content.encode() if isinstance(content, str) else content
+        total.update(len(content).to_bytes(8, "big") + content)
+    return total.hexdigest()
