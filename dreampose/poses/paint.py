@@ -7,8 +7,9 @@ the body covers.
 U: which part, and where along it. Arms 0.12-0.28 (hand to shoulder), legs 0.32-0.56 (toes to
 hip), torso 0.62-0.86, head 0.90-1.00; in torso and head U also rises where the person's left
 side is seen and falls where the right side is.
-V: torso and head 0.15-0.95 from back to front of the visible surface. Limbs: left 0.12-0.48,
-right 0.57-0.93; inside these bands V rises with the front of the body and with nearness.
+V: torso and head 0.15-0.95 from front to back of the visible surface. Limbs: left 0.12-0.48,
+right 0.57-0.93; inside these bands V rises with the front of the body and with nearness, so that
+limbs stand out against a torso seen from the front as well as from behind.
 """
 
 from collections.abc import Iterator
@@ -49,6 +50,8 @@ class _Part:
     near: float = 0.0
     thickness: float | None = None
     """Half depth where it differs from the half-width, as in the torso."""
+    caps: tuple[float, float] | None = None
+    """How far it reaches beyond its ends where that differs from the half-widths."""
     bias: float = 0.0
     """Pixels by which it is drawn nearer than it is."""
 
@@ -109,8 +112,8 @@ def _parts(joints: Float[np.ndarray, "k 4"], size: float) -> Iterator[_Part]:
     # The half-width seen in the picture: half the distance of the joints plus the flesh outside.
     seen = {name: float(np.hypot(*value[:2])) / 2 for name, value in across.items()}
     yield _Part(
-        start=shoulders + 0.02 * size * upward,
-        end=hips - 0.03 * size * upward,
+        start=shoulders,
+        end=hips - 0.02 * size * upward,
         radii=(
             max(seen["shoulder"] + 0.013 * size, 0.064 * size),
             max(seen["hip"] + 0.048 * size, 0.07 * size),
@@ -118,10 +121,11 @@ def _parts(joints: Float[np.ndarray, "k 4"], size: float) -> Iterator[_Part]:
         u=(0.79, 0.69),
         side=0.07,
         v=0.55,
-        facing=0.40,
+        facing=-0.40,
         forward=forward,
         leftward=leftward,
         thickness=0.06 * size,
+        caps=(0.035 * size, 0.06 * size),
     )
 
     # The face's own direction: from between the ears to the nose, steadied by the ear line.
@@ -138,7 +142,7 @@ def _parts(joints: Float[np.ndarray, "k 4"], size: float) -> Iterator[_Part]:
         u=(0.79, 0.83),
         side=0.03,
         v=0.55,
-        facing=0.40,
+        facing=-0.40,
         forward=forward,
         leftward=leftward,
     )
@@ -149,7 +153,7 @@ def _parts(joints: Float[np.ndarray, "k 4"], size: float) -> Iterator[_Part]:
         u=(0.95, 0.95),
         side=0.05,
         v=0.55,
-        facing=0.40,
+        facing=-0.40,
         forward=head_forward,
         leftward=head_leftward,
         bias=0.01 * size,
@@ -215,10 +219,15 @@ def _draw(
     x = np.arange(left, right)[None, :] + 0.5 - ends[0, 0]
     y = np.arange(top, bottom)[:, None] + 0.5 - ends[0, 1]
     along = np.clip((x * axis[0] + y * axis[1]) / length, 0, 1)
-    off_x, off_y = x - along * length * axis[0], y - along * length * axis[1]
     radius = part.radii[0] + (part.radii[1] - part.radii[0]) * along
-    # Surface normal of a round limb: sideways by the offset from the axis, the rest to the camera.
-    normal_x, normal_y = off_x / radius, off_y / radius
+    # Surface normal of a round limb: sideways by the offset from the axis, endways by what lies
+    # beyond its ends, the rest to the camera.
+    aside = (y * axis[0] - x * axis[1]) / radius
+    beyond = x * axis[0] + y * axis[1] - along * length
+    caps = part.radii if part.caps is None else part.caps
+    endways = beyond / np.where(beyond < 0, caps[0], caps[1])
+    normal_x = endways * axis[0] - aside * axis[1]
+    normal_y = endways * axis[1] + aside * axis[0]
     outward = 1 - normal_x**2 - normal_y**2
     inside = outward > 0
     normal_z = -np.sqrt(np.maximum(outward, 0))
