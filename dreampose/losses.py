@@ -54,9 +54,7 @@ def reconstruction_loss(
     return loss
 
 
-def kl_loss(
-    mean: Float[Tensor, "b c h w"], logvar: Float[Tensor, "b c h w"]
-) -> Float[Tensor, ""]:
+def kl_loss(mean: Float[Tensor, "b c h w"], logvar: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
     """Divergence from the unit normal: summed over a latent, averaged over the batch."""
     divergence = 0.5 * (mean.pow(2) + logvar.exp() - 1.0 - logvar)
     return divergence.float().sum(dim=(1, 2, 3)).mean()

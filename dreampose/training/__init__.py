@@ -14,7 +14,7 @@ from dreampose.config import Recipe
 from dreampose.dataset import Dataset
 from dreampose.errors import InputError
 from dreampose.pipeline import DreamPosePipeline
-from dreampose.training import loop, vae
+from dreampose.training import denoising, identity, loop, vae
 from dreampose.training.loop import Stage, StepReport
 
 __all__ = ["STAGES", "StepReport", "train"]
@@ -70,17 +70,26 @@ def train(
     pipe = _start(recipe, model, seed)
     stage_config = getattr(recipe, f"{stage}_stage")
 
-    def opened(uri: str | Path | None, columns: tuple[str, ...]) -> Dataset | None:
-        return None if uri is None else Dataset(uri, recipe=recipe, columns=columns)
+    def opened(columns: tuple[str, ...]) -> tuple[Dataset, Dataset | None]:
+        held_out = (
+            None if validation is None else Dataset(validation, recipe=recipe, columns=columns)
+        )
+        return Dataset(data, recipe=recipe, columns=columns), held_out
 
     trained: Stage
     if stage == "vae":
-        data_set = Dataset(data, recipe=recipe, columns=vae.COLUMNS)
-        trained = vae.VaeStage(
-            pipe, data=data_set, validation=opened(validation, vae.COLUMNS), config=stage_config
+        data_set, held_out = opened(vae.COLUMNS)
+        trained = vae.VaeStage(pipe, data=data_set, validation=held_out, config=stage_config)
+    elif stage == "encoder":
+        data_set, held_out = opened(identity.COLUMNS)
+        trained = identity.EncoderStage(
+            pipe, data=data_set, validation=held_out, recipe=recipe, seed=seed
         )
     else:
-        raise NotImplementedError
+        data_set, held_out = opened(denoising.columns(recipe))
+        trained = denoising.BaseStage(
+            pipe, data=data_set, validation=held_out, recipe=recipe, config=stage_config
+        )
     yield from loop.run(
         trained,
         config=stage_config,

@@ -112,9 +112,12 @@ def load_state(
         if average.decay:
             average.shadow[name].copy_(tensors[f"ema/{name}"])
         state: dict[str, Tensor] = {}
-        for key in ("step", "exp_avg", "exp_avg_sq"):
+        if f"step/{name}" in tensors:
+            state["step"] = tensors[f"step/{name}"].to(parameter.device)
+        for key in ("exp_avg", "exp_avg_sq"):
             if f"{key}/{name}" in tensors:
-                state[key] = tensors[f"{key}/{name}"].to(parameter.device)
+                # The fused step walks raw memory: moments must lie in it as the weights do.
+                state[key] = torch.empty_like(parameter).copy_(tensors[f"{key}/{name}"])
         optimizer.state[parameter] = state
     return Place(**facts)
 

@@ -101,14 +101,14 @@ class VaeStage(Stage):
         recipe = data.recipe
         count = max(8, _CALIBRATION_PIXELS // (recipe.height * recipe.width))
         items = np.unique(np.linspace(0, len(data) - 1, count).astype(np.int64))
-        frames = np.stack([data.photo(*data.targets[item]) for item in items])
+        frames = np.stack([data.photo(*data.targets[item].tolist()) for item in items])
         calibrate(self.vae, video.to_model(frames).to(self.vae.device))
         checkpoints.save(self._outer[0], folder, dtype=None)
 
     def _crop(
         self, data: Dataset, item: int, generator: np.random.Generator
     ) -> UInt8[np.ndarray, "s s 3"] | UInt8[np.ndarray, "H W 3"]:
-        clip, frame = data.targets[item]
+        clip, frame = data.targets[item].tolist()
         pixels = data.array(clip, "frames")[frame]
         side = self._config.crop_size
         height, width, _ = pixels.shape

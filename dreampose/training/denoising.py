@@ -1,0 +1,229 @@
+"""The base stage: UNet, adapter and (where it learns) image encoder, on pairs of frames.
+
+Knows nothing of the VAE but its latents, cached in the data. `denoising_step` is also what a
+subject's finetuning minimises.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import SchedulerMixin
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from dreampose import checkpoints, losses, schedule, video
+from dreampose.conditions import clip_tokens, drop_conditions, pose_condition
+from dreampose.config import Recipe, StageConfig
+from dreampose.dataset import Dataset, encoders_fingerprint
+from dreampose.denoiser import Denoiser
+from dreampose.errors import InputError
+from dreampose.pipeline import DreamPosePipeline
+from dreampose.training.loop import Stage
+from dreampose.types import Batch, Conditions
+from dreampose.windows import sample_pairs, windows
+
+
+def columns(recipe: Recipe) -> tuple[str, ...]:
+    """Array columns of the data that the stage reads."""
+    photo = "tokens" if recipe.image_encoder_frozen else "frames"
+    return ("latents", "poses", "crops", photo)
+
+
+def denoising_step(
+    pipe: DreamPosePipeline,
+    batch: Batch,
+    *,
+    recipe: Recipe,
+    seed: int,
+    min_snr_gamma: float = 0.0,
+    dropout: bool = True,
+) -> Float[Tensor, ""]:
+    """The loss of a batch: L = E || eps - eps_hat(z_t, t, c) ||² (paper, eq. 1).
+
+    Args:
+        pipe: UNet, adapter, image encoder and noise process.
+        batch: on the device of the UNet.
+        recipe: shares of dropped conditions, how the photo is fitted.
+        seed: of noise, timesteps and dropout, drawn on the CPU whatever the device.
+        min_snr_gamma: see `StageConfig`.
+        dropout: drop conditions, as in training.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    latents = batch.latents
+    noise = torch.randn(latents.shape, generator=generator).to(latents)
+    num_timesteps = int(pipe.scheduler.config["num_train_timesteps"])
+    timesteps = torch.randint(num_timesteps, (len(latents),), generator=generator)
+    timesteps = timesteps.to(latents.device)
+    tokens = batch.tokens
+    if tokens is None:
+        assert batch.photos is not None
+        tokens = clip_tokens(pipe.image_encoder, batch.photos, fit=recipe.photo_fit)
+    conditions = Conditions(
+        tokens=pipe.adapter(tokens, batch.photo_latents), poses=pose_condition(batch.poses)
+    )
+    if dropout:
+        conditions = drop_conditions(
+            conditions,
+            generator,
+            pose=recipe.pose_dropout,
+            image=recipe.image_dropout,
+            both=recipe.both_dropout,
+        )
+    noisy = schedule.add_noise(pipe.scheduler, latents, noise, timesteps)
+    prediction = Denoiser(unet=pipe.unet)(noisy, timesteps, conditions)
+    target = schedule.training_target(pipe.scheduler, latents, noise, timesteps)
+    weights = None
+    if min_snr_gamma:
+        weights = _min_snr(pipe.scheduler, timesteps, min_snr_gamma)
+    return losses.denoising_loss(prediction, target, weights)
+
+
+class BaseStage(Stage):
+    """Trains the pipeline's UNet and adapter, and its image encoder unless that is frozen."""
+
+    def __init__(
+        self,
+        pipe: DreamPosePipeline,
+        *,
+        data: Dataset,
+        validation: Dataset | None,
+        recipe: Recipe,
+        config: StageConfig,
+    ) -> None:
+        """Takes the parts to train out of `pipe`.
+
+        Args:
+            pipe: trained in place.
+            data: with the columns `columns(recipe)`, encoded by this pipeline's VAE.
+            validation: held-out data, with the same columns.
+            recipe: of the model.
+            config: numbers of the stage.
+
+        Raises:
+            InputError: the data was encoded by another VAE or frozen encoder.
+        """
+        super().__init__()
+        for each in (data, validation):
+            check_encoders(pipe, each)
+        self.unet = pipe.unet.requires_grad_(True)
+        self.adapter = pipe.adapter.requires_grad_(True)
+        if not recipe.image_encoder_frozen:
+            self.image_encoder = trainable_encoder(pipe)
+        self._outer = (pipe,)
+        self._data = {"train": data, "validation": validation}
+        self._recipe, self._config = recipe, config
+
+    def num_items(self, split: str) -> int:
+        """Target frames of the split."""
+        return len(self._data[split] or ())
+
+    def draw(
+        self, split: str, items: Int64[np.ndarray, " b"], generator: np.random.Generator
+    ) -> dict[str, Any]:
+        """Target frames with their pose windows, and another frame of each one's clip as photo.
+
+        The target and its poses share one crop, the photo has another, so that it cannot be
+        copied.
+        """
+        data = self._data[split]
+        assert data is not None
+        clips, frames = data.targets[items].T
+        photo_frames = sample_pairs(frames, data.num_frames_of[clips], generator)
+        crops, photo_crops = sample_crops(
+            len(data.array(int(clips[0]), "crops")), len(items), generator
+        )
+        cells: dict[str, list[np.ndarray]] = {"latents": [], "poses": [], "photo_latents": []}
+        photos: list[np.ndarray] = []
+        for clip, frame, photo, crop, photo_crop in zip(
+            *(values.tolist() for values in (clips, frames, photo_frames, crops, photo_crops)),
+            strict=True,
+        ):
+            window = windows(int(data.num_frames_of[clip]), self._recipe.num_poses)[frame]
+            latents = data.array(clip, "latents")
+            cells["latents"].append(latents[crop, frame])
+            cells["photo_latents"].append(latents[photo_crop, photo])
+            cells["poses"].append(data.array(clip, "poses")[crop, window])
+            if self._recipe.image_encoder_frozen:
+                photos.append(data.array(clip, "tokens")[photo])
+            else:
+                box = data.array(clip, "crops")[photo_crop]
+                photos.append(data.photo(clip, photo, box))
+        batch: dict[str, Any] = {
+            key: torch.from_numpy(np.stack(values)).float() for key, values in cells.items()
+        }
+        if self._recipe.image_encoder_frozen:
+            batch["tokens"] = torch.from_numpy(np.stack(photos)).float()
+        else:
+            batch["photos"] = video.to_model(np.stack(photos))
+        return batch | {"seed": int(generator.integers(2**62))}
+
+    def forward(self, batch: dict[str, Any]) -> Float[Tensor, ""]:
+        """The denoising loss; conditions are dropped in training only."""
+        return denoising_step(
+            self._outer[0],
+            make_batch(batch),
+            recipe=self._recipe,
+            seed=batch["seed"],
+            min_snr_gamma=self._config.min_snr_gamma if self.training else 0.0,
+            dropout=self.training,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Writes the pipeline folder."""
+        checkpoints.save(self._outer[0], folder, dtype=None)
+
+
+def make_batch(values: Mapping[str, Any]) -> Batch:
+    """The fields of a `Batch` among `values`."""
+    names = {field.name for field in fields(Batch)}
+    return Batch(**{key: value for key, value in values.items() if key in names})
+
+
+def sample_crops(
+    num_crops: int, count: int, generator: np.random.Generator
+) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
+    """A crop for each target and, where there is more than one, another for its photo."""
+    target = generator.integers(num_crops, size=count)
+    if num_crops == 1:
+        return target, target
+    return target, (target + generator.integers(1, num_crops, size=count)) % num_crops
+
+
+def trainable_encoder(pipe: DreamPosePipeline) -> nn.Module:
+    """The image encoder, ready to learn.
+
+    Its last layer norm acts on the pooled output alone, which nobody reads: it stays as it is.
+    """
+    encoder = pipe.image_encoder.requires_grad_(True)
+    for name, parameter in encoder.named_parameters():
+        if "post_layernorm" in name:
+            parameter.requires_grad_(False)
+    return encoder
+
+
+def check_encoders(pipe: DreamPosePipeline, data: Dataset | None) -> None:
+    """Raises `InputError` where the data's latents come from other weights than the model's."""
+    if data is None:
+        return
+    expected = encoders_fingerprint(pipe)
+    if data.fingerprint != expected:
+        raise InputError(
+            f"data must be encoded by the model's own VAE (fingerprint {expected}), got latents "
+            f"of {data.fingerprint} in {data.uri!r}: preprocess it with this model"
+        )
+
+
+def _min_snr(
+    scheduler: SchedulerMixin, timesteps: Int64[Tensor, " b"], gamma: float
+) -> Float[Tensor, " b"]:
+    alphas: Tensor = scheduler.alphas_cumprod  # pyright: ignore[reportAttributeAccessIssue]
+    alpha_bar = alphas.to(timesteps.device)[timesteps]
+    return losses.min_snr_weights(
+        alpha_bar / (1 - alpha_bar),
+        gamma=gamma,
+        prediction_type=str(scheduler.config["prediction_type"]),
+    )
