@@ -32,11 +32,13 @@ from dreampose.errors import InputError
 DEFAULT_FPS = 24.0
 REGIONS = (
     (1, 2),
-    (7, 8, 9, 10, 11, 12, 13, 14, 5, 6),
+    (7, 8, 9, 10, 11, 12, 13, 14),
+    (5,),
+    (6,),
     (15, 17, 19, 21),
     (16, 18, 20, 22),
 )
-"""Parts of trunk, legs, left arm and right arm."""
+"""Parts of trunk, legs, left foot, right foot, left arm and right arm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +121,7 @@ def skin_through_cloth(clip: CatwalkClip) -> float:
     """The share of garment pixels at which skin shows that the garment there should hide.
 
     Skin counts where, without any skin, the outer side of a garment worn on the same region
-    (trunk, legs, left arm, right arm) would be seen: an arm before a top is no fault, a leg before
-    a skirt is.
+    (see `REGIONS`) would be seen: an arm before a top is no fault, a leg before a skirt is.
     """
     region = np.zeros(256, np.uint8)
     for number, members in enumerate(REGIONS, 1):

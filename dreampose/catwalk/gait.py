@@ -100,6 +100,7 @@ def _rotations(
         turns[f"{side}Foot"] = leg.T @ rotation("x", level)
         turns[f"{side}ToeBase"] = rotation("x", -18 * stride * _bump(own, 4.6, 0.4))
         forward = -person.arm_swing * (0.3 + 0.7 * stride) * np.sin(own + np.pi)
-        turns[f"{side}Arm"] = rotation("x", forward) @ rotation("z", -sign * arm_lift)
+        turns[f"{side}Arm"] = rotation("x", forward) @ rotation("z", -sign * 0.8 * arm_lift)
+        turns[f"{side}Shoulder"] = rotation("z", -sign * 0.2 * arm_lift)
         turns[f"{side}ForeArm"] = rotation("x", 31 + 0.5 * forward)
     return turns

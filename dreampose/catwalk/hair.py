@@ -47,14 +47,17 @@ def grow(
     field = np.full(len(body), -1.0)
     field[used] = _scalp_field(person, head, eyes, ears)
     smooth = relax(head, faces, rounds=25)
-    thick = {"short": 0.16, "bob": 0.3, "long": 0.26, "bun": 0.16}[person.hair_style]
+    thick = {"short": 0.12, "bob": 0.26, "long": 0.24, "bun": 0.13}[person.hair_style]
     normals = vertex_normals(smooth, faces)
     lift = np.maximum(0, ((head - smooth) * normals).sum(1))
     is_ear = np.minimum(*(np.linalg.norm(head - marks[k], axis=1) for k in (7, 8))) < 0.5
+    # Around the ears the shell lies close, so the skin below it stays.
+    under = field.copy()
+    under[used] = np.where(is_ear, np.minimum(under[used], 0.1), under[used])
     lift = np.where(is_ear, np.minimum(lift, 0.05), lift)
-    body_rise = 0.03 + thick * np.clip(field[used] / 0.5, 0, 1)
+    body_rise = 0.03 + thick * np.clip(field[used] / 0.8, 0, 1) ** 0.7
     crown = np.clip((head[:, 1] - eyes[1]) / 1.0, 0, 1)
-    shell = smooth + normals * (lift + body_rise * (0.7 + 0.5 * crown))[:, None]
+    shell = smooth + normals * (lift + body_rise * (0.8 + 0.25 * crown))[:, None]
     layers = [
         Layer(
             surface=Surface.HAIR,
@@ -65,6 +68,7 @@ def grow(
             parts=mesh.body_parts[on_head],
             atlas=mesh.body_uv[on_head],
             cloth=np.stack([shell[:, 0], shell[:, 1]], -1)[faces],
+            two_sided=True,
         )
     ]
     if person.hair_style in ("bob", "long"):
@@ -72,7 +76,7 @@ def grow(
         layers.append(_curtain(mesh, person, measures, cover, body, eyes, ears))
     if person.hair_style == "bun":
         layers.append(_bun(mesh, shell, body, eyes))
-    return Hair(layers=tuple(layers), covered=field)
+    return Hair(layers=tuple(layers), covered=under)
 
 
 def _scalp_field(

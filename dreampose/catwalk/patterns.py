@@ -8,6 +8,8 @@ from jaxtyping import Float32, Float64
 
 from dreampose.catwalk.identity import PATTERNS
 
+TRUNK_RADIUS = 1.5
+"""Radius in dm with which angles around trunk and skirt become cloth widths."""
 Weights = Float32[np.ndarray, " n"] | Float64[np.ndarray, " n"]
 Pattern = Callable[[Weights, Weights], Weights]
 """(around, down) in dm to the accent colour's share, 0 to 1."""
@@ -24,18 +26,22 @@ def make(kind: str, seed: int, *, bottom: float) -> Pattern:
     assert kind in PATTERNS
     random = np.random.default_rng([seed, 11])
     size = float(random.uniform(0.75, 1.3))
+    wide = _whole(size)
     share = float(random.uniform(0.35, 0.55))
     shift = float(random.uniform(0, 1))
     upright = bool(random.random() < 0.35)
     if kind == "plain":
         return lambda around, down: np.zeros_like(around)
     if kind == "stripes":
-        return lambda around, down: _band((around if upright else down) / size + shift, share, size)
+        if upright:
+            return lambda around, down: _band(around / wide + shift, share, wide)
+        return lambda around, down: _band(down / size + shift, share, size)
     if kind == "plaid":
         thin = 0.3 * share
+        wide = _whole(1.2 * size)
 
         def plaid(around: Weights, down: Weights) -> Weights:
-            a, b = around / (1.2 * size) + 0.25, down / (1.2 * size) + shift
+            a, b = around / wide + 0.25, down / (1.2 * size) + shift
             broad = _band(a, share, size) + _band(b, share, size)
             fine = _band(a + 0.5, thin, size) + _band(b + 0.5, thin, size)
             return np.clip(0.5 * broad + 0.25 * fine, 0, 1)
@@ -46,7 +52,7 @@ def make(kind: str, seed: int, *, bottom: float) -> Pattern:
 
         def dots(around: Weights, down: Weights) -> Weights:
             row = np.floor(down / size + shift)
-            a = around / size + 0.5 * (row % 2)
+            a = around / wide + 0.5 * (row % 2)
             away = np.hypot(a - np.floor(a) - 0.5, down / size + shift - row - 0.5)
             return np.clip((radius - away) * size / 0.06 + 0.5, 0, 1)
 
@@ -55,6 +61,12 @@ def make(kind: str, seed: int, *, bottom: float) -> Pattern:
         return _logo(random)
     start = float(random.uniform(-3.5, -1))
     return lambda around, down: np.clip((down - start) / max(bottom - start, 1.0), 0, 1)
+
+
+def _whole(period: float) -> float:
+    """The period nearest to that one which fits a whole number of times around the trunk."""
+    around = 2 * np.pi * TRUNK_RADIUS
+    return float(around / max(1, round(around / period)))
 
 
 def _band(phase: Weights, share: float, period: float) -> Weights:

@@ -152,7 +152,7 @@ def _shade(
         colour[own] = base + share[:, None] * (accent - base)
     colour[surface == Surface.SHOES] = person.shoes
     hair = np.flatnonzero(surface == Surface.HAIR)
-    strand = 1 + 0.07 * np.sin(cloth[hair, 0] * 31) + 0.05 * np.sin(cloth[hair, 0] * 13 + 1)
+    strand = 1 + 0.05 * np.sin(cloth[hair, 0] * 31) + 0.04 * np.sin(cloth[hair, 0] * 13 + 1)
     colour[hair] = np.array(person.hair, np.float32) * strand[:, None]
     bare = np.flatnonzero((surface == Surface.SKIN) | (surface == Surface.EYES))
     rest = np.einsum("nk,nkc->nc", bary[bare], scene.points.astype(np.float32)[corners[bare]])
@@ -198,7 +198,7 @@ def _face(
 
     cheek = np.exp(-((x - 0.12) ** 2 + (y + 0.42) ** 2) / 0.06) * ahead
     blend(0.35 * cheek, rosy)
-    blend(lips, mouth)
+    blend(0.75 * lips, mouth)
     arch = 0.26 - 0.9 * (x - 0.02) ** 2
     brow = np.clip((0.055 - np.abs(y - arch)) / 0.025, 0, 1) * np.clip((0.2 - np.abs(x - 0.03)) / 0.06, 0, 1)
     blend(0.8 * brow * ahead, np.array(person.hair, np.float32) * 0.75)

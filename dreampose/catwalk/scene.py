@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int64
 
-from dreampose.catwalk import hair, skirt, wardrobe
+from dreampose.catwalk import hair, patterns, skirt, wardrobe
 from dreampose.catwalk.gait import Pose
 from dreampose.catwalk.identity import Identity
 from dreampose.catwalk.layers import Layer, Measures, Surface, measure, trim
@@ -200,7 +200,7 @@ def _skirt_layer(mesh: Mesh, cut: wardrobe.Skirt) -> Layer:
     faces = skirt.faces()
     rings, columns = skirt.NUM_RINGS, skirt.NUM_COLUMNS + 1
     angles = np.linspace(-np.pi, np.pi, columns)
-    around = np.tile(angles * wardrobe.TRUNK_RADIUS, rings)
+    around = np.tile(angles * patterns.TRUNK_RADIUS, rings)
     down = np.repeat(cut.heights[0] - cut.heights, columns)
     # The atlas was made for a skirt down to the ankles: a shorter one takes its upper rings.
     share = (cut.heights[0] - cut.heights[-1]) / FULL_SKIRT

@@ -13,9 +13,10 @@ from dreampose.catwalk import skirt
 from dreampose.catwalk.identity import Identity
 from dreampose.catwalk.layers import Layer, Measures, Surface, along_arm, around_axis
 from dreampose.catwalk.mesh import Mesh, relax, vertex_normals
+from dreampose.catwalk.patterns import TRUNK_RADIUS
 
-TRUNK_RADIUS, ARM_RADIUS, LEG_RADIUS = 1.5, 0.5, 0.8
-"""Radii in dm with which angles around the body become cloth widths."""
+ARM_RADIUS, LEG_RADIUS = 0.5, 0.8
+"""Radii in dm with which angles around limbs become cloth widths."""
 ASIDE = 60.0
 """Cloth width by which limbs lie beside the trunk, so that a print on the chest is there alone."""
 OVERLAP = 0.3
@@ -149,10 +150,10 @@ def _top_field(
         sleeve = np.where((arm > -0.3) | (y > shoulder[1] - 1.4), edge - np.abs(x), 1.0)
     neck = measures.head("Neck")
     front = np.clip((z - neck[2]) / 0.5, 0, 1)
-    collar = neck[1] + 0.05 - 0.3 * (z - neck[2])
-    collar = collar - person.neckline * front * np.exp(-((x / 0.8) ** 2))
+    collar = neck[1] + 0.18 - 0.12 * (z - neck[2])
+    collar = collar - (0.35 + person.neckline) * front * np.exp(-((x / 0.85) ** 2))
     # Beyond the neck there is shoulder, which no neckline reaches.
-    collar = collar + 3 * np.clip(np.abs(x) - 0.8, 0, None)
+    collar = collar + 3 * np.clip(np.abs(x) - 0.9, 0, None)
     return np.minimum(np.minimum(sleeve, collar - y), np.where(arm > 0.1, 1.0, y - hem))
 
 
