@@ -47,6 +47,8 @@ class StageConfig:
     """0 switches the moving average off."""
     crop_size: int = 0
     """VAE stage: side in pixels of the person-centred square crops; 0 trains on whole frames."""
+    crop_share: float = 0.0
+    """Base stage: share of samples whose target and photo are cropped, each its own way."""
     kl_weight: float = 0.0
     latent_noise: float = 0.0
     """VAE stage: deviation of the normal noise added to raw latents of an `AutoencoderTiny`, which
@@ -221,7 +223,7 @@ def catwalk() -> Recipe:
         ),
         base_stage=StageConfig(
             learning_rate=5e-4, num_steps=4000, batch_size=16, lr_schedule="cosine",
-            warmup_steps=200, ema_decay=0.999,
+            warmup_steps=200, ema_decay=0.999, crop_share=0.25,
         ),
         subject_stage=StageConfig(learning_rate=1e-4, num_steps=100, batch_size=8),
         subject_vae_stage=StageConfig(

@@ -134,7 +134,10 @@ class BaseStage(Stage):
         clips, frames = data.targets[items].T
         photo_frames = sample_pairs(frames, data.num_frames_of[clips], generator)
         crops, photo_crops = sample_crops(
-            len(data.array(int(clips[0]), "crops")), len(items), generator
+            len(data.array(int(clips[0]), "crops")),
+            len(items),
+            generator,
+            share=self._config.crop_share,
         )
         cells: dict[str, list[np.ndarray]] = {"latents": [], "poses": [], "photo_latents": []}
         photos: list[np.ndarray] = []
@@ -184,13 +187,17 @@ def make_batch(values: Mapping[str, Any]) -> Batch:
 
 
 def sample_crops(
-    num_crops: int, count: int, generator: np.random.Generator
+    num_crops: int, count: int, generator: np.random.Generator, *, share: float = 1.0
 ) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
-    """A crop for each target and, where there is more than one, another for its photo."""
+    """A crop for each target and, where there is more than one, another for its photo.
+
+    Only this share of the samples is cropped; of the others target and photo are whole frames.
+    """
     target = generator.integers(num_crops, size=count)
-    if num_crops == 1:
-        return target, target
-    return target, (target + generator.integers(1, num_crops, size=count)) % num_crops
+    other = generator.integers(1, max(2, num_crops), size=count)
+    photo = (target + other) % num_crops
+    whole = generator.random(count) >= share
+    return np.where(whole, 0, target), np.where(whole, 0, photo)
 
 
 def trainable_encoder(pipe: DreamPosePipeline) -> nn.Module:
