@@ -30,6 +30,12 @@ def random_boxes(
     return np.array(boxes, np.int32)
 
 
+def random_orders(num: int, *, generator: np.random.Generator) -> Int32[np.ndarray, "n 3"]:
+    """Orders of the colour channels, none the usual one; different ones while there are enough."""
+    others = np.array([(0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)], np.int32)
+    return np.resize(generator.permutation(others), (num, 3))
+
+
 def crop(
     values: Shaped[np.ndarray, "... H W"], box: Int[np.ndarray, " 4"]
 ) -> Shaped[np.ndarray, "... h w"]:

@@ -49,6 +49,8 @@ class StageConfig:
     """VAE stage: side in pixels of the person-centred square crops; 0 trains on whole frames."""
     crop_share: float = 0.0
     """Base stage: share of samples whose target and photo are cropped, each its own way."""
+    recolour_share: float = 0.0
+    """Base stage: share of samples in other colours, target and photo alike."""
     kl_weight: float = 0.0
     latent_noise: float = 0.0
     """VAE stage: deviation of the normal noise added to raw latents of an `AutoencoderTiny`, which
@@ -116,6 +118,10 @@ class Recipe:
     both_dropout: float = 0.05
     num_crops: int = 4
     """Crops of every clip that preprocessing encodes: the first is the whole frame."""
+    num_recolours: int = 0
+    """Whole-frame versions of every clip in other colours (channels exchanged) that are encoded
+    too: the more colours a small data set shows, the better a model learns to take them from the
+    photo."""
     crop_scale: float = 0.85
     """Smallest side of a random crop, as a share of the frame's."""
     vae_stage: StageConfig
@@ -213,6 +219,8 @@ def catwalk() -> Recipe:
         },
         image_scale=2.0,
         pose_scale=2.0,
+        num_crops=2,
+        num_recolours=2,
         vae_stage=StageConfig(
             learning_rate=2e-3, num_steps=5000, batch_size=16, weight_decay=1e-4,
             lr_schedule="cosine", warmup_steps=100, ema_decay=0.999, crop_size=64,
@@ -223,7 +231,8 @@ def catwalk() -> Recipe:
         ),
         base_stage=StageConfig(
             learning_rate=5e-4, num_steps=4000, batch_size=16, lr_schedule="cosine",
-            warmup_steps=200, ema_decay=0.999, crop_share=0.25,
+            warmup_steps=200, ema_decay=0.999, crop_share=0.2,
+            recolour_share=0.4,
         ),
         subject_stage=StageConfig(learning_rate=1e-4, num_steps=100, batch_size=8),
         subject_vae_stage=StageConfig(

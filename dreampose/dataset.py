@@ -43,11 +43,14 @@ ARRAYS: Mapping[str, np.dtype[Any]] = {
     "latents": np.dtype(np.float16),
     "tokens": np.dtype(np.float16),
     "crops": np.dtype(np.int32),
+    "colours": np.dtype(np.int32),
     "joints": np.dtype(np.float32),
     "confidence": np.dtype(np.float32),
 }
-"""Array columns: frames (t H W 3), poses (k t 2 h w) and latents (k t c h w) for each crop, tokens
-(t n d), crops (k 4) in pixels of `frames`, joints (t j 4), confidence (t)."""
+"""Array columns: frames (t H W 3), poses (k t 2 h w) and latents (k t c h w) for each of k views,
+tokens (t n d), crops (k 4) in pixels of `frames` and colours (k 3), the channel order, of the views;
+joints (t j 4), confidence (t). View 0 is the frame as it is, then come the crops in the clip's own
+colours, then the whole frame in other colours."""
 
 SCHEMA = pa.schema(
     [
@@ -114,15 +117,15 @@ def encode_clip(
     clip_id: str,
     subject: str,
 ) -> dict[str, Any]:
-    """One row of training data: a clip's frames, pose maps, latents and crops.
+    """One row of training data: a clip's frames, pose maps, latents and views.
 
     Args:
         clip: the video.
         motion: its poses, a frame each, at the recipe's size or a multiple (`working_size`).
-        recipe: sizes and crops; see `Recipe.num_crops`.
+        recipe: sizes and views; see `Recipe.num_crops` and `Recipe.num_recolours`.
         pipe: pipeline whose VAE (and frozen image encoder) encodes the frames; `None` leaves
             latents and tokens out, which is what the VAE stage needs.
-        seed: the crops depend on it and on `clip_id` alone.
+        seed: the views depend on it and on `clip_id` alone.
         clip_id: unique name of the clip.
         subject: who is in it.
 
@@ -141,16 +144,23 @@ def encode_clip(
             f"motion size must be a multiple of {height}x{width}, got {motion.height}x{motion.width}"
         )
     name_key = int.from_bytes(hashlib.sha256(clip_id.encode()).digest()[:8], "big")
+    generator = np.random.default_rng((seed, name_key))
     boxes = augment.random_boxes(
         recipe.num_crops,
         height=height,
         width=width,
         smallest=recipe.crop_scale,
-        generator=np.random.default_rng((seed, name_key)),
+        generator=generator,
     )
+    orders = augment.random_orders(recipe.num_recolours, generator=generator)
+    boxes = np.concatenate([boxes, np.repeat(boxes[:1], recipe.num_recolours, axis=0)])
+    orders = np.concatenate([np.tile(np.arange(3, dtype=np.int32), (recipe.num_crops, 1)), orders])
     full = video.fit(clip.frames, motion.height, motion.width)
     maps = np.asarray(motion.maps)
-    crops = [augment.crop_frames(full, box * factor, height, width) for box in boxes]
+    crops = [
+        np.ascontiguousarray(augment.crop_frames(full, box * factor, height, width)[..., order])
+        for box, order in zip(boxes, orders, strict=True)
+    ]
     pose_crops = np.stack(
         [
             poses.to_grid(augment.crop(maps, box * factor), recipe.latent_size).numpy()
@@ -161,6 +171,7 @@ def encode_clip(
         "frames": crops[0],
         "poses": pose_crops,
         "crops": boxes,
+        "colours": orders,
         "joints": np.asarray(motion.joints) / np.array([factor, factor, factor, 1], np.float32),
         "confidence": np.asarray(motion.confidence),
     }
@@ -276,13 +287,14 @@ class Dataset:
         return self.clips[clip][name]
 
     def photo(
-        self, clip: int, frame: int, box: Int[np.ndarray, " 4"] | None = None
+        self, clip: int, frame: int, *, view: int | None = None
     ) -> UInt8[np.ndarray, "H W 3"]:
-        """A frame, or a box of it scaled to the frame's size."""
+        """A frame as it is, or one view of it at the frame's size (needs `crops`, `colours`)."""
         frames = self.array(clip, "frames")[frame : frame + 1]
-        if box is None:
+        if view is None:
             return frames[0]
-        return augment.crop_frames(frames, box, frames.shape[1], frames.shape[2])[0]
+        box, order = self.array(clip, "crops")[view], self.array(clip, "colours")[view]
+        return augment.crop_frames(frames, box, frames.shape[1], frames.shape[2])[0][..., order]
 
     def _read_file(self, file: pq.ParquetFile) -> list[dict[str, Any]]:
         present = set(file.schema_arrow.names)

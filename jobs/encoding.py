@@ -12,7 +12,7 @@ from dreampose.errors import InputError
 from dreampose.types import Clip
 from jobs import storage
 
-DATA_FIELDS = ("name", "height", "width", "num_crops", "crop_scale")
+DATA_FIELDS = ("name", "height", "width", "num_crops", "crop_scale", "num_recolours")
 """What of a recipe the data depend on; the numbers of training may change afterwards."""
 
 

@@ -15,7 +15,7 @@ from cluster import resources
 from dreampose import config
 from dreampose.errors import InputError
 from jobs import driver, storage, videos
-from jobs.encoding import DATA_FIELDS, Encoder, Settings
+from jobs.encoding import Encoder, Settings
 from jobs.videos import Video
 
 CLIPS = "clips"
@@ -89,7 +89,7 @@ def _run(
             fn_constructor_kwargs={"settings": settings, "num_threads": share.num_threads},
             batch_size=1,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=share.num_processes),
+            compute=ray.data.ActorPoolStrategy(size=share.num_processes),
             **share.remote_args,
         )
         with driver.bar(lambda: len(_done(out)) - num_before, total=len(todo), unit="video"):
@@ -125,7 +125,7 @@ def _settings(args: argparse.Namespace) -> Settings:
                 f"recipe must be the model's {pipe.recipe.name!r}, got {recipe.name!r}"
             )
         recipe, model_fingerprint = pipe.recipe, encoders_fingerprint(pipe)
-    for name in DATA_FIELDS if earlier else ():
+    for name in ("name", "height", "width") if earlier else ():
         expected, got = earlier["recipe"][name], getattr(recipe, name)
         if expected != got:
             raise InputError(f"recipe must have {name} {expected!r} as --data has, got {got!r}")

@@ -30,7 +30,7 @@ from dreampose.windows import sample_pairs, windows
 def columns(recipe: Recipe) -> tuple[str, ...]:
     """Array columns of the data that the stage reads."""
     photo = "tokens" if recipe.image_encoder_frozen else "frames"
-    return ("latents", "poses", "crops", photo)
+    return ("latents", "poses", "crops", "colours", photo)
 
 
 def denoising_step(
@@ -126,35 +126,28 @@ class BaseStage(Stage):
     ) -> dict[str, Any]:
         """Target frames with their pose windows, and another frame of each one's clip as photo.
 
-        The target and its poses share one crop, the photo has another, so that it cannot be
-        copied.
+        The target and its poses share one view; see `sample_views` for the photo's.
         """
         data = self._data[split]
         assert data is not None
         clips, frames = data.targets[items].T
         photo_frames = sample_pairs(frames, data.num_frames_of[clips], generator)
-        crops, photo_crops = sample_crops(
-            len(data.array(int(clips[0]), "crops")),
-            len(items),
-            generator,
-            share=self._config.crop_share,
-        )
+        views, photo_views = sample_views(self._recipe, len(items), generator, config=self._config)
         cells: dict[str, list[np.ndarray]] = {"latents": [], "poses": [], "photo_latents": []}
         photos: list[np.ndarray] = []
-        for clip, frame, photo, crop, photo_crop in zip(
-            *(values.tolist() for values in (clips, frames, photo_frames, crops, photo_crops)),
+        for clip, frame, photo, view, photo_view in zip(
+            *(values.tolist() for values in (clips, frames, photo_frames, views, photo_views)),
             strict=True,
         ):
             window = windows(int(data.num_frames_of[clip]), self._recipe.num_poses)[frame]
             latents = data.array(clip, "latents")
-            cells["latents"].append(latents[crop, frame])
-            cells["photo_latents"].append(latents[photo_crop, photo])
-            cells["poses"].append(data.array(clip, "poses")[crop, window])
+            cells["latents"].append(latents[view, frame])
+            cells["photo_latents"].append(latents[photo_view, photo])
+            cells["poses"].append(data.array(clip, "poses")[view, window])
             if self._recipe.image_encoder_frozen:
                 photos.append(data.array(clip, "tokens")[photo])
             else:
-                box = data.array(clip, "crops")[photo_crop]
-                photos.append(data.photo(clip, photo, box))
+                photos.append(data.photo(clip, photo, view=photo_view))
         batch: dict[str, Any] = {
             key: torch.from_numpy(np.stack(values)).float() for key, values in cells.items()
         }
@@ -186,18 +179,23 @@ def make_batch(values: Mapping[str, Any]) -> Batch:
     return Batch(**{key: value for key, value in values.items() if key in names})
 
 
-def sample_crops(
-    num_crops: int, count: int, generator: np.random.Generator, *, share: float = 1.0
+def sample_views(
+    recipe: Recipe, count: int, generator: np.random.Generator, *, config: StageConfig
 ) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
-    """A crop for each target and, where there is more than one, another for its photo.
+    """A view for each target and its photo; the order of views is that of `dataset.ARRAYS`.
 
-    Only this share of the samples is cropped; of the others target and photo are whole frames.
+    A share of the samples is cropped, the photo otherwise than the target so that it cannot be
+    copied; another share is in other colours, photo and target alike; the rest is as it is.
     """
-    target = generator.integers(num_crops, size=count)
-    other = generator.integers(1, max(2, num_crops), size=count)
-    photo = (target + other) % num_crops
-    whole = generator.random(count) >= share
-    return np.where(whole, 0, target), np.where(whole, 0, photo)
+    crops = generator.integers(recipe.num_crops, size=count)
+    others = generator.integers(1, max(2, recipe.num_crops), size=count)
+    recolours = recipe.num_crops + generator.integers(max(1, recipe.num_recolours), size=count)
+    kind = generator.random(count)
+    is_crop = kind < config.crop_share
+    is_recolour = (kind >= 1 - config.recolour_share) & (recipe.num_recolours > 0)
+    target = np.select([is_crop, is_recolour], [crops, recolours])
+    photo = np.select([is_crop, is_recolour], [(crops + others) % recipe.num_crops, recolours])
+    return target, photo
 
 
 def trainable_encoder(pipe: DreamPosePipeline) -> nn.Module:

@@ -95,7 +95,8 @@ class EncoderStage(Stage):
                     smallest=self._recipe.crop_scale,
                     generator=generator,
                 )[1]
-                photos.append(data.photo(clip, frame, box))
+                photo = data.photo(clip, frame)
+                photos.append(augment.crop_frames(photo[None], box, *photo.shape[:2])[0])
         first, second = (video.to_model(np.stack(photos)) for photos in pairs)
         return {"first": first, "second": second}
 
