@@ -50,7 +50,7 @@ class StageConfig:
     crop_share: float = 0.0
     """Base stage: share of samples whose target and photo are cropped, each its own way."""
     recolour_share: float = 0.0
-    """Base stage: share of samples in other colours, target and photo alike."""
+    """VAE and base stage: share of samples in other colours, target and photo alike."""
     kl_weight: float = 0.0
     latent_noise: float = 0.0
     """VAE stage: deviation of the normal noise added to raw latents of an `AutoencoderTiny`, which
@@ -225,6 +225,7 @@ def catwalk() -> Recipe:
             learning_rate=2e-3, num_steps=5000, batch_size=16, weight_decay=1e-4,
             lr_schedule="cosine", warmup_steps=100, ema_decay=0.999, crop_size=64,
             edge_weight=1.0, latent_noise=0.1,
+            recolour_share=0.5,
         ),
         encoder_stage=StageConfig(
             learning_rate=3e-4, num_steps=1000, batch_size=32, lr_schedule="cosine", warmup_steps=50

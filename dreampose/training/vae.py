@@ -64,6 +64,10 @@ class VaeStage(Stage):
         data = self._data[split]
         assert data is not None
         pixels = [self._crop(data, int(item), generator) for item in items]
+        orders = augment.random_orders(len(pixels), generator=generator)
+        recoloured = generator.random(len(pixels)) < self._config.recolour_share
+        for index in np.flatnonzero(recoloured):
+            pixels[index] = pixels[index][..., orders[index]]
         return {
             "pixels": torch.from_numpy(np.stack(pixels)),
             "seed": int(generator.integers(2**62)),
