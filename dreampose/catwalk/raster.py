@@ -37,10 +37,12 @@ def fragments(
         height: of the picture.
         width: of the picture.
     """
-    corners = points[faces]
-    order = np.argsort(-corners[:, :, 2].min(1), kind="stable")
-    corners = corners[order]
-    low, high = corners[..., :2].min(1), corners[..., :2].max(1)
+    # Numpy reduces an axis of three slowly: the corners stay apart.
+    a, b, c = (points[faces[:, corner]] for corner in range(3))
+    order = np.argsort(-np.minimum(np.minimum(a[:, 2], b[:, 2]), c[:, 2]), kind="stable")
+    a, b, c = a[order], b[order], c[order]
+    low = np.minimum(np.minimum(a, b), c)[:, :2]
+    high = np.maximum(np.maximum(a, b), c)[:, :2]
     limit = np.array([width, height], np.float32)
     first = np.clip(np.ceil(low - 0.5), 0, limit).astype(np.int32)
     last = np.clip(np.floor(high - 0.5) + 1, 0, limit).astype(np.int32)
@@ -55,7 +57,6 @@ def fragments(
     down = offset // columns
     x = first[row, 0] + (offset - down * columns)
     y = first[row, 1] + down
-    a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
     # Barycentrics are affine in x and y: three coefficients a triangle and coordinate.
     area = (b[:, 1] - c[:, 1]) * (a[:, 0] - c[:, 0]) + (c[:, 0] - b[:, 0]) * (a[:, 1] - c[:, 1])
     safe = np.where(np.abs(area) < 1e-9, np.float32(np.inf), area)
@@ -71,7 +72,7 @@ def fragments(
     kept = np.flatnonzero(inside)
     row = row[kept]
     bary = np.stack([first_bary[kept], second_bary[kept], third_bary[kept]], 1).astype(np.float32)
-    depth = np.einsum("nk,nk->n", bary, corners[row, :, 2])
+    depth = bary[:, 0] * a[row, 2] + bary[:, 1] * b[row, 2] + bary[:, 2] * c[row, 2]
     pixel = y[kept].astype(np.int64) * width + x[kept]
     return Fragments(pixel=pixel, face=order[row], bary=bary, depth=depth.astype(np.float32))
 

@@ -61,14 +61,16 @@ def draw(stage: Set, posed: Posed) -> Frame:
     scene, view = stage.scene, stage.camera
     height, width, _ = stage.backdrop.shape
     seen = view.project(posed.points)
-    corners = seen[scene.faces]
-    edge1, edge2 = corners[:, 1, :2] - corners[:, 0, :2], corners[:, 2, :2] - corners[:, 0, :2]
+    first, second, third = (seen[scene.faces[:, corner], :2] for corner in range(3))
+    edge1, edge2 = second - first, third - first
     front = edge1[:, 0] * edge2[:, 1] - edge1[:, 1] * edge2[:, 0] < 0
+    keeps = [posed.keep[scene.faces[:, corner]] for corner in range(3)]
     shown = front | scene.two_sided
-    shown &= (posed.keep[scene.faces] >= 0).any(1)
+    shown &= np.maximum(np.maximum(keeps[0], keeps[1]), keeps[2]) >= 0
     chosen = np.flatnonzero(shown)
     found = raster.fragments(seen, scene.faces[chosen], height, width)
-    keep = np.einsum("nk,nk->n", found.bary, posed.keep[scene.faces[chosen]][found.face])
+    edges = [values[chosen].astype(np.float32)[found.face] for values in keeps]
+    keep = found.bary[:, 0] * edges[0] + found.bary[:, 1] * edges[1] + found.bary[:, 2] * edges[2]
     found = found.take(keep >= 0)
     found = raster.Fragments(
         pixel=found.pixel, face=chosen[found.face], bary=found.bary, depth=found.depth
