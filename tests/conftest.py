@@ -11,11 +11,18 @@ os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import sys
+from types import ModuleType
+
+from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
-# Every annotation in dreampose, shapes included, is checked when it is called. This has to come
-# before the first import of dreampose.
-install_import_hook("dreampose", "beartype.beartype")
+# Every annotation in dreampose, shapes included, is checked when it is called; an int may stand
+# where a float is asked for (PEP 484). The hook wants the checker's name, not the checker, and has
+# to come before the first import of dreampose.
+sys.modules["annotation_checker"] = ModuleType("annotation_checker")
+sys.modules["annotation_checker"].check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # type: ignore[attr-defined]
+install_import_hook("dreampose", "annotation_checker.check")
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -44,7 +44,7 @@ def test_bad_recipe_is_refused(field: str, value: Any, expected: str) -> None:
 
 
 def test_unknown_recipe_lists_the_known_ones() -> None:
-    with pytest.raises(InputError, match="one of catwalk, sd14, got 'sd15'"):
+    with pytest.raises(InputError, match="one of catwalk, sd14 or a .json file, got 'sd15'"):
         config.recipe("sd15")
 
 

@@ -16,5 +16,7 @@ def load(folder: str | Path) -> DreamPosePipeline:
         InputError: the folder holds no model.
     """
     diffusers_logging.disable_progress_bar()
+    # It warns of a value that its own AutoencoderTiny writes into the configuration.
+    diffusers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     return checkpoints.load(folder)
