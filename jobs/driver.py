@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -62,7 +63,7 @@ class Stopped(BaseException):
 
 
 @contextlib.contextmanager
-def ray_session() -> Iterator[dict[str, float]]:
+def ray_session(*, log_to_driver: bool = True) -> Iterator[dict[str, float]]:
     """A Ray session for the length of the block; yields the cluster's totals.
 
     A cluster is joined where `RAY_ADDRESS` names one (a submitted job has it), else a private one
@@ -82,7 +83,7 @@ def ray_session() -> Iterator[dict[str, float]]:
         yield ray.cluster_resources()
         return
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    options: dict[str, Any] = {"logging_level": logging.WARNING}
+    options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": log_to_driver}
     if not address:
         # Workers inherit this process's environment.
         os.environ["PYTHONPATH"] = path
@@ -105,15 +106,33 @@ def ray_session() -> Iterator[dict[str, float]]:
         ray.shutdown()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a job is. `total` is None while it is not known."""
+
+    done: int
+    total: int | None
+    note: str = ""
+
+
 @contextlib.contextmanager
-def bar(count: Callable[[], int], *, total: int, unit: str) -> Iterator[None]:
-    """A progress bar for the length of the block, fed by asking `count` every second."""
+def bar(read: Callable[[], Progress], *, unit: str) -> Iterator[None]:
+    """A progress bar for the length of the block, fed by calling `read` every second."""
     ended = threading.Event()
-    with tqdm(total=total, unit=unit, mininterval=1 if sys.stderr.isatty() else 30) as progress:
+    with tqdm(unit=unit, mininterval=1 if sys.stderr.isatty() else 30) as progress:
+
+        def show() -> None:
+            now = read()
+            if progress.total is None and now.total is not None:
+                # What was done before this run must not count towards its speed.
+                progress.total, progress.initial = now.total, now.done
+                progress.n = now.done
+            progress.set_postfix_str(now.note, refresh=False)
+            progress.update(now.done - progress.n)
 
         def watch() -> None:
             while not ended.wait(1):
-                progress.update(count() - progress.n)
+                show()
 
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
@@ -122,7 +141,7 @@ def bar(count: Callable[[], int], *, total: int, unit: str) -> Iterator[None]:
         finally:
             ended.set()
             thread.join()
-            progress.update(count() - progress.n)
+            show()
 
 
 def _stop(_signal_number: int, _frame: FrameType | None) -> None:

@@ -92,7 +92,7 @@ def _run(
             compute=ray.data.ActorPoolStrategy(size=share.num_processes),
             **share.remote_args,
         )
-        with driver.bar(lambda: len(_done(out)) - num_before, total=len(todo), unit="video"):
+        with driver.bar(lambda: _progress(out, total=num_before + len(todo)), unit="video"):
             rows.write_parquet(
                 f"{path}/{CLIPS}",
                 filesystem=filesystem,
@@ -102,6 +102,10 @@ def _run(
             )
     finally:
         context.checkpoint_config = None
+
+
+def _progress(out: str, *, total: int) -> driver.Progress:
+    return driver.Progress(done=len(_done(out)), total=total)
 
 
 def _settings(args: argparse.Namespace) -> Settings:

@@ -1,5 +1,6 @@
 """Files on any pyarrow filesystem: this disk, S3, GCS. Knows nothing of what is in them."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from dreampose.errors import InputError
+from dreampose.files import new_folder
 
 
 def resolve(uri: str | Path) -> tuple[fs.FileSystem, str]:
@@ -82,6 +84,19 @@ def find(uri: str) -> list[str]:
     return [prefix + name for name in names]
 
 
+def folders(folder: str) -> list[str]:
+    """Names of the folders in a folder; none where it does not exist."""
+    filesystem, path = resolve(folder)
+    listed = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return sorted(item.base_name for item in listed if item.type == fs.FileType.Directory)
+
+
+def delete_folder(folder: str) -> None:
+    """Deletes a folder and all that is in it."""
+    filesystem, path = resolve(folder)
+    filesystem.delete_dir(path)
+
+
 def parquet_files(folder: str) -> list[str]:
     """Parquet files of a folder, sorted; none where there is no folder."""
     filesystem, path = resolve(folder)
@@ -94,6 +109,26 @@ def read_table(file: str, columns: Sequence[str]) -> pa.Table:
     """Some columns of a Parquet file."""
     filesystem, path = resolve(file)
     return pq.read_table(path, columns=list(columns), filesystem=filesystem)
+
+
+def upload_folder(source: Path, uri: str, *, last: str) -> None:
+    """Puts a folder in place of another.
+
+    On this disk it appears whole or not at all. Object stores have no such thing: there the file
+    `last`, without which the folder is not usable, is written after all others.
+    """
+    filesystem, path = resolve(uri)
+    if isinstance(filesystem, fs.LocalFileSystem):
+        with new_folder(path) as part:
+            shutil.copytree(source, part, dirs_exist_ok=True)
+        return
+    if filesystem.get_file_info(path).type != fs.FileType.NotFound:
+        filesystem.delete_dir(path)
+    files = sorted(file for file in source.rglob("*") if file.is_file())
+    for file in sorted(files, key=lambda file: file == source / last):
+        target = f"{path}/{file.relative_to(source).as_posix()}"
+        filesystem.create_dir(str(PurePosixPath(target).parent), recursive=True)
+        fs.copy_files(str(file), target, destination_filesystem=filesystem)
 
 
 @contextmanager
@@ -113,12 +148,8 @@ def local_copy(uri: str, sidecars: tuple[str, ...] = ()) -> Iterator[Path]:
         wanted += [PurePosixPath(path).with_suffix(suffix) for suffix in sidecars]
         for source in wanted:
             if filesystem.get_file_info(str(source)).type == fs.FileType.File:
-                fs.copy_files(
-                    str(source),
-                    str(Path(folder) / source.name),
-                    source_filesystem=filesystem,
-                    destination_filesystem=fs.LocalFileSystem(),
-                )
+                target = Path(folder) / source.name
+                fs.copy_files(str(source), str(target), source_filesystem=filesystem)
         yield Path(folder) / PurePosixPath(path).name
 
 

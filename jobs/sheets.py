@@ -1,0 +1,115 @@
+"""How a training goes, for TensorBoard: curves, and sheets of pictures at each checkpoint.
+
+Knows nothing of Ray or of the training loop; it looks at the model folders that the loop writes.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from dreampose import checkpoints, generate, poses, video
+from dreampose.dataset import Dataset
+from dreampose.errors import InputError
+from dreampose.latents import LatentCodec
+from dreampose.training import StepReport
+from jobs import storage
+
+if TYPE_CHECKING:
+    from jobs.training_worker import Order
+
+NUM_CLIPS = 4
+PRESET = "fast"
+EVERY = 10
+"""Steps between points of the curves."""
+
+
+class Sheets:
+    """Writes curves and sheets; does nothing where it is not enabled (all ranks but the first)."""
+
+    def __init__(self, order: "Order", *, enabled: bool) -> None:
+        self._order = order
+        self._enabled = enabled
+        self._writer: Any = None
+        self._clips: list[Dataset] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def write(self, report: StepReport) -> None:
+        """Takes in one step."""
+        if not self._enabled:
+            return
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # A resumed run repeats steps that a killed one had written already.
+            folder = f"{self._order.out}/tensorboard"
+            self._writer = SummaryWriter(folder, purge_step=report.step)
+        if report.step % EVERY == 0 or report.step == report.total:
+            self._writer.add_scalar("loss/train", report.loss, report.step)
+            self._writer.add_scalar("learning_rate", report.lr, report.step)
+            self._writer.add_scalar("samples_per_second", report.samples_per_second, report.step)
+        if report.validation_loss is not None:
+            self._writer.add_scalar("loss/validation", report.validation_loss, report.step)
+        if report.checkpoint is not None and self._order.stage != "encoder":
+            sheet = self._sheet(report.checkpoint / "model")
+            self._writer.add_image("samples", sheet, report.step, dataformats="HWC")
+            self._writer.flush()
+
+    def _sheet(self, model: Path) -> UInt8[np.ndarray, "H W 3"]:
+        """A row a clip: photo, truth and what the model makes of it."""
+        if self._clips is None:
+            self._clips = _first_clips(self._order)
+        pipe = checkpoints.load(model)
+        pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+        rows: list[np.ndarray] = []
+        for clip in self._clips:
+            frames = clip.array(0, "frames")
+            chosen = np.linspace(0, len(frames) - 1, 4).astype(int)
+            if self._order.stage == "vae":
+                codec = LatentCodec(vae=pipe.vae)
+                with torch.no_grad():
+                    images = video.to_model(frames[chosen]).to(pipe.vae.device)
+                    made = video.to_pixels(codec.decode(codec.encode(images)))
+            else:
+                made = _render(pipe, clip, chosen.tolist())
+            rows.append(np.concatenate([*frames[chosen], *made], axis=1))
+        return np.concatenate(rows)
+
+
+def _render(pipe: Any, clip: Dataset, chosen: list[int]) -> UInt8[np.ndarray, "t H W 3"]:
+    """Frames of a clip from its first one and its poses."""
+    factor = clip.recipe.downscale
+    maps = clip.array(0, "poses")[0].astype(np.float32)
+    # Repeated cells average back to exactly the stored latent grid.
+    maps = maps.repeat(factor, axis=-2).repeat(factor, axis=-1)
+    motion = poses.Motion(
+        maps=maps,
+        joints=clip.array(0, "joints"),
+        confidence=clip.array(0, "confidence"),
+        fps=clip.clips[0]["fps"],
+    )
+    photo = clip.photo(0, 0)
+    request = generate.prepare(pipe, [photo], motion, preset=PRESET, align=False)
+    return generate.render_frames(pipe, request, chosen)
+
+
+def _first_clips(order: "Order") -> list[Dataset]:
+    """The first usable clips of the held-out data, else of the training data."""
+    found: list[Dataset] = []
+    columns = ("frames", "poses", "joints", "confidence")
+    for file in storage.parquet_files(f"{order.val_data or order.data}/clips"):
+        try:
+            found.append(Dataset(file, recipe=order.recipe, columns=columns))
+        except InputError:  # a rejected video
+            continue
+        if len(found) == NUM_CLIPS:
+            break
+    return found

@@ -1,0 +1,214 @@
+#!/usr/bin/env python
+"""Training of a model, one stage at a time, with Ray Train. Knows nothing of losses."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from cluster import resources
+from dreampose import config
+from dreampose.errors import InputError
+from jobs import driver, storage
+
+STAGES = ("vae", "encoder", "base")
+RAY = "ray"
+"""Folder of Ray Train's own state within a run: its checkpoints and what it knows of them."""
+RESULT = "result.json"
+"""Written last: what was trained, so that a finished run is not done again."""
+MAX_FAILURES = 3
+EXAMPLES = """\
+  # A model of one's own: first the VAE, then the encoder of photos, then the rest
+  jobs/train.py --stage vae --data data/frames --val-data data/val --out runs/vae
+  jobs/train.py --stage encoder --model runs/vae/model --data data/frames --out runs/encoder
+  jobs/preprocess.py --data data/frames --model runs/encoder/model --out data/latents
+  jobs/train.py --stage base --model runs/encoder/model --data data/latents --out runs/base
+
+  # Eight GPUs, checkpoints on S3
+  jobs/train.py --stage base --recipe sd14 --model s3-mount/start --data s3://studio/data \\
+      --out s3://studio/runs/base --workers 8
+
+  # Watch it
+  tensorboard --logdir runs
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; see `--help`."""
+    return driver.run(train, _parser(), argv)
+
+
+def train(args: argparse.Namespace) -> int:
+    """Checks everything, then trains what is not trained yet; gives the exit code."""
+    recipe = _check(args)
+    out = storage.absolute(args.out)
+    asked = {
+        "stage": args.stage,
+        "recipe": recipe.to_dict(),
+        "data": storage.absolute(args.data),
+        "model": args.model and storage.absolute(args.model),
+        "steps": args.steps,
+        "seed": args.seed,
+    }
+    asked = json.loads(json.dumps(asked))
+    if (
+        storage.is_file(f"{out}/{RESULT}")
+        and json.loads(storage.read_text(f"{out}/{RESULT}")) == asked
+    ):
+        print(f"{out}/model: trained before")
+        return 0
+    with driver.ray_session(log_to_driver=False) as total:
+        facts = _fit(args, recipe, out, total)
+    if "input_error" in facts:
+        raise InputError(facts["input_error"])
+    if not facts.get("finished"):
+        raise driver.Stopped
+    storage.write_text(f"{out}/{RESULT}", json.dumps(asked, indent=1) + "\n")
+    print(f"{out}/model: trained, {facts.get('total', 0)} steps")
+    return 0
+
+
+def _fit(
+    args: argparse.Namespace, recipe: config.Recipe, out: str, total: Mapping[str, float]
+) -> dict[str, Any]:
+    """Runs Ray Train to its end and gives what the workers put on the board."""
+    import ray
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from jobs.board import Board, stop_on_sigterm
+    from jobs.training_worker import Order, work
+
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    use_gpu = total.get("GPU", 0) >= args.workers if args.gpus is None else args.gpus
+    share = resources.training(total, workers=args.workers, gpus=use_gpu)
+    resources.require(total, share, at_least=args.workers)
+    _sweep(out)
+    board = Board.remote()
+    order = Order(
+        stage=args.stage,
+        recipe=recipe,
+        data=storage.absolute(args.data),
+        val_data=args.val_data and storage.absolute(args.val_data),
+        out=out,
+        model=args.model and storage.absolute(args.model),
+        max_steps=args.steps,
+        seed=args.seed,
+        checkpoint_every=args.checkpoint_every,
+        validate_every=args.validate_every,
+        num_threads=share.num_threads,
+    )
+    trainer = TorchTrainer(
+        work,
+        train_loop_config={"order": order, "board": board},
+        scaling_config=ScalingConfig(
+            num_workers=args.workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": share.num_cpus} | ({"GPU": 1} if use_gpu else {}),
+        ),
+        run_config=RunConfig(
+            name=RAY,
+            storage_path=out,
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+
+    def progress() -> driver.Progress:
+        facts = ray.get(board.read.remote())
+        note = f"loss {facts['loss']:.4f}" if "loss" in facts else "starting"
+        return driver.Progress(done=facts.get("step", 0), total=facts.get("total"), note=note)
+
+    with stop_on_sigterm(board), driver.bar(progress, unit="step"):
+        trainer.fit()
+    return ray.get(board.read.remote())
+
+
+def _sweep(out: str) -> None:
+    """Deletes checkpoints that a killed run wrote but Ray never took note of."""
+    snapshot = f"{out}/{RAY}/checkpoint_manager_snapshot.json"
+    known = storage.read_text(snapshot) if storage.is_file(snapshot) else ""
+    for name in storage.folders(f"{out}/{RAY}"):
+        if name.startswith("checkpoint_") and name not in known:
+            storage.delete_folder(f"{out}/{RAY}/{name}")
+
+
+def _check(args: argparse.Namespace) -> config.Recipe:
+    """Everything that can be known to be wrong before Ray starts; gives the recipe.
+
+    Raises:
+        InputError: stage, recipe, model and data are not there or do not belong together.
+    """
+    if args.stage not in STAGES:
+        raise InputError(f"stage must be one of {', '.join(STAGES)}, got {args.stage!r}")
+    for name in ("workers", "checkpoint_every", "validate_every"):
+        if getattr(args, name) < 1:
+            raise InputError(f"{name} must be at least 1, got {getattr(args, name)}")
+    if args.steps is not None and args.steps < 1:
+        raise InputError(f"steps must be at least 1, got {args.steps}")
+    from dreampose import checkpoints
+    from dreampose.dataset import Dataset, encoders_fingerprint
+
+    pipe = None if args.model is None else checkpoints.load(args.model)
+    if args.recipe is not None or pipe is None:
+        recipe = config.recipe(args.recipe or "catwalk")
+    else:
+        recipe = pipe.recipe
+    if pipe is not None and pipe.recipe.name != recipe.name:
+        raise InputError(f"recipe must be the model's {pipe.recipe.name!r}, got {recipe.name!r}")
+    if args.stage == "base" and pipe is None:
+        raise InputError("model must be given for stage base (the data's latents are its VAE's)")
+    for data in filter(None, (args.data, args.val_data)):
+        facts = Dataset(data, recipe=recipe, columns=())
+        if args.stage == "base" and pipe is not None:
+            expected = encoders_fingerprint(pipe)
+            if facts.fingerprint != expected:
+                raise InputError(
+                    f"data must be encoded by the model {args.model!r} ({expected}), got "
+                    f"{facts.fingerprint} in {data!r}: run jobs/preprocess.py with that model"
+                )
+    return recipe
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = driver.parser(
+        "train",
+        "Trains one stage of a model: vae (the autoencoder), encoder (the photo's tokens; only\n"
+        "for models of one's own) or base (the denoiser). Leaves the model in OUT/model, curves\n"
+        "and sample sheets in OUT/tensorboard.",
+        EXAMPLES,
+    )
+    parser.add_argument("--stage", required=True, help="vae, encoder or base")
+    parser.add_argument("--data", required=True, help="data folder of jobs/preprocess.py")
+    parser.add_argument(
+        "--out", required=True, help="folder of the run, on this disk or any storage"
+    )
+    parser.add_argument(
+        "--recipe", help="catwalk, sd14 or a .json file; by default the model's, else catwalk"
+    )
+    parser.add_argument("--model", help="model folder to start from; random weights without it")
+    parser.add_argument("--val-data", help="data folder of people who are not in --data")
+    parser.add_argument("--steps", type=int, help="optimizer steps, instead of the recipe's")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order and noise")
+    parser.add_argument("--workers", type=int, default=1, help="processes (default: %(default)s)")
+    parser.add_argument(
+        "--gpus",
+        action=argparse.BooleanOptionalAction,
+        help="a GPU for each worker; by default where the cluster has that many",
+    )
+    parser.add_argument(
+        "--checkpoint-every", type=int, default=500, metavar="STEPS", help="(%(default)s)"
+    )
+    parser.add_argument(
+        "--validate-every", type=int, default=500, metavar="STEPS", help="(%(default)s)"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""What each process of a training does: the plain loop of `dreampose.training`, reported to Ray.
+
+Knows nothing of losses. Everything that must outlive the process goes through `ray.train.report`.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train
+
+from dreampose.config import Recipe
+from dreampose.errors import InputError
+from dreampose.training import StepReport
+from jobs import storage
+from jobs.board import StopWatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What to train; see `dreampose.training.train` for the fields it takes as they are.
+
+    out: folder or URI of the run. num_threads: of torch in each worker.
+    """
+
+    stage: str
+    recipe: Recipe
+    data: str
+    val_data: str | None
+    out: str
+    model: str | None
+    max_steps: int | None
+    seed: int
+    checkpoint_every: int
+    validate_every: int
+    num_threads: int
+
+
+def work(config: dict[str, Any]) -> None:
+    """Ray Train's loop: trains, reports, and from rank 0 puts up the finished model.
+
+    Bad input that only shows here ends the loop with a word on the board: Ray would try again.
+    """
+    order: Order = config["order"]
+    board = config["board"]
+    rank = ray.train.get_context().get_world_rank()
+    # The name is fixed so that what a killed process left behind is found and cleared away.
+    key = hashlib.sha256(order.out.encode()).hexdigest()[:12]
+    folder = Path(tempfile.gettempdir()) / f"dreampose-{key}-{rank}"
+    shutil.rmtree(folder, ignore_errors=True)
+    stop = StopWatch(board)
+    try:
+        _train(order, board, stop, folder, is_first=rank == 0)
+    except InputError as error:
+        board.put.remote({"input_error": str(error)})
+    finally:
+        stop.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _train(order: Order, board: Any, stop: StopWatch, folder: Path, *, is_first: bool) -> None:
+    import torch
+    from accelerate import Accelerator
+
+    from dreampose import training
+    from jobs.sheets import Sheets
+
+    torch.set_num_threads(order.num_threads)
+    bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    _fetch_checkpoint(folder / "checkpoints")
+    steps = training.train(
+        order.stage,
+        recipe=order.recipe,
+        data=order.data,
+        validation=order.val_data,
+        out=folder,
+        accelerator=Accelerator(mixed_precision="bf16" if bf16 else "no"),
+        model=order.model,
+        max_steps=order.max_steps,
+        seed=order.seed,
+        stop=stop,
+        checkpoint_every=order.checkpoint_every,
+        validate_every=order.validate_every,
+        keep=1,
+    )
+    report = None
+    is_reported = True
+    with Sheets(order, enabled=is_first) as sheets:
+        for report in steps:
+            # Only rank 0 has the checkpoint, but every rank must report equally often.
+            is_reported = report.step % order.checkpoint_every == 0 or report.step == report.total
+            if is_reported:
+                _report(report)
+            if is_first:
+                board.put.remote({"step": report.step, "total": report.total, "loss": report.loss})
+                sheets.write(report)
+        if report is not None and not is_reported:
+            _report(report)
+    if is_first and (report is None or report.step == report.total):
+        storage.upload_folder(folder / "model", f"{order.out}/model", last="model_index.json")
+        board.put.remote({"finished": True})
+
+
+def _report(report: StepReport) -> None:
+    checkpoint = None
+    if report.checkpoint is not None:
+        checkpoint = ray.train.Checkpoint.from_directory(str(report.checkpoint))
+    facts = {"step": report.step, "loss": report.loss, "validation_loss": report.validation_loss}
+    ray.train.report(facts, checkpoint=checkpoint)
+
+
+def _fetch_checkpoint(folder: Path) -> None:
+    """Puts the last checkpoint of the run, if there is one, where the loop looks for it."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return
+    with checkpoint.as_directory() as source:
+        step = json.loads((Path(source) / "state.json").read_text("utf-8"))["step"]
+        shutil.copytree(source, folder / f"step_{step:08d}")
