@@ -127,10 +127,7 @@ def align(motion: Motion, body: Motion | Body, *, follow: bool | None = None) ->
         maps = paint(joints, height, width)
     else:
         maps = np.concatenate(
-            [
-                p.warp(m[None], (height, width))
-                for p, m in zip(placements, motion.maps, strict=True)
-            ]
+            [p.warp(m[None], (height, width)) for p, m in zip(placements, motion.maps, strict=True)]
         )
     return replace(motion, maps=maps, joints=joints)
 
@@ -146,9 +143,7 @@ def frame_person(
         floor: floor line as a share of the maps' height.
         follow: as in `align`.
     """
-    body = Body(
-        height=size * motion.height, floor=floor * motion.height, center=motion.width / 2
-    )
+    body = Body(height=size * motion.height, floor=floor * motion.height, center=motion.width / 2)
     return align(motion, body, follow=follow)
 
 

@@ -181,7 +181,9 @@ class LandmarkReader:
             flags=cv2.WARP_INVERSE_MAP | (cv2.INTER_LINEAR if scale > 1 else cv2.INTER_CUBIC),
             borderMode=cv2.BORDER_REPLICATE,
         )
-        raw, presence = self._network((crop[None] / 255).astype(np.float32), "Identity", "Identity_1")
+        raw, presence = self._network(
+            (crop[None] / 255).astype(np.float32), "Identity", "Identity_1"
+        )
         raw = raw.reshape(39, 5)
         places = raw[:, :2] @ to_picture[:, :2].T + to_picture[:, 2]
         joints = np.concatenate(

@@ -54,9 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="place the person in the middle of the maps and follow them as a camera would",
     )
-    parser.add_argument(
-        "--no-preview", action="store_true", help="do not write MOTION.preview.mp4"
-    )
+    parser.add_argument("--no-preview", action="store_true", help="do not write MOTION.preview.mp4")
 
 
 def _numbers(text: str, separator: str, field: str, expected: str) -> tuple[int, int]:

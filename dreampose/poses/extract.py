@@ -1,6 +1,7 @@
 """From a video to a motion: estimate, drop jumps, fill short gaps. Knows no estimator by name."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -62,9 +63,7 @@ def extract(
                 f"frames must be a range A:B with 0 <= A < B <= {len(clip.frames)}, "
                 f"got {start}:{stop}"
             )
-        clip = replace(
-            clip, frames=clip.frames[start:stop], first_frame=clip.first_frame + start
-        )
+        clip = replace(clip, frames=clip.frames[start:stop], first_frame=clip.first_frame + start)
     track = estimator(clip, height=height, width=width, progress=progress)
     if track.maps is None:
         track = _without_misreadings(track)
@@ -94,8 +93,8 @@ def extract(
 def _check_gaps(found: Bool[np.ndarray, " t"], clip: Clip, limit: int) -> None:
     """Refuses stretches of more than `limit` frames without a pose."""
     seen = np.concatenate([[-1], np.flatnonzero(found), [len(found)]])
-    for before, after in zip(seen[:-1], seen[1:], strict=True):
-        num_lost = int(after - before) - 1
+    for before, after in pairwise(seen.tolist()):
+        num_lost = after - before - 1
         if num_lost > limit:
             first, last = before + 1 + clip.first_frame, after - 1 + clip.first_frame
             raise InputError(

@@ -9,7 +9,11 @@ from jaxtyping import Float
 
 NAMES = (
     "nose",
-    *(f"{side}_eye_{place}" for side in ("left", "right") for place in ("inner", "middle", "outer")),
+    *(
+        f"{side}_eye_{place}"
+        for side in ("left", "right")
+        for place in ("inner", "middle", "outer")
+    ),
     *("left_ear", "right_ear", "mouth_left", "mouth_right"),
     *(
         f"{side}_{place}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from dreampose.poses.blazepose import Landmarks, LandmarkReader, PersonDetector, Region
+from dreampose.poses.blazepose import LandmarkReader, Landmarks, PersonDetector, Region
 from dreampose.poses.landmarks import body_height, point
 
 _PRESENCE = 0.5

@@ -18,7 +18,7 @@ class Scripted:
     track: Track
     name: str = "scripted"
 
-    def __call__(self, clip, *, height, width, progress=None):  # noqa: ANN001, ANN204, ARG002
+    def __call__(self, clip, *, height, width, progress=None):
         start = clip.first_frame
         cut = slice(start, start + len(clip.frames))
         return replace(
@@ -71,7 +71,9 @@ def test_gaps_at_the_ends_repeat_the_nearest_pose(walk):
     np.testing.assert_array_equal(motion.joints[19], walk.joints[18])
 
 
-@pytest.mark.parametrize(("lost", "named"), [(range(7, 12), "7 to 11"), (range(15, 20), "15 to 19")])
+@pytest.mark.parametrize(
+    ("lost", "named"), [(range(7, 12), "7 to 11"), (range(15, 20), "15 to 19")]
+)
 def test_longer_gaps_are_refused_with_their_range_and_the_limit(walk, lost, named):
     # 0.4 s at 10 frames a second are four frames; these are five.
     with pytest.raises(InputError, match=f"up to 4 frames.*5 frames.*{named}.*walk.mp4"):
@@ -80,7 +82,7 @@ def test_longer_gaps_are_refused_with_their_range_and_the_limit(walk, lost, name
 
 
 def test_nobody_in_the_picture_is_refused(walk):
-    with pytest.raises(InputError, match="nobody in any of the 20 frames of walk.mp4"):
+    with pytest.raises(InputError, match=r"nobody in any of the 20 frames of walk\.mp4"):
         extract(CLIP, Scripted(without(walk, *range(20))), height=160, width=128)
 
 
