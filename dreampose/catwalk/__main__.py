@@ -9,7 +9,7 @@ from dreampose.errors import InputError
 
 def main() -> int:
     """Parses the flags and runs; bad input gives one line and exit code 2."""
-    parser = argparse.ArgumentParser(prog="python -m dreampose.catwalk")
+    parser = argparse.ArgumentParser(prog="python -m dreampose.catwalk", description=cli.__doc__)
     cli.add_arguments(parser)
     try:
         return cli.run(parser.parse_args())

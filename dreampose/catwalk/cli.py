@@ -1,8 +1,14 @@
-"""Command line of the catwalk data set. Knows nothing of how frames are made."""
+"""Renders the synthetic fashion data set. Knows nothing of how frames are made.
+
+Clothed people who walk and turn: each clip is an MP4 with exact ground truth (NPZ) and the
+person's parameters (JSON). Run it again to finish what is missing.
+"""
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -11,14 +17,20 @@ from dreampose.catwalk.identity import SPLITS
 from dreampose.errors import InputError
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the data set's flags."""
-    parser.description = (
-        "Renders the synthetic fashion data set: clothed people who walk and turn, each clip an "
-        "MP4 with exact ground truth (NPZ) and the person's parameters (JSON). Run it again to "
-        "finish what is missing."
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+def add_arguments(
+    parser: argparse.ArgumentParser,
+    *,
+    out: Callable[[str], Any] = Path,
+    workers: int | None = 1,
+) -> None:
+    """Adds the data set's flags.
+
+    Args:
+        parser: to add them to.
+        out: type of `--out`; a job that writes to any storage takes `str`.
+        workers: default of `--workers`; None means as many as fit.
+    """
+    parser.add_argument("--out", type=out, required=True, help="folder to write to")
     parser.add_argument("--identities", type=int, required=True, help="people, two clips each")
     parser.add_argument("--frames", type=int, default=32, help="frames per clip (default: 32)")
     parser.add_argument("--split", choices=SPLITS, default="train", help="default: train")
@@ -26,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", default="320x256", metavar="HxW", help="height x width (default: 320x256)"
     )
-    parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+    parser.add_argument(
+        "--workers", type=int, default=workers, help=f"processes (default: {workers or 'all cores'})"
+    )
 
 
 def parse_size(text: str) -> tuple[int, int]:

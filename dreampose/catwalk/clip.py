@@ -156,7 +156,14 @@ def write_clip(clip: CatwalkClip, folder: str | Path, name: str) -> Path:
                 fps=np.float64(clip.fps),
             )
         part.replace(truth)
-        values = clip.identity.to_dict() | {"motion": clip.motion, "fps": clip.fps}
+        num_frames, height, width, _ = clip.frames.shape
+        values = clip.identity.to_dict() | {
+            "motion": clip.motion,
+            "fps": clip.fps,
+            "num_frames": num_frames,
+            "height": height,
+            "width": width,
+        }
         part.write_text(json.dumps(values, indent=1) + "\n")
         part.replace(facts)
     finally:

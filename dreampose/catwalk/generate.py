@@ -1,9 +1,11 @@
 """A whole catwalk data set: many people, two clips each, one manifest. Knows nothing of Ray."""
 
 import csv
+import io
+import json
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -12,6 +14,9 @@ from dreampose.catwalk.gait import MOTIONS
 from dreampose.catwalk.identity import check_split, identity
 from dreampose.errors import InputError
 
+MANIFEST = "manifest.csv"
+SUFFIXES = (".npz", ".json", ".mp4")
+"""A clip's files in the order in which they are written."""
 MAX_IDENTITIES = 100_000
 """People per data set seed."""
 
@@ -72,9 +77,32 @@ def tasks(
 
 
 def is_done(out: Path, task: ClipTask) -> bool:
-    """Whether the clip's three files are there; the MP4 is written last."""
+    """Whether the clip's three files are there; the MP4 is written last.
+
+    Raises:
+        InputError: the clip that is there has another size or length.
+    """
     path = out / task.path
-    return all(path.with_suffix(suffix).is_file() for suffix in (".mp4", ".npz", ".json"))
+    if not all(path.with_suffix(suffix).is_file() for suffix in SUFFIXES):
+        return False
+    check_same(path.with_suffix(".json").read_text(), task)
+    return True
+
+
+def check_same(facts: str, task: ClipTask) -> None:
+    """Compares a finished clip's JSON with the clip that is wanted under its name.
+
+    Raises:
+        InputError: size or length differ.
+    """
+    found = json.loads(facts)
+    for name in ("num_frames", "height", "width"):
+        wanted = getattr(task, name)
+        if found.get(name, wanted) != wanted:
+            raise InputError(
+                f"out must be a new folder or hold clips of {name} {wanted}, "
+                f"got {found[name]} in {task.path}"
+            )
 
 
 def render_task(out: Path, task: ClipTask) -> None:
@@ -93,19 +121,14 @@ def render_task(out: Path, task: ClipTask) -> None:
     write_clip(clip, out, Path(task.path).stem)
 
 
-def write_manifest(out: Path, rows: list[ClipTask]) -> None:
-    """Writes `manifest.csv`, one row per finished clip, whole or not at all."""
-    out.mkdir(parents=True, exist_ok=True)
-    part = out / f".manifest.{os.getpid()}.part"
-    try:
-        with part.open("w", newline="") as file:
-            names = [field.name for field in fields(ClipTask)]
-            writer = csv.DictWriter(file, fieldnames=names, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in rows)
-        part.replace(out / "manifest.csv")
-    finally:
-        part.unlink(missing_ok=True)
+def manifest_text(rows: Sequence[ClipTask]) -> str:
+    """The manifest's CSV, one row per clip."""
+    text = io.StringIO()
+    names = [field.name for field in fields(ClipTask)]
+    writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    return text.getvalue()
 
 
 def _render(argument: tuple[Path, ClipTask]) -> ClipTask:
@@ -152,4 +175,6 @@ def generate(
             for _ in pool.imap_unordered(_render, todo):
                 done += 1
                 yield done, len(plan)
-    write_manifest(out, plan)
+    part = out / f".{MANIFEST}.{os.getpid()}.part"
+    part.write_text(manifest_text(plan))
+    part.replace(out / MANIFEST)

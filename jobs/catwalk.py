@@ -1,0 +1,162 @@
+#!/usr/bin/env python
+"""The synthetic fashion data set, rendered with Ray Data. Knows nothing of how frames are made."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pyarrow import fs
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from cluster import resources
+from dreampose.catwalk import cli
+from dreampose.catwalk.generate import (
+    MANIFEST,
+    SUFFIXES,
+    ClipTask,
+    check_same,
+    manifest_text,
+    render_task,
+    tasks,
+)
+from dreampose.errors import InputError
+from jobs import driver, storage
+
+EXAMPLES = """\
+  # 96 people for training, 12 for validation, 24 for tests
+  jobs/catwalk.py --out clips/train --identities 96 --split train --seed 1
+  jobs/catwalk.py --out clips/val --identities 12 --split val --seed 2
+  jobs/catwalk.py --out clips/test --identities 24 --split test --seed 3
+
+  # At the embedded model's size, on a bucket that every node of the cluster reaches
+  jobs/catwalk.py --out s3://studio/clips --identities 1000 --size 160x128
+"""
+
+
+class Renderer:
+    """Renders one clip per row; a rendered clip is its own record of being done."""
+
+    def __init__(self, out: str) -> None:
+        self.out = out
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Renders the clips of a batch; the rows go on with nothing but their paths."""
+        names = list(batch)
+        for values in zip(*(batch[name] for name in names), strict=True):
+            task = ClipTask(**{k: _plain(v) for k, v in zip(names, values, strict=True)})
+            _render(self.out, task)
+        return {"path": list(batch["path"])}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; see `--help`."""
+    return driver.run(render, _parser(), argv)
+
+
+def render(args: argparse.Namespace) -> int:
+    """Checks the flags, then renders what is not there yet; gives the exit code."""
+    height, width = cli.parse_size(args.size)
+    plan = tasks(
+        identities=args.identities,
+        frames=args.frames,
+        split=args.split,
+        seed=args.seed,
+        height=height,
+        width=width,
+    )
+    if args.workers is not None and args.workers < 1:
+        raise InputError(f"workers must be at least 1, got {args.workers}")
+    out = storage.absolute(args.out)
+    todo = _missing(out, plan)
+    there = next((task for task in plan if task not in todo), None)
+    if there is not None:
+        check_same(storage.read_text(f"{out}/{Path(there.path).stem}.json"), there)
+    if todo:
+        with driver.ray_session() as total:
+            _run(out, todo, total, args.workers)
+    storage.write_text(f"{out}/{MANIFEST}", manifest_text(plan))
+    print(f"{args.out}: {len(plan)} clips, {len(plan) - len(todo)} of them there before")
+    return 0
+
+
+def _run(
+    out: str, todo: Sequence[ClipTask], total: Mapping[str, float], workers: int | None
+) -> None:
+    import ray
+
+    from jobs.worklist import Worklist
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    share = resources.preprocessing(total, num_videos=len(todo), workers=workers, gpus=False)
+    resources.require(total, share)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    rows = ray.data.read_datasource(
+        Worklist([asdict(task) for task in todo]),
+        override_num_blocks=len(todo),
+        num_cpus=resources.LIGHT_CPUS,
+    ).map_batches(
+        Renderer,
+        fn_constructor_kwargs={"out": out},
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=share.num_processes),
+        **share.remote_args,
+    )
+    with driver.bar(lambda: len(todo) - len(_missing(out, todo)), total=len(todo), unit="clip"):
+        for _ in rows.iter_batches(batch_size=1):
+            pass
+
+
+def _plain(value: Any) -> Any:
+    """Ray Data hands numbers over as numpy's."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def _render(out: str, task: ClipTask) -> None:
+    if "://" not in out:
+        render_task(Path(out), task)
+        return
+    filesystem, path = storage.resolve(out)
+    with TemporaryDirectory() as folder:
+        render_task(Path(folder), task)
+        stem = Path(task.path).stem
+        # The video comes last: where it is, the clip is complete.
+        for suffix in SUFFIXES:
+            fs.copy_files(
+                str(Path(folder) / f"{stem}{suffix}"),
+                f"{path}/{stem}{suffix}",
+                source_filesystem=fs.LocalFileSystem(),
+                destination_filesystem=filesystem,
+            )
+
+
+def _missing(out: str, plan: Sequence[ClipTask]) -> list[ClipTask]:
+    """Clips of which a file is not there."""
+    filesystem, path = storage.resolve(out)
+    listed = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    there = {file.base_name for file in listed if file.type == fs.FileType.File}
+    return [
+        task
+        for task in plan
+        if not all(f"{Path(task.path).stem}{suffix}" in there for suffix in SUFFIXES)
+    ]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = driver.parser(
+        "catwalk",
+        "Renders the synthetic fashion data set: clothed people who walk and turn, each clip an\n"
+        "MP4 with exact ground truth (NPZ) and the person's parameters (JSON).",
+        EXAMPLES,
+    )
+    cli.add_arguments(parser, out=str, workers=None)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
