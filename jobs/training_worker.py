@@ -88,19 +88,16 @@ def _train(order: Order, board: Any, stop: StopWatch, folder: Path, *, is_first:
         keep=1,
     )
     report = None
-    is_reported = True
     with Sheets(order, enabled=is_first) as sheets:
         for report in steps:
-            # Only rank 0 has the checkpoint, but every rank must report equally often.
-            is_reported = report.step % order.checkpoint_every == 0 or report.step == report.total
-            if is_reported:
-                _report(report)
             if is_first:
-                board.put.remote({"step": report.step, "total": report.total, "loss": report.loss})
+                facts = {"step": report.step, "total": report.total, "loss": report.loss}
+                board.put.remote(facts)
                 sheets.write(report)
-        if report is not None and not is_reported:
-            _report(report)
-    if is_first and (report is None or report.step == report.total):
+            if report.checkpoint_due:
+                # Only rank 0 has the checkpoint, but Ray wants every rank to report as often.
+                _report(report)
+    if is_first and (report is None or not report.stopped):
         storage.upload_folder(folder / "model", f"{order.out}/model", last="model_index.json")
         board.put.remote({"finished": True})
 
