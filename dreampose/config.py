@@ -48,7 +48,8 @@ class StageConfig:
     crop_size: int = 0
     """VAE stage: side in pixels of the person-centred square crops; 0 trains on whole frames."""
     crop_share: float = 0.0
-    """Base stage: share of samples whose target and photo are cropped, each its own way."""
+    """Base stage: share of samples whose target and photo are cropped, each its own way. Subject:
+    share whose target is cropped; the photo is always another view."""
     recolour_share: float = 0.0
     """VAE and base stage: share of samples in other colours, target and photo alike."""
     kl_weight: float = 0.0
@@ -235,7 +236,9 @@ def catwalk() -> Recipe:
             warmup_steps=200, ema_decay=0.999, crop_share=0.2,
             recolour_share=0.4,
         ),
-        subject_stage=StageConfig(learning_rate=1e-4, num_steps=100, batch_size=8),
+        subject_stage=StageConfig(
+            learning_rate=1e-4, num_steps=100, batch_size=8, crop_share=0.5
+        ),
         subject_vae_stage=StageConfig(
             learning_rate=2e-4, num_steps=100, batch_size=4, crop_size=64, edge_weight=1.0
         ),
@@ -296,7 +299,7 @@ def sd14() -> Recipe:
         base_stage=StageConfig(
             learning_rate=5e-6, num_epochs=5, batch_size=4, gradient_accumulation=4
         ),
-        subject_stage=StageConfig(learning_rate=1e-5, num_steps=500, batch_size=1),
+        subject_stage=StageConfig(learning_rate=1e-5, num_steps=500, batch_size=1, crop_share=1.0),
         subject_vae_stage=StageConfig(learning_rate=5e-5, num_steps=1500, batch_size=1),
     )
 

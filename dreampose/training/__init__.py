@@ -16,8 +16,9 @@ from dreampose.errors import InputError
 from dreampose.pipeline import DreamPosePipeline
 from dreampose.training import denoising, identity, loop, vae
 from dreampose.training.loop import Stage, StepReport
+from dreampose.training.subject import finetune_subject
 
-__all__ = ["STAGES", "StepReport", "train"]
+__all__ = ["STAGES", "StepReport", "finetune_subject", "train"]
 
 STAGES = ("vae", "encoder", "base")
 """Names of the stages, in the order in which a model of its own is trained."""
@@ -95,6 +96,7 @@ def train(
         config=stage_config,
         accelerator=accelerator,
         out=Path(out),
+        label=stage,
         name=f"{stage} {recipe.name} seed={seed}",
         seed=seed,
         max_steps=max_steps,

@@ -37,8 +37,9 @@ class StepReport:
 
     loss: mean over the step's samples of all ranks. validation_loss: mean over fixed samples,
     noise and timesteps, with the averaged weights; `None` on steps without validation.
-    checkpoint: folder written after this step, on the main process. samples_per_second: of all
-    ranks together.
+    checkpoint: folder written after this step, on the main process; `checkpoint_due` says on
+    every rank whether there is one. samples_per_second: of all ranks together. stage: what is
+    trained. stopped: the run ends here because it was asked to, before its last step.
     """
 
     step: int
@@ -48,6 +49,9 @@ class StepReport:
     validation_loss: float | None
     checkpoint: Path | None
     samples_per_second: float
+    stage: str
+    checkpoint_due: bool
+    stopped: bool
 
 
 class Stage(nn.Module, ABC):
@@ -208,6 +212,7 @@ def run(
     accelerator: Accelerator,
     out: Path,
     name: str,
+    label: str,
     seed: int,
     max_steps: int | None = None,
     resume: bool = True,
@@ -219,12 +224,15 @@ def run(
 ) -> Iterator[StepReport]:
     """Trains a stage, one report a step; resumes bit-exactly from the last whole checkpoint.
 
+    At the end the stage holds the averaged weights.
+
     Args:
         stage: what is trained.
         config: its numbers.
         accelerator: device, precision and ranks.
         out: folder of the run: `checkpoints/step_*` and, at the end, `model`.
         name: what a checkpoint must belong to in order to be resumed from.
+        label: of the reports, see `StepReport.stage`.
         seed: of the data order and of all noise.
         max_steps: instead of the recipe's number of steps.
         resume: go on from the last checkpoint in `out`, if there is one.
@@ -283,6 +291,9 @@ def run(
             validation_loss=validation_loss,
             checkpoint=write() if due else None,
             samples_per_second=state.global_batch / (now - begin),
+            stage=label,
+            checkpoint_due=due,
+            stopped=stopped and step < total,
         )
         if stopped and step < total:
             return
@@ -290,6 +301,7 @@ def run(
     if accelerator.is_main_process:
         with state.average.applied():
             stage.save(out / "model")
+    state.average.keep()
     accelerator.wait_for_everyone()
 
 

@@ -64,6 +64,11 @@ class MovingAverage:
         finally:
             self._fill(kept)
 
+    def keep(self) -> None:
+        """Puts the average into the parameters for good."""
+        if self.decay:
+            self._fill(self.shadow)
+
     @torch.no_grad()
     def _fill(self, values: Mapping[str, Tensor]) -> None:
         for name, parameter in self.parameters.items():
@@ -101,12 +106,14 @@ def load_state(
         InputError: the state belongs to another run.
     """
     facts = json.loads((folder / "state.json").read_text())
-    if facts.pop("run") != run:
+    tensors = load_file(folder / "state.safetensors")
+    shapes = {key: tuple(value.shape) for key, value in tensors.items()}
+    expected = {f"weights/{key}": tuple(value.shape) for key, value in average.parameters.items()}
+    if facts.pop("run") != run or not expected.items() <= shapes.items():
         raise InputError(
             f"out must hold checkpoints of the same stage, recipe and seed, got others in "
             f"{str(folder)!r}: choose another folder or start afresh"
         )
-    tensors = load_file(folder / "state.safetensors")
     for name, parameter in average.parameters.items():
         parameter.copy_(tensors[f"weights/{name}"])
         if average.decay:

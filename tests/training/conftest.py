@@ -1,5 +1,6 @@
 """A few short clips of drawn people, encoded for every stage by the tiny model."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,18 @@ def write_data(folder: Path, recipe: Recipe, *, num_clips: int = 3, encoded: boo
         )
         dataset.write_rows(folder / f"{seed}.parquet", [row])
     return folder
+
+
+@pytest.fixture(scope="session")
+def drawn() -> Callable[..., tuple[Clip, Motion]]:
+    """Draws the clip of a seed, and its motion."""
+    return draw_clip
+
+
+@pytest.fixture(scope="session")
+def write_clips() -> Callable[..., Path]:
+    """Writes Parquet data of drawn clips into a folder."""
+    return write_data
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,136 @@
+"""What a sample of the base stage holds, and the same training step at the paper's layout."""
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from dreampose import checkpoints, config, training
+from dreampose.config import replace
+from dreampose.dataset import Dataset
+from dreampose.errors import InputError
+from dreampose.training import denoising
+from dreampose.types import Batch
+
+
+@pytest.fixture
+def stage(tiny_pipeline, tiny_recipe, tiny_data):
+    data = Dataset(tiny_data, recipe=tiny_recipe, columns=denoising.columns(tiny_recipe))
+    checkpoint = checkpoints.build(tiny_recipe)
+    return denoising.BaseStage(
+        checkpoint, data=data, validation=None, recipe=tiny_recipe, config=tiny_recipe.base_stage
+    )
+
+
+def test_target_and_poses_share_a_view_and_the_photo_is_another_frame(
+    stage, tiny_data, tiny_recipe
+):
+    data = Dataset(tiny_data, recipe=tiny_recipe, columns=denoising.columns(tiny_recipe))
+    items = np.arange(len(data))
+    batch = stage.draw("train", items, np.random.default_rng(0))
+    for item, (clip, frame) in enumerate(data.targets.tolist()):
+        latents = torch.from_numpy(data.array(clip, "latents")).float()
+        matches = (latents == batch["latents"][item]).flatten(2).all(2).nonzero().tolist()
+        assert [frame] == sorted({at for _, at in matches})
+        maps = torch.from_numpy(data.array(clip, "poses")).float()
+        num_frames = maps.shape[1]
+        window = np.clip(np.arange(frame - 2, frame + 3), 0, num_frames - 1)
+        assert any((maps[view, window] == batch["poses"][item]).all() for view, _ in matches)
+        photo = (latents == batch["photo_latents"][item]).flatten(2).all(2).nonzero().tolist()
+        assert photo and all(at != frame for _, at in photo)
+
+
+def test_cropped_photo_is_cropped_otherwise_than_the_target(tiny_recipe):
+    recipe = replace(tiny_recipe, num_crops=4)
+    settings = replace(recipe.base_stage, crop_share=1.0, recolour_share=0.0)
+    target, photo = denoising.sample_views(recipe, 1000, np.random.default_rng(0), config=settings)
+    assert (target != photo).all()
+    assert set(target.tolist()) == set(photo.tolist()) == {0, 1, 2, 3}
+
+
+def test_recoloured_photo_has_the_targets_colours(tiny_recipe):
+    recipe = replace(tiny_recipe, num_crops=2, num_recolours=3)
+    settings = replace(recipe.base_stage, crop_share=0.0, recolour_share=1.0)
+    target, photo = denoising.sample_views(recipe, 300, np.random.default_rng(0), config=settings)
+    assert (target == photo).all()
+    assert set(target.tolist()) == {2, 3, 4}
+
+
+def test_views_are_as_they_are_by_default(tiny_recipe):
+    settings = replace(tiny_recipe.base_stage, crop_share=0.0, recolour_share=0.0)
+    target, photo = denoising.sample_views(
+        tiny_recipe, 50, np.random.default_rng(0), config=settings
+    )
+    assert not target.any() and not photo.any()
+
+
+def test_latents_of_another_vae_are_refused(tiny_recipe, tiny_data, tmp_path):
+    other = checkpoints.build(tiny_recipe, seed=1)
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(InputError, match="data must be encoded by the model's own VAE"):
+        next(
+            training.train(
+                "base",
+                recipe=tiny_recipe,
+                data=tiny_data,
+                out=tmp_path / "out",
+                accelerator=Accelerator(cpu=True),
+                model=tmp_path / "other",
+            )
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_model_of_other_sizes_is_refused(tiny_recipe, tiny_data, tiny_model, tmp_path):
+    recipe = replace(tiny_recipe, num_poses=3)
+    with pytest.raises(InputError, match="model must have num_poses 3 as the recipe says, got 5"):
+        next(
+            training.train(
+                "base",
+                recipe=recipe,
+                data=tiny_data,
+                out=tmp_path / "out",
+                accelerator=Accelerator(cpu=True),
+                model=tiny_model,
+            )
+        )
+
+
+def test_unknown_stage_is_refused(tiny_recipe, tiny_data, tmp_path):
+    with pytest.raises(InputError, match="stage must be one of vae, encoder, base, got 'bass'"):
+        next(
+            training.train(
+                "bass",
+                recipe=tiny_recipe,
+                data=tiny_data,
+                out=tmp_path,
+                accelerator=Accelerator(cpu=True),
+            )
+        )
+
+
+def test_the_papers_layout_with_a_tenth_of_the_channels_trains():
+    recipe = config.shrink(config.sd14(), 10)
+    pipe = checkpoints.build(recipe)
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    width = recipe.image_encoder["hidden_size"]
+    batch = Batch(
+        latents=draw(1, 4, 80, 64),
+        poses=draw(1, 5, 2, 80, 64),
+        photo_latents=draw(1, 4, 80, 64),
+        tokens=draw(1, 50, width),
+    )
+    optimizer = torch.optim.AdamW([*pipe.unet.parameters(), *pipe.adapter.parameters()], 1e-3)
+    losses: list[float] = []
+    for _ in range(3):
+        loss = denoising.denoising_step(pipe, batch, recipe=recipe, seed=0, dropout=False)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(1, abs=0.5)
+    assert losses[2] < losses[0]

@@ -1,0 +1,125 @@
+"""Finetuning on one person: what changes, what stays, and going on after a stop."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from dreampose import checkpoints, training
+from dreampose.config import catwalk, replace
+from dreampose.errors import InputError
+from dreampose.poses import Motion
+from dreampose.training import subject
+
+
+def one_frame(motion: Motion, index: int) -> Motion:
+    return motion.between(index, index + 1)
+
+
+@pytest.fixture
+def finetune(drawn):
+    """Finetunes on frames of one drawn clip, and returns the reports."""
+    return functools.partial(run, *drawn(7))
+
+
+def run(clip, motion, pipe, out, *, stop_after=None, photos=(0, 3), **options):
+    reports = []
+    for report in training.finetune_subject(
+        pipe,
+        [clip.frames[index] for index in photos],
+        out,
+        name="ada",
+        accelerator=Accelerator(cpu=True),
+        motions=[one_frame(motion, index) for index in photos],
+        stop=lambda: stop_after is not None and len(reports) + 1 >= stop_after,
+        **{"num_steps": 3, "num_vae_steps": 3, **options},
+    ):
+        reports.append(report)
+    return reports
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return {
+        f"{file.parent.name}/{key}": value
+        for file in sorted(folder.glob("*/*.safetensors"))
+        for key, value in load_file(file).items()
+    }
+
+
+@pytest.mark.parametrize("stop_after", [2, 4])
+def test_stopped_finetuning_ends_with_the_same_weights(
+    tiny_pipeline, finetune, tmp_path, stop_after
+) -> None:
+    before = checkpoints.fingerprint(tiny_pipeline)
+    whole = finetune(tiny_pipeline, tmp_path / "whole")
+    first = finetune(tiny_pipeline, tmp_path / "parts", stop_after=stop_after)
+    assert first[-1].stopped and not (tmp_path / "parts").exists()
+    second = finetune(tiny_pipeline, tmp_path / "parts")
+    assert [report.stage for report in whole] == ["unet"] * 3 + ["decoder"] * 3
+    assert [report.step for report in whole] == [1, 2, 3, 4, 5, 6]
+    assert [report.loss for report in first + second] == [report.loss for report in whole]
+    expected, got = tensors(tmp_path / "whole"), tensors(tmp_path / "parts")
+    assert expected.keys() == got.keys()
+    assert all((expected[key] == got[key]).all() for key in expected)
+
+    assert checkpoints.fingerprint(tiny_pipeline) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["parts", "whole"]
+    assert finetune(tiny_pipeline, tmp_path / "parts") == []
+    tiny_pipeline.load_subject(tmp_path / "parts")
+    assert checkpoints.fingerprint(tiny_pipeline) != before
+
+
+def test_only_unet_adapter_and_decoder_change(tiny_pipeline, finetune, tmp_path) -> None:
+    base = {
+        component: {key: value.clone() for key, value in module.state_dict().items()}
+        for component in ("vae", "image_encoder", "unet", "adapter")
+        for module in [getattr(tiny_pipeline, component)]
+    }
+    finetune(tiny_pipeline, tmp_path / "ada")
+    tiny_pipeline.load_subject(tmp_path / "ada")
+    changed = {
+        f"{component}.{key}".split(".")[0 if component != "vae" else 1]
+        for component, state in base.items()
+        for key, value in getattr(tiny_pipeline, component).state_dict().items()
+        if not torch.equal(value, state[key])
+    }
+    assert changed == {"unet", "adapter", "decoder"}
+
+
+def test_the_photo_is_never_the_targets_own_view(tiny_pipeline, drawn) -> None:
+    clip, motion = drawn(7)
+    recipe = tiny_pipeline.recipe
+    views = subject.encode_views(
+        tiny_pipeline,
+        [clip.frames[0]],
+        subject.photo_windows([clip.frames[0]], recipe, [one_frame(motion, 0)]),
+        seed=0,
+    )
+    config = replace(recipe.subject_stage, crop_share=0.5)
+    facts = checkpoints.describe(tiny_pipeline, "ada", [clip.frames[0]])
+    stage = subject.SubjectStage(tiny_pipeline, views, config=config, subject=facts)
+    batch = stage.draw("train", np.zeros(200, int), np.random.default_rng(0))
+    assert not (batch["latents"] == batch["photo_latents"]).flatten(1).all(1).any()
+    whole = (batch["latents"] == views.latents[0, 0]).flatten(1).all(1).float().mean()
+    assert 0.4 < whole < 0.7
+    # One photo: its pose fills the window.
+    assert (batch["poses"] == batch["poses"][:, :1]).all()
+
+
+def test_another_subject_in_the_way_is_refused(tiny_pipeline, finetune, tmp_path) -> None:
+    finetune(tiny_pipeline, tmp_path / "ada", num_vae_steps=0)
+    assert not (tmp_path / "ada" / "vae").exists()
+    with pytest.raises(InputError, match="out must be free or hold the same subject"):
+        finetune(tiny_pipeline, tmp_path / "ada", photos=(1,))
+
+
+def test_a_clip_of_the_subject_brings_its_own_windows(drawn) -> None:
+    clip, motion = drawn(7)
+    frames, around = subject.clip_windows(clip, motion, catwalk())
+    assert len(frames) == len(around) == 5
+    assert (around[0] == motion.maps[[0, 0, 0, 1, 2]]).all()
+    assert (around[4] == motion.maps[[2, 3, 4, 4, 4]]).all()
