@@ -21,7 +21,7 @@ from dreampose import poses, video
 from dreampose.errors import InputError
 from serve.config import Settings
 from serve.retry import call_with_retries, reason
-from serve.store import Video, VideoError, VideoFolder, write_atomically
+from serve.store import Prepared, Video, VideoError, VideoFolder, write_atomically
 
 logger = logging.getLogger("ray.serve")
 
@@ -95,14 +95,16 @@ class Renderer:
         sampler = self.sampler.options(multiplexed_model_id=request.subject)
         photos = [path.read_bytes() for path in folder.photos]
         motion = folder.motion.read_bytes()
-        prepared, warnings = await self._try(
+        prepared: Prepared = await self._try(
             lambda: sampler.prepare.remote(request, photos, motion), f"{folder.id}: preparation"
         )
         num_frames, fps = prepared.num_frames, prepared.fps
         missing = set(range(num_frames)) - folder.finished_frames()
-        folder.update(num_frames=num_frames, fps=fps, warnings=warnings, num_frames_rendered=0)
+        folder.update(
+            num_frames=num_frames, fps=fps, warnings=prepared.warnings, num_frames_rendered=0
+        )
         # Put once: every chunk's call carries a reference, and each sampler's node fetches it.
-        reference = ray.put(prepared)
+        reference = ray.put(prepared.content)
         slots = asyncio.Semaphore(2 * self.num_samplers)
         num_rendered = 0
 

@@ -21,6 +21,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,6 +59,23 @@ class RenderRequest(BaseModel):
     pose_scale: float | None = None
     align: bool = True
     estimator: str = "blazepose"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A request that a sampler made ready, packed: whoever carries it needs no model code.
+
+    Attributes:
+        content: what every sampler can render frames from.
+        num_frames: frames of the video.
+        fps: frames per second.
+        warnings: sentences to tell the user.
+    """
+
+    content: bytes
+    num_frames: int
+    fps: float
+    warnings: list[str]
 
 
 class VideoError(BaseModel):

@@ -1,0 +1,140 @@
+"""The renderer against a stand-in for the sampler replicas: what is rendered, tried, kept."""
+
+import asyncio
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from ray.exceptions import ActorDiedError
+from ray.serve.exceptions import BackPressureError
+
+from dreampose import video
+from dreampose.errors import InputError
+from serve import renderer as renderer_module
+from serve.config import Settings
+from serve.renderer import Renderer, cut
+from serve.store import Prepared, RenderRequest, Store
+
+NUM_FRAMES, FPS = 10, 12.5
+"""Of `motion_file`."""
+
+
+def frame(index):
+    """A flat grey that H.264 keeps within a level or two."""
+    return np.full((32, 32, 3), 20 * index, np.uint8)
+
+
+class Samplers:
+    """Looks like a deployment handle; notes what it is asked and loses calls on demand."""
+
+    def __init__(self, losses=()):
+        self.losses = list(losses)
+        self.rendered = []
+        self.subject = None
+        self.prepare = SimpleNamespace(remote=self._prepare)
+        self.render = SimpleNamespace(remote=self._render)
+
+    def options(self, *, multiplexed_model_id):
+        self.subject = multiplexed_model_id
+        return self
+
+    async def _prepare(self, request, photos, motion):
+        return Prepared(content=b"", num_frames=NUM_FRAMES, fps=FPS, warnings=["a warning"])
+
+    async def _render(self, reference, indices):
+        await asyncio.sleep(0)
+        if self.losses:
+            raise self.losses.pop(0)
+        self.rendered.append(indices)
+        return np.stack([frame(index) for index in indices])
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, motion_file):
+    monkeypatch.setattr(renderer_module.ray, "put", lambda value: value)
+    return Store(tmp_path / "videos").create(
+        request=RenderRequest(subject="anna"),
+        photos=[b"photo"],
+        motion=motion_file.read_bytes(),
+        motion_suffix=".npz",
+    )
+
+
+def render(folder, samplers, bare_model, **settings):
+    settings = Settings(model=str(bare_model), first_delay=0.001, **settings)
+
+    async def go():
+        return await Renderer(settings, 2, samplers).render(str(folder.path))
+
+    return asyncio.run(go())
+
+
+@pytest.mark.parametrize(
+    ("missing", "chunk_size", "chunks"),
+    [
+        (range(10), 4, [(0, 4), (4, 8), (8, 10)]),
+        (range(3), 8, [(0, 3)]),
+        (range(3), 1, [(0, 1), (1, 2), (2, 3)]),
+        ({0, 1, 5, 6, 7, 8}, 4, [(0, 2), (5, 8), (8, 9)]),
+        ((), 4, []),
+    ],
+)
+def test_missing_frames_are_cut_on_a_fixed_grid(missing, chunk_size, chunks):
+    assert cut(set(missing), chunk_size) == [range(*chunk) for chunk in chunks]
+
+
+def test_a_video_is_rendered_in_order_at_the_motions_rate(folder, bare_model):
+    samplers = Samplers()
+    state = render(folder, samplers, bare_model, chunk_size=4)
+    assert (state.status, state.progress, state.num_frames) == ("completed", 100, NUM_FRAMES)
+    assert (state.size, state.seconds, state.warnings) == ("32x32", "0.8", ["a warning"])
+    clip = video.read(folder.result)
+    assert clip.fps == FPS
+    levels = clip.frames[:, 16, 16, 0].astype(int)
+    assert np.abs(levels - 20 * np.arange(NUM_FRAMES)).max() <= 3
+    assert samplers.subject == "anna"
+
+
+def test_what_a_dead_or_full_replica_lost_is_rendered_elsewhere(folder, bare_model):
+    samplers = Samplers([ActorDiedError(), BackPressureError(1, 1), ActorDiedError()])
+    state = render(folder, samplers, bare_model, chunk_size=4)
+    assert state.status == "completed"
+    assert sorted(chunk.start for chunk in samplers.rendered) == [0, 4, 8]
+
+
+def test_a_video_that_kills_every_replica_fails_alone(folder, bare_model):
+    state = render(folder, Samplers([ActorDiedError()] * 99), bare_model, max_tries=3)
+    assert state.status == "failed"
+    assert state.error.code == "render_failed"
+    assert not folder.result.exists()
+
+
+def test_bad_input_is_told_and_not_tried_again(folder, bare_model):
+    samplers = Samplers([InputError("photo must show a person, got none"), ActorDiedError()])
+    state = render(folder, samplers, bare_model, chunk_size=16)
+    assert (state.status, state.error.code) == ("failed", "invalid_input")
+    assert state.error.message == "photo must show a person, got none"
+    assert len(samplers.losses) == 1
+
+
+def test_a_video_taken_up_again_renders_only_what_is_missing(folder, bare_model):
+    folder.update(status="in_progress")
+    folder.write_chunk(range(4, 8), np.stack([frame(index) for index in range(4, 8)]))
+    samplers = Samplers()
+    state = render(folder, samplers, bare_model, chunk_size=4)
+    assert [(chunk.start, chunk.stop) for chunk in samplers.rendered] == [(0, 4), (8, 10)]
+    assert state.num_frames_rendered == 6
+    assert len(video.read(folder.result).frames) == NUM_FRAMES
+
+
+def test_a_second_call_joins_the_first(folder, bare_model):
+    samplers = Samplers()
+    settings = Settings(model=str(bare_model), chunk_size=4)
+
+    async def twice():
+        renderer = Renderer(settings, 2, samplers)
+        return await asyncio.gather(*(renderer.render(str(folder.path)) for _ in range(2)))
+
+    first, second = asyncio.run(twice())
+    assert first == second
+    assert len(samplers.rendered) == 3

@@ -1,0 +1,96 @@
+"""Storage of videos: what survives, what is refused, which frames come back."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dreampose.errors import InputError
+from serve.store import RenderRequest, Store, write_atomically
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "videos")
+
+
+def new_video(store, video_id=None):
+    return store.create(
+        request=RenderRequest(seed=7),
+        photos=[b"first", b"second"],
+        motion=b"PK",
+        motion_suffix=".npz",
+        video_id=video_id,
+    )
+
+
+def numbered(indices):
+    """Frames whose pixels tell their index."""
+    return np.stack([np.full((2, 2, 3), index, np.uint8) for index in indices])
+
+
+def test_what_was_created_is_found_again(store):
+    folder = Store(store.root).folder(new_video(store).id)
+    assert folder.request().seed == 7
+    assert [photo.read_bytes() for photo in folder.photos] == [b"first", b"second"]
+    assert folder.motion.read_bytes() == b"PK"
+    assert folder.video().status == "queued"
+
+
+def test_photos_keep_their_order_beyond_ten(store):
+    photos = [str(number).encode() for number in range(12)]
+    folder = store.create(request=RenderRequest(), photos=photos, motion=b"", motion_suffix=".mp4")
+    assert [photo.read_bytes() for photo in folder.photos] == photos
+
+
+def test_frames_come_back_in_order_and_once(store):
+    folder = new_video(store)
+    for indices in (range(4, 6), range(4), range(3, 8), range(8, 9)):
+        folder.write_chunk(indices, numbered(indices))
+    assert [int(frame[0, 0, 0]) for frame in folder.frames()] == list(range(9))
+    assert folder.finished_frames() == set(range(9))
+
+
+def test_frames_end_where_one_is_missing(store):
+    folder = new_video(store)
+    folder.write_chunk(range(2), numbered(range(2)))
+    folder.write_chunk(range(3, 5), numbered(range(3, 5)))
+    assert [int(frame[0, 0, 0]) for frame in folder.frames()] == [0, 1]
+
+
+def test_only_accepted_and_unfinished_videos_are_taken_up(store):
+    done, failed, waiting = (new_video(store, name) for name in ("done", "failed", "waiting"))
+    done.update(status="completed")
+    failed.update(status="failed")
+    half_posted = store.root / "half" / "photos" / "0.img"
+    half_posted.parent.mkdir(parents=True)
+    half_posted.write_bytes(b"x")
+    assert [folder.id for folder in store.unfinished()] == [waiting.id]
+
+
+@pytest.mark.parametrize(
+    "video_id", ["", ".", "..", "../secret", "a/b", "a\\b", "/etc", "-rf", "a" * 101, "ü", "a\n"]
+)
+def test_an_id_never_leaves_the_root(store, video_id):
+    with pytest.raises(InputError, match="id must be"):
+        store.folder(video_id)
+
+
+def test_a_killed_writer_leaves_the_old_file_whole(tmp_path):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    script = (
+        "import os, pathlib, signal, sys\n"
+        "from serve.store import write_atomically\n"
+        "pathlib.Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"write_atomically(pathlib.Path({str(path)!r}), b'new')\n"
+    )
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    killed = subprocess.run([sys.executable, "-c", script], check=False, env=environment)
+    assert killed.returncode == -signal.SIGKILL
+    assert path.read_bytes() == b"old"
