@@ -48,16 +48,23 @@ class Output:
         self.align = align
         self.estimator = estimator
         self.store = Store(root / ".work" / "videos")
-        self.model_digest = hash_of_folder(Path(settings.model))
+        # Read once a run: a catalogue names the same motion and photo many times.
+        self.digest_of = cache(digest)
+        self.digest_of_folder = cache(digest_of_folder)
+        self.model_digest = self.digest_of_folder(Path(settings.model))
 
     def inputs(self, item: Item) -> dict[str, Any]:
         """All that an item's frames depend on, by content: equal inputs, equal result."""
-        subject = hash_of_folder(self.settings.subject_folder(item.subject)) if item.subject else ""
+        subject = (
+            self.digest_of_folder(self.settings.subject_folder(item.subject))
+            if item.subject
+            else ""
+        )
         return {
             "model": self.model_digest,
             "subject": subject,
-            "photos": [hash_of(photo) for photo in item.photos],
-            "motion": hash_of(item.motion),
+            "photos": [self.digest_of(photo) for photo in item.photos],
+            "motion": self.digest_of(item.motion),
             "estimator": "" if item.motion.suffix == ".npz" else self.estimator,
             "preset": item.preset,
             "seed": item.seed,
@@ -85,7 +92,9 @@ class Output:
         """The item's pose track: its own file, or where the one of its video will be."""
         if item.motion.suffix == ".npz":
             return item.motion
-        return self.root / ".work" / "motions" / f"{hash_of(item.motion)}-{self.estimator}.npz"
+        return (
+            self.root / ".work" / "motions" / f"{self.digest_of(item.motion)}-{self.estimator}.npz"
+        )
 
     def take_up(self, item: Item) -> VideoFolder:
         """The item's folder in storage: the one of an interrupted run, or a new one."""
@@ -132,7 +141,7 @@ class Output:
             "warnings": state.warnings,
             "seconds": max(0, (state.completed_at or 0) - state.created_at),
             "inputs": self.inputs(item),
-            "sha256": hash_of(self.root / f"{item.name}.mp4"),
+            "sha256": digest(self.root / f"{item.name}.mp4"),
             "versions": {name: version(name) for name in ("dreampose", "torch", "diffusers")},
         }
         text = json.dumps(manifest, indent=1) + "\n"
@@ -186,7 +195,7 @@ class Output:
         )
 
     def _photo(self, photo: Path) -> str:
-        target = self.root / "media" / f"photo-{hash_of(photo)[:16]}.jpg"
+        target = self.root / "media" / f"photo-{self.digest_of(photo)[:16]}.jpg"
         if not target.exists():
             image = Image.fromarray(video.read_photo(photo))
             image.thumbnail((PHOTO_HEIGHT, PHOTO_HEIGHT))
@@ -196,7 +205,7 @@ class Output:
         return target.relative_to(self.root).as_posix()
 
     def _motion_preview(self, path: Path) -> str:
-        target = self.root / "media" / f"motion-{hash_of(path)[:16]}.mp4"
+        target = self.root / "media" / f"motion-{self.digest_of(path)[:16]}.mp4"
         if not target.exists():
             motion = Motion.load(path)
             shape = (motion.num_frames, motion.height, motion.width, 3)
@@ -206,21 +215,14 @@ class Output:
 
     def _truth(self, truth: Path) -> str:
         """Encoded anew, so that every browser plays it."""
-        target = self.root / "media" / f"truth-{hash_of(truth)[:16]}.mp4"
+        target = self.root / "media" / f"truth-{self.digest_of(truth)[:16]}.mp4"
         if not target.exists():
             clip = video.read(truth)
             video.write(target, clip.frames, clip.fps)
         return target.relative_to(self.root).as_posix()
 
 
-@cache
-def hash_of(path: Path) -> str:
-    """Digest of a file's contents; a catalogue names the same motion and photo many times."""
-    return digest(path)
-
-
-@cache
-def hash_of_folder(folder: Path) -> str:
+def digest_of_folder(folder: Path) -> str:
     """Digest of the files in a folder and of their names; hidden ones do not count."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     parts: list[Path | str] = []

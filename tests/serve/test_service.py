@@ -1,0 +1,185 @@
+"""The whole service on a small random model, over HTTP: same frames whatever renders them.
+
+Tolerance: bitwise the same where chunks are of equal shape, at most one grey level elsewhere.
+"""
+
+import socket
+import time
+
+import httpx
+import numpy as np
+import pytest
+import ray
+from ray import serve as ray_serve
+
+from dreampose import checkpoints, generate, video
+from dreampose.poses import Motion
+from serve import app
+from serve.application import renderer_app
+from serve.config import Settings
+from serve.store import RenderRequest, Store
+
+pytestmark = pytest.mark.ray
+
+SEED = 3
+PATIENCE = 300
+"""Seconds that a render may take on a busy machine."""
+
+
+@pytest.fixture(scope="module")
+def model(tiny_recipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    checkpoints.save(checkpoints.build(tiny_recipe), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def service(ray_cluster, model, tmp_path_factory):
+    """Three samplers, chunks of eight, over HTTP."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ray_serve.start(http_options={"host": "127.0.0.1", "port": port})
+    settings = Settings(
+        model=str(model),
+        storage=str(tmp_path_factory.mktemp("storage")),
+        replicas=3,
+        chunk_size=8,
+        threads=1,
+        max_tries=20,
+    )
+    ray_serve.run(app(settings), name="three")
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        yield client
+    ray_serve.shutdown()
+
+
+@pytest.fixture(scope="module")
+def reference(model):
+    """Renders in this process, without Ray, in chunks of any size."""
+    pipe = checkpoints.load(model)
+
+    def render(photo_file, motion_file, chunk_size, preset):
+        request = generate.prepare(
+            pipe,
+            [video.read_photo(photo_file)],
+            Motion.load(motion_file),
+            preset=preset,
+            seed=SEED,
+            align=False,
+        )
+        starts = range(0, request.num_frames, chunk_size)
+        chunks = [range(start, min(start + chunk_size, request.num_frames)) for start in starts]
+        return np.concatenate([generate.render_frames(pipe, request, chunk) for chunk in chunks])
+
+    return render
+
+
+def post(service, photo_file, motion_file, **fields):
+    fields = {"seed": str(SEED), "preset": "fast", "align": "false", **fields}
+    files = [
+        ("input_reference", ("anything.txt", photo_file.read_bytes())),
+        ("motion", ("anything.txt", motion_file.read_bytes())),
+    ]
+    return service.post("/v1/videos", data=fields, files=files)
+
+
+def finished(service, video_id):
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        state = service.get(f"/v1/videos/{video_id}").raise_for_status().json()
+        if state["status"] not in ("queued", "in_progress"):
+            return state
+        time.sleep(0.3)
+    raise AssertionError(f"not finished after {PATIENCE} s: {state}")
+
+
+def decoded(tmp_path, frames_or_bytes, fps=12.5):
+    """What a player shows. H.264 is deterministic, so equal frames give equal pictures."""
+    path = tmp_path / "decoded.mp4"
+    if isinstance(frames_or_bytes, bytes):
+        path.write_bytes(frames_or_bytes)
+    else:
+        video.write(path, frames_or_bytes, fps)
+    clip = video.read(path)
+    assert clip.fps == fps
+    return clip.frames
+
+
+def test_post_poll_fetch(service, photo_file, motion_file, tmp_path, reference):
+    assert service.get("/healthz").json() == {"status": "ok"}
+    answer = post(service, photo_file, motion_file)
+    assert answer.status_code == 200, answer.text
+    created = answer.json()
+    assert created["object"] == "video"
+    assert created["status"] == "queued"
+    state = finished(service, created["id"])
+    assert (state["status"], state["progress"]) == ("completed", 100), state
+    content = service.get(f"/v1/videos/{created['id']}/content")
+    assert content.headers["content-type"] == "video/mp4"
+    expected = reference(photo_file, motion_file, 8, "fast")
+    np.testing.assert_array_equal(decoded(tmp_path, content.content), decoded(tmp_path, expected))
+
+
+def test_one_replica_and_chunks_of_one_give_the_same_frames(
+    service, model, photo_file, motion_file, tmp_path, reference
+):
+    settings = Settings(model=str(model), replicas=1, chunk_size=1, threads=1)
+    total = ray.cluster_resources()
+    handle = ray_serve.run(renderer_app(settings, total), name="one", route_prefix=None)
+    folder = Store(tmp_path / "videos").create(
+        request=RenderRequest(preset="fast", seed=SEED, align=False),
+        photos=[photo_file.read_bytes()],
+        motion=motion_file.read_bytes(),
+        motion_suffix=".npz",
+    )
+    state = handle.render.remote(str(folder.path)).result(timeout_s=PATIENCE)
+    ray_serve.delete("one")
+    assert state.status == "completed", state
+    single = reference(photo_file, motion_file, 1, "fast")
+    chunks_of_eight = reference(photo_file, motion_file, 8, "fast")
+    np.testing.assert_array_equal(
+        decoded(tmp_path, folder.result.read_bytes()), decoded(tmp_path, single)
+    )
+    assert np.abs(single.astype(int) - chunks_of_eight).max() <= 1
+
+
+def test_a_replica_that_dies_in_a_render_costs_nothing_but_time(
+    service, photo_file, motion_file, tmp_path, reference
+):
+    video_id = post(service, photo_file, motion_file, preset="exact").json()["id"]
+    while service.get(f"/v1/videos/{video_id}").json()["num_frames"] is None:
+        time.sleep(0.1)
+    samplers = [
+        entry["name"]
+        for entry in ray.util.list_named_actors(all_namespaces=True)
+        if entry["name"].startswith("SERVE_REPLICA::three#Sampler")
+    ]
+    assert len(samplers) == 3
+    for name in samplers[:2]:
+        ray.kill(ray.get_actor(name, namespace="serve"))
+    state = finished(service, video_id)
+    assert state["status"] == "completed", state
+    content = service.get(f"/v1/videos/{video_id}/content").content
+    expected = reference(photo_file, motion_file, 8, "exact")
+    np.testing.assert_array_equal(decoded(tmp_path, content), decoded(tmp_path, expected))
+
+
+def test_bad_requests_are_sentences(service, photo_file, motion_file, tmp_path):
+    short = tmp_path / "short.npz"
+    Motion.load(motion_file).between(0, 4).save(short)
+    for answer, sentence in (
+        (post(service, motion_file, motion_file), "photo must be a picture"),
+        (post(service, photo_file, photo_file), "video must be"),
+        (post(service, photo_file, short), "motion must hold at least 5 frames"),
+        (post(service, photo_file, motion_file, preset="best"), "preset must be one of"),
+        (post(service, photo_file, motion_file, seed="-1"), "seed must be given rightly"),
+        (post(service, photo_file, motion_file, subject="anna"), "subject must have"),
+        (post(service, photo_file, motion_file, model="sora-2"), "model must be 'tiny'"),
+        (service.post("/v1/videos", data={"seed": "1"}), "must be given rightly"),
+    ):
+        assert answer.status_code == 400, answer.text
+        assert sentence in answer.json()["error"]["message"]
+    for path in ("/v1/videos/video_0", "/v1/videos/video_0/content"):
+        assert service.get(path).status_code == 404
+    assert service.get("/v1/videos/..%2f..%2fetc").status_code in (400, 404)
