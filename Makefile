@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 install: $(STAMP) ## an environment in .venv with the pinned versions
 
 demo: $(STAMP) ## motion from an MP4, one subject finetuned, three videos rendered: out/demo/index.html
-	$(BIN)/python examples/demo.py --out out/demo
+	$(BIN)/python examples/demo.py
 
 test: $(STAMP) ## every test
 	$(BIN)/python -m pytest
