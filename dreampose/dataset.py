@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import Int, Int64, Shaped, UInt8
+from jaxtyping import Int64, Shaped, UInt8
 from pyarrow import fs as pafs
 from torch import nn
 
@@ -48,9 +48,9 @@ ARRAYS: Mapping[str, np.dtype[Any]] = {
     "confidence": np.dtype(np.float32),
 }
 """Array columns: frames (t H W 3), poses (k t 2 h w) and latents (k t c h w) for each of k views,
-tokens (t n d), crops (k 4) in pixels of `frames` and colours (k 3), the channel order, of the views;
-joints (t j 4), confidence (t). View 0 is the frame as it is, then come the crops in the clip's own
-colours, then the whole frame in other colours."""
+tokens (t n d), crops (k 4) in pixels of `frames` and colours (k 3), the channel order, of the
+views; joints (t j 4), confidence (t). View 0 is the frame as it is, then come the crops in the
+clip's own colours, then the whole frame in other colours."""
 
 SCHEMA = pa.schema(
     [
@@ -137,11 +137,13 @@ def encode_clip(
     factor = motion.height // height
     if motion.num_frames != len(clip.frames):
         raise InputError(
-            f"motion must have a pose for each of {len(clip.frames)} frames, got {motion.num_frames}"
+            f"motion must have a pose for each of {len(clip.frames)} frames, "
+            f"got {motion.num_frames}"
         )
     if factor < 1 or (motion.height, motion.width) != (factor * height, factor * width):
         raise InputError(
-            f"motion size must be a multiple of {height}x{width}, got {motion.height}x{motion.width}"
+            f"motion size must be a multiple of {height}x{width}, "
+            f"got {motion.height}x{motion.width}"
         )
     name_key = int.from_bytes(hashlib.sha256(clip_id.encode()).digest()[:8], "big")
     generator = np.random.default_rng((seed, name_key))

@@ -11,11 +11,16 @@ def test_boxes_start_with_the_whole_frame_and_keep_size_and_aspect() -> None:
     )
     assert boxes[0].tolist() == [0, 0, 160, 128]
     top, left, bottom, right = boxes.T
-    assert (top >= 0).all() and (left >= 0).all() and (bottom <= 160).all() and (right <= 128).all()
+    assert (top >= 0).all()
+    assert (left >= 0).all()
+    assert (bottom <= 160).all()
+    assert (right <= 128).all()
     heights, widths = bottom - top, right - left
-    assert heights.min() >= 0.8 * 160 - 1 and heights[1:].min() < 0.85 * 160
+    assert heights.min() >= 0.8 * 160 - 1
+    assert heights[1:].min() < 0.85 * 160
     assert np.abs(heights / 160 - widths / 128).max() < 0.01
-    assert len(np.unique(top)) > 10 and len(np.unique(left)) > 10
+    assert len(np.unique(top)) > 10
+    assert len(np.unique(left)) > 10
 
 
 def test_a_crop_moves_frame_and_pose_alike() -> None:

@@ -50,7 +50,8 @@ def test_what_is_written_is_read(encode, tiny_recipe, tiny_pipeline, tmp_path):
     clip, motion = make_clip()
     assert (data.array(0, "frames") == clip.frames).all()
     assert data.array(0, "confidence").tolist() == motion.confidence.tolist()
-    assert data.clips[0]["fps"] == 12.5 and data.clips[0]["estimator"] == "drawn"
+    assert data.clips[0]["fps"] == 12.5
+    assert data.clips[0]["estimator"] == "drawn"
     with torch.no_grad():
         latents = LatentCodec(vae=tiny_pipeline.vae).encode(video.to_model(clip.frames))
     np.testing.assert_allclose(data.array(0, "latents")[0], latents.numpy(), atol=2e-3)
@@ -103,7 +104,8 @@ def test_rejected_videos_are_counted_and_left_out(encode, tiny_recipe, tmp_path)
     )
     dataset.write_rows(tmp_path / "a.parquet", [encode(), bad])
     data = Dataset(tmp_path, recipe=tiny_recipe)
-    assert data.num_errors == 1 and data.subjects == ["ada"]
+    assert data.num_errors == 1
+    assert data.subjects == ["ada"]
     dataset.write_rows(tmp_path / "a.parquet", [bad])
     with pytest.raises(InputError, match="data must hold at least one usable clip, got 1 rejected"):
         Dataset(tmp_path, recipe=tiny_recipe)

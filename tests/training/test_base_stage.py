@@ -37,7 +37,8 @@ def test_target_and_poses_share_a_view_and_the_photo_is_another_frame(
         window = np.clip(np.arange(frame - 2, frame + 3), 0, num_frames - 1)
         assert any((maps[view, window] == batch["poses"][item]).all() for view, _ in matches)
         photo = (latents == batch["photo_latents"][item]).flatten(2).all(2).nonzero().tolist()
-        assert photo and all(at != frame for _, at in photo)
+        assert photo
+        assert all(at != frame for _, at in photo)
 
 
 def test_cropped_photo_is_cropped_otherwise_than_the_target(tiny_recipe):
@@ -61,7 +62,8 @@ def test_views_are_as_they_are_by_default(tiny_recipe):
     target, photo = denoising.sample_views(
         tiny_recipe, 50, np.random.default_rng(0), config=settings
     )
-    assert not target.any() and not photo.any()
+    assert not target.any()
+    assert not photo.any()
 
 
 def test_latents_of_another_vae_are_refused(tiny_recipe, tiny_data, tmp_path):

@@ -8,7 +8,6 @@ from safetensors.torch import load_file
 
 from dreampose import training
 from dreampose.config import Recipe, replace
-from dreampose.errors import InputError
 
 
 def run(stage, recipe, data, out, *, steps=5, stop_after=None, **options):
