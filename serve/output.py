@@ -137,6 +137,7 @@ class Output:
             "motion_estimator": motion.estimator,
             "fps": state.fps,
             "num_frames": state.num_frames,
+            "num_frames_rendered": state.num_frames_rendered,
             "size": state.size,
             "warnings": state.warnings,
             "seconds": max(0, (state.completed_at or 0) - state.created_at),

@@ -2,13 +2,19 @@
 
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dreampose import video
+from dreampose import checkpoints, generate, video
 from dreampose.poses import Motion
 from jobs import render
 from serve.catalog import Item, read_catalog
@@ -217,3 +223,59 @@ def test_the_page_and_failed_csv_can_be_used(output, item, shop):
     assert (again.name, again.seed, again.preset) == ("two", 3, "fast")
     output.write_page([item], {})
     assert not (shop / "out" / "failed.csv").exists()
+
+
+@pytest.mark.ray
+def test_a_job_killed_halfway_does_only_the_rest(shop, tiny_recipe):
+    checkpoints.save(checkpoints.build(tiny_recipe), shop / "tiny")
+    motion(24).save(shop / "walk.npz")
+    write_catalog(
+        shop,
+        "item,photos,motion,seed,preset\none,a.png,walk.npz,1,exact\ntwo,b.png,walk.npz,2,exact\n",
+    )
+    command = [
+        sys.executable, str(ROOT / "jobs" / "render.py"), "--model", str(shop / "tiny"),
+        "--catalog", str(shop / "catalog.csv"), "--out", str(shop / "out"),
+        "--no-align", "--replicas", "1", "--chunk-size", "4",
+    ]  # fmt: skip
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    chunks = shop / "out" / ".work" / "videos"
+    with (shop / "log").open("wb") as log:
+        first = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        while len(list(chunks.glob("*/chunks/*.npz"))) < 2:
+            assert first.poll() is None, (shop / "log").read_text()
+            time.sleep(0.05)
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    kept = {path.relative_to(chunks) for path in chunks.glob("*/chunks/*.npz")}
+    assert 2 <= len(kept) < 12, "killed too late to show anything"
+    assert not list((shop / "out").glob("*.mp4"))
+
+    second = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert second.returncode == 0, second.stderr
+    manifests = {
+        name: json.loads((shop / "out" / f"{name}.json").read_bytes()) for name in ("one", "two")
+    }
+    rendered = sum(manifest["num_frames_rendered"] for manifest in manifests.values())
+    assert rendered <= 48 - 4 * len(kept)
+    assert rendered > 0
+    assert not list(chunks.iterdir())
+
+    # As if nothing had happened: the same as in this process, in chunks of the same shape.
+    pipe = checkpoints.load(shop / "tiny")
+    for seed, (name, photo) in enumerate({"one": "a.png", "two": "b.png"}.items(), start=1):
+        request = generate.prepare(
+            pipe, [video.read_photo(shop / photo)], Motion.load(shop / "walk.npz"),
+            preset="exact", seed=seed, align=False,
+        )  # fmt: skip
+        frames = [generate.render_frames(pipe, request, range(i, i + 4)) for i in range(0, 24, 4)]
+        video.write(shop / "expected.mp4", np.concatenate(frames), FPS)
+        clip = video.read(shop / "out" / f"{name}.mp4")
+        assert clip.fps == FPS
+        np.testing.assert_array_equal(clip.frames, video.read(shop / "expected.mp4").frames)
+
+    before = (shop / "out" / "one.mp4").stat().st_mtime_ns
+    third = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert third.returncode == 0, third.stderr
+    assert "2 finished before" in third.stdout
+    assert (shop / "out" / "one.mp4").stat().st_mtime_ns == before
