@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
@@ -121,7 +122,7 @@ def save(
         folder: replaced when it exists.
         dtype: of the tensors on disk; None keeps the model's own.
     """
-    parts = {name: getattr(pipe, name) for name in MODELS}
+    parts: dict[str, Any] = {name: getattr(pipe, name) for name in MODELS}
     if dtype is not None:
         parts = {name: _cast(module, dtype) for name, module in parts.items()}
     copied = DreamPosePipeline(**parts, scheduler=pipe.scheduler, recipe=pipe.config["recipe"])

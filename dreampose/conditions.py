@@ -84,7 +84,8 @@ def clip_tokens(
         square = photos[..., top : top + side, left : left + side]
     else:
         raise InputError(f"photo_fit must be 'letterbox' or 'crop', got {fit!r}")
-    side = int(image_encoder.config.image_size)
+    side = image_encoder.config.image_size
+    assert isinstance(side, int)
     resized = F.interpolate(
         square.float(), size=(side, side), mode="bicubic", antialias=True, align_corners=False
     ).clamp(-1, 1)

@@ -2,13 +2,13 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
-def new_folder(folder: str | Path) -> Iterator[Path]:
+def new_folder(folder: str | Path) -> Generator[Path, None, None]:
     """Yields an empty folder beside `folder`; when the block ends well it takes that name.
 
     A folder of that name is replaced then, and only then. After an error nothing is left behind.

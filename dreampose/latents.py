@@ -36,9 +36,9 @@ class LatentCodec:
         images = images.to(self.vae.dtype)
         if isinstance(self.vae, AutoencoderTiny):
             # Its forward() would quantise to bytes; encode() does not.
-            raw = self.vae.encode(images).latents
+            raw = self.vae.encode(images, return_dict=False)[0]
         else:
-            posterior = self.vae.encode(images).latent_dist
+            posterior = self.vae.encode(images, return_dict=False)[0]
             raw = posterior.mode() if generator is None else posterior.sample(generator)
         mean, deviation = self._statistics(raw)
         return ((raw - mean) / deviation - self._shift) * self._factor
@@ -48,7 +48,7 @@ class LatentCodec:
         latents = latents.to(self.vae.dtype)
         mean, deviation = self._statistics(latents)
         raw = (latents / self._factor + self._shift) * deviation + mean
-        return self.vae.decode(raw).sample
+        return self.vae.decode(raw, return_dict=False)[0]  # pyright: ignore[reportArgumentType]
 
     @property
     def _factor(self) -> float:

@@ -3,6 +3,7 @@
 Knows nothing of training or Ray.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from dreampose.errors import InputError
 from dreampose.generate import prepare, render_frames
 from dreampose.latents import VAE
 from dreampose.poses import Motion
+from dreampose.schedule import Scheduler
 from dreampose.subjects import Photo, Subject, subject_modules
 
 PhotoInput = str | Path | Image.Image | np.ndarray
@@ -54,7 +56,7 @@ class DreamPosePipeline(DiffusionPipeline):
     image_encoder: CLIPVisionModel
     adapter: ImageAdapter
     unet: UNet2DConditionModel
-    scheduler: SchedulerMixin
+    scheduler: Scheduler
 
     def __init__(
         self,
@@ -62,7 +64,7 @@ class DreamPosePipeline(DiffusionPipeline):
         image_encoder: CLIPVisionModel,
         adapter: ImageAdapter,
         unet: UNet2DConditionModel,
-        scheduler: SchedulerMixin,
+        scheduler: SchedulerMixin | Scheduler,
         recipe: Mapping[str, Any] | None = None,
     ) -> None:
         """Puts the parts together.
@@ -105,7 +107,7 @@ class DreamPosePipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> "DreamPosePipeline":
         """Loads a folder or hub id; float32 unless `dtype` says otherwise, never a pickle."""
         if "dtype" not in kwargs and "torch_dtype" not in kwargs:
@@ -139,7 +141,8 @@ class DreamPosePipeline(DiffusionPipeline):
             InputError: the folder is no subject's, or of another base model.
         """
         subject, modules = subject_modules(self, folder)
-        pipe = DreamPosePipeline(**{**self.components, **modules}, recipe=self.config["recipe"])
+        parts: dict[str, Any] = {**self.components, **modules}
+        pipe = DreamPosePipeline(**parts, recipe=self.config["recipe"])
         pipe._subject = subject
         return pipe
 
@@ -215,7 +218,8 @@ class DreamPosePipeline(DiffusionPipeline):
         starts = range(0, request.num_frames, chunk_size)
         total = len(starts) * request.num_model_calls
         chunks: list[np.ndarray] = []
-        with self.progress_bar(total=total) as bar:
+        progress_bar: Any = self.progress_bar
+        with progress_bar(total=total) as bar:
 
             def advance(_: int, __: int) -> None:
                 bar.update()

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from diffusers import SchedulerMixin
 from jaxtyping import Float
 from torch import Tensor
 
 from dreampose.errors import InputError
+from dreampose.schedule import Scheduler
 from dreampose.types import Model
 
 
@@ -29,8 +29,8 @@ class Step:
 
 
 def prepare_scheduler(
-    scheduler: SchedulerMixin, num_steps: int, device: torch.device | str = "cpu"
-) -> SchedulerMixin:
+    scheduler: Scheduler, num_steps: int, device: torch.device | str = "cpu"
+) -> Scheduler:
     """A copy with its timesteps set, so that no history is shared between requests.
 
     Raises:
@@ -40,7 +40,7 @@ def prepare_scheduler(
         raise InputError(f"num_inference_steps must be at least 1, got {num_steps}")
     scheduler = copy.deepcopy(scheduler)
     try:
-        scheduler.set_timesteps(num_steps, device=device)  # pyright: ignore[reportAttributeAccessIssue]
+        scheduler.set_timesteps(num_steps, device=device)
     except ValueError as error:
         raise InputError(
             f"num_inference_steps must suit {type(scheduler).__name__}, got {num_steps} ({error})"
@@ -48,15 +48,15 @@ def prepare_scheduler(
     return scheduler
 
 
-def num_model_calls(scheduler: SchedulerMixin, num_steps: int) -> int:
+def num_model_calls(scheduler: Scheduler, num_steps: int) -> int:
     """How often `denoise` will call the model."""
-    return len(prepare_scheduler(scheduler, num_steps).timesteps)  # pyright: ignore[reportAttributeAccessIssue]
+    return len(prepare_scheduler(scheduler, num_steps).timesteps)
 
 
 def denoise(
     model: Model,
     noise: Float[Tensor, "b c h w"],
-    scheduler: SchedulerMixin,
+    scheduler: Scheduler,
     num_steps: int,
     *,
     seeds: Sequence[int] | None = None,
@@ -78,16 +78,20 @@ def denoise(
     scheduler = prepare_scheduler(scheduler, num_steps, noise.device)
     assert seeds is None or len(seeds) == len(noise)
     extra: dict[str, object] = {}
-    if seeds is not None and "generator" in inspect.signature(scheduler.step).parameters:  # pyright: ignore[reportAttributeAccessIssue]
+    if seeds is not None and "generator" in inspect.signature(scheduler.step).parameters:
         # On the CPU, so that the device does not change the draw.
         extra["generator"] = [torch.Generator().manual_seed(seed) for seed in seeds]
     if seeds is not None and hasattr(scheduler, "noise_sampler_seed"):
         # DPMSolverSDEScheduler draws from a Brownian tree: one per sample here as well.
         setattr(scheduler, "noise_sampler_seed", list(seeds))  # noqa: B010
-    timesteps: Tensor = scheduler.timesteps  # pyright: ignore[reportAttributeAccessIssue]
-    latents = noise * scheduler.init_noise_sigma  # pyright: ignore[reportAttributeAccessIssue]
-    for index, timestep in enumerate(timesteps):
-        scaled = scheduler.scale_model_input(latents, timestep)  # pyright: ignore[reportAttributeAccessIssue]
+    latents = noise * scheduler.init_noise_sigma
+    for index, timestep in enumerate(scheduler.timesteps):
+        scaled = scheduler.scale_model_input(latents, timestep)
         prediction = model(scaled, timestep)
-        latents = scheduler.step(prediction, timestep, latents, **extra).prev_sample  # pyright: ignore[reportAttributeAccessIssue]
-        yield Step(index=index, num_steps=len(timesteps), timestep=float(timestep), latents=latents)
+        latents = scheduler.step(prediction, timestep, latents, **extra).prev_sample
+        yield Step(
+            index=index,
+            num_steps=len(scheduler.timesteps),
+            timestep=float(timestep),
+            latents=latents,
+        )

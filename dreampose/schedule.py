@@ -3,7 +3,7 @@
 import difflib
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import diffusers
 import torch
@@ -17,8 +17,38 @@ REVERSED = ("DDIMInverseScheduler", "DPMSolverMultistepInverseScheduler")
 """Schedulers that add noise instead of removing it."""
 
 
+@runtime_checkable
+class Scheduler(Protocol):
+    """What is used of diffusers' schedulers: their common base class does not name it."""
+
+    timesteps: Tensor
+    alphas_cumprod: Tensor
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Options, with which `from_config` makes the like."""
+        ...
+
+    @property
+    def init_noise_sigma(self) -> Any:
+        """Deviation that the start noise must have."""
+        ...
+
+    def set_timesteps(self, num_inference_steps: int, *, device: Any = None) -> Any:
+        """Chooses the timesteps of a run."""
+        ...
+
+    def scale_model_input(self, sample: Tensor, timestep: Any) -> Tensor:
+        """Latents as the denoiser expects them."""
+        ...
+
+    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, **kwargs: Any) -> Any:
+        """One step towards the image."""
+        ...
+
+
 def add_noise(
-    scheduler: SchedulerMixin,
+    scheduler: Scheduler,
     latents: Float[Tensor, "b c h w"],
     noise: Float[Tensor, "b c h w"],
     timesteps: Int64[Tensor, " b"],
@@ -29,7 +59,7 @@ def add_noise(
 
 
 def training_target(
-    scheduler: SchedulerMixin,
+    scheduler: Scheduler,
     latents: Float[Tensor, "b c h w"],
     noise: Float[Tensor, "b c h w"],
     timesteps: Int64[Tensor, " b"],
@@ -54,10 +84,11 @@ def training_target(
 
 
 def _rates(
-    scheduler: SchedulerMixin, latents: Float[Tensor, "b c h w"], timesteps: Int64[Tensor, " b"]
+    scheduler: Scheduler, latents: Float[Tensor, "b c h w"], timesteps: Int64[Tensor, " b"]
 ) -> tuple[Float[Tensor, "b 1 1 1"], Float[Tensor, "b 1 1 1"]]:
-    alphas: Tensor = scheduler.alphas_cumprod  # pyright: ignore[reportAttributeAccessIssue]
-    alpha_bar = alphas.to(latents.device, torch.float32)[timesteps.to(latents.device)]
+    alpha_bar = scheduler.alphas_cumprod.to(latents.device, torch.float32)[
+        timesteps.to(latents.device)
+    ]
     alpha_bar = alpha_bar[:, None, None, None]
     return alpha_bar.sqrt().to(latents), (1 - alpha_bar).sqrt().to(latents)
 
@@ -79,14 +110,14 @@ def _is_usable(name: str) -> bool:
     if not isinstance(scheduler, type) or not issubclass(scheduler, SchedulerMixin):
         # Needs a package that is not installed: diffusers puts a stand-in there.
         return False
-    if "beta_schedule" not in inspect.signature(scheduler.__init__).parameters:
+    if "beta_start" not in inspect.signature(scheduler.__init__).parameters:
         return False
     step = inspect.signature(getattr(scheduler, "step")).parameters  # noqa: B009
     required = [key for key, value in step.items() if value.default is inspect.Parameter.empty]
     return required == ["self", "model_output", "timestep", "sample"]
 
 
-def scheduler_by_name(name: str, base_config: Mapping[str, Any], **kwargs: Any) -> SchedulerMixin:
+def scheduler_by_name(name: str, base_config: Mapping[str, Any], **kwargs: Any) -> Scheduler:
     """A diffusers scheduler with the noise process of `base_config`.
 
     Args:

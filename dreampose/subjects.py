@@ -17,7 +17,7 @@ from typing import Protocol, runtime_checkable
 import cv2
 import numpy as np
 import torch
-from diffusers import SchedulerMixin, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from jaxtyping import Float, UInt8
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -29,6 +29,7 @@ from dreampose.config import Recipe
 from dreampose.errors import InputError, SubjectMismatchWarning
 from dreampose.files import new_folder
 from dreampose.latents import VAE
+from dreampose.schedule import Scheduler
 
 Photo = UInt8[np.ndarray, "H W 3"]
 
@@ -37,8 +38,12 @@ TRAINED = {"unet": ("",), "adapter": ("",), "vae": ("decoder.", "post_quant_conv
 
 MODELS = ("vae", "image_encoder", "adapter", "unet")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-MISMATCH = 20.0
-"""Mean CIELAB distance from which two photos are taken to show different people or outfits."""
+MISMATCH = 15.0
+"""Mean CIELAB distance from which two photos are taken to show different people or outfits.
+
+Over two clips each of 12 catwalk identities one person's frames are at most 12 apart (99% of pairs
+9.8), and 88% of frames are farther than 15 from every frame of anybody else.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +68,7 @@ class Components(Protocol):
     image_encoder: CLIPVisionModel
     adapter: ImageAdapter
     unet: UNet2DConditionModel
-    scheduler: SchedulerMixin
+    scheduler: Scheduler
 
     @property
     def recipe(self) -> Recipe:

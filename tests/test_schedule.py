@@ -1,0 +1,71 @@
+"""Noising, targets and schedulers by name."""
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, PNDMScheduler
+
+from dreampose import config
+from dreampose.errors import InputError
+from dreampose.schedule import add_noise, scheduler_by_name, scheduler_names, training_target
+
+BASE = config.sd14().scheduler
+
+
+@pytest.fixture
+def noised():
+    return torch.randn(3, 4, 8, 6), torch.randn(3, 4, 8, 6), torch.tensor([0, 500, 999])
+
+
+def test_noising_equals_diffusers(noised):
+    scheduler = PNDMScheduler(**BASE)
+    expected = scheduler.add_noise(*noised)
+    torch.testing.assert_close(add_noise(scheduler, *noised), expected)
+
+
+def test_targets_equal_diffusers_and_recover_the_latents(noised):
+    latents, noise, timesteps = noised
+    for kind in ("epsilon", "sample", "v_prediction"):
+        scheduler = PNDMScheduler(**{**BASE, "prediction_type": kind})
+        target = training_target(scheduler, latents, noise, timesteps)
+        if kind == "v_prediction":
+            expected = DDPMScheduler.from_config(scheduler.config).get_velocity(*noised)
+        else:
+            expected = {"epsilon": noise, "sample": latents}[kind]
+        torch.testing.assert_close(target, expected)
+
+
+def test_unknown_prediction_type_is_refused(noised):
+    scheduler = PNDMScheduler(**BASE)
+    scheduler.register_to_config(prediction_type="flow")
+    with pytest.raises(InputError, match=r"prediction_type must be .* got 'flow'"):
+        training_target(scheduler, *noised)
+
+
+def test_wrong_name_lists_near_ones():
+    with pytest.raises(InputError, match=r"EulerDiscreteScheduler.*got 'EulerDiscretScheduler'"):
+        scheduler_by_name("EulerDiscretScheduler", BASE)
+
+
+@pytest.mark.parametrize("name", ["FlowMatchEulerDiscreteScheduler", "VQDiffusionScheduler", "x"])
+def test_schedulers_of_other_models_are_refused(name):
+    with pytest.raises(InputError, match="scheduler must be"):
+        scheduler_by_name(name, BASE)
+
+
+def test_wrong_option_lists_the_right_ones():
+    with pytest.raises(InputError, match=r"among .*solver_order.* got order"):
+        scheduler_by_name("DPMSolverMultistepScheduler", BASE, order=2)
+
+
+def test_keeps_the_noise_process_and_never_clips_latents():
+    for name in scheduler_names():
+        scheduler = scheduler_by_name(name, {**BASE, "prediction_type": "v_prediction"})
+        assert scheduler.config["beta_end"] == BASE["beta_end"]
+        assert scheduler.config["beta_schedule"] == "scaled_linear"
+        assert not scheduler.config.get("clip_sample")
+        assert scheduler.config["prediction_type"] == "v_prediction"
+
+
+def test_options_win_over_the_models_configuration():
+    scheduler = scheduler_by_name("DDIMScheduler", BASE, timestep_spacing="trailing")
+    assert scheduler.config["timestep_spacing"] == "trailing"
