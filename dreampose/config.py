@@ -164,10 +164,10 @@ class Recipe:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
         """Inverse of `to_dict`; accepts what JSON makes of tuples."""
-        plain = dict(values)
-        for key, stage in values.items():
+        plain: dict[str, Any] = _tuples(values)
+        for key, stage in plain.items():
             if key.endswith("_stage"):
-                plain[key] = StageConfig(**dict(stage, betas=tuple(stage["betas"])))
+                plain[key] = StageConfig(**stage)
         return cls(**plain)
 
 
@@ -325,6 +325,13 @@ def recipe(name: str | Path) -> Recipe:
         raise InputError(
             f"recipe must be a file that holds one, got {str(name)!r} ({error})"
         ) from error
+
+
+def _tuples(value: Any) -> Any:
+    """The same value with every list in it, which JSON made of a tuple, a tuple again."""
+    if isinstance(value, Mapping):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def shrink(recipe: Recipe, divisor: int) -> Recipe:
