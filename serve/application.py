@@ -25,9 +25,12 @@ from dreampose.errors import InputError
 from dreampose.poses.motion import Motion
 from serve.config import Settings
 from serve.renderer import Renderer
-from serve.retry import call_with_retries
+from serve.retry import call_with_retries, reason
 from serve.sampler import Sampler
 from serve.store import RenderRequest, Store, Video, VideoFolder
+
+SHUTDOWN_SECONDS = 1.0
+"""What a replica that is told to go may still finish; what it does not is in storage."""
 
 logger = logging.getLogger("ray.serve")
 
@@ -108,6 +111,12 @@ class Ingress:
         align: Annotated[bool, Form(description="fit the motion to the photo's body")] = True,
     ) -> Video:
         """Accepts a video to render; poll it under its id."""
+        size = sum(file.size or 0 for file in [*input_reference, motion])
+        limit = self.settings.max_upload_mb
+        if size > limit * 2**20:
+            raise RequestError(
+                413, "too_large", f"files must hold at most {limit} MB, got {size / 2**20:.0f} MB"
+            )
         if model not in ("", self.settings.model_name):
             raise InputError(f"model must be {self.settings.model_name!r}, got {model!r}")
         if preset not in PRESETS:
@@ -181,12 +190,16 @@ class Ingress:
         """Has a video rendered in the background, by another renderer if the first dies."""
 
         async def run() -> None:
-            await call_with_retries(
-                lambda: self.renderer.render.remote(str(folder.path)),
-                what=f"{folder.id}: renderer",
-                max_tries=self.settings.max_tries,
-                first_delay=self.settings.first_delay,
-            )
+            try:
+                await call_with_retries(
+                    lambda: self.renderer.render.remote(str(folder.path)),
+                    what=f"{folder.id}: renderer",
+                    max_tries=self.settings.max_tries,
+                    first_delay=self.settings.first_delay,
+                )
+            except Exception as error:
+                logger.exception("%s failed", folder.id)
+                folder.fail("render_failed", reason(error))
 
         task = asyncio.create_task(run())
         self.tasks.add(task)
@@ -218,12 +231,14 @@ def renderer_app(settings: Settings, total: Mapping[str, float]) -> ray_serve.Ap
         name="Sampler",
         num_replicas=share.num_processes,
         max_ongoing_requests=1,
+        graceful_shutdown_timeout_s=SHUTDOWN_SECONDS,
         ray_actor_options=share.remote_args,
     ).bind(settings, settings.threads or share.num_threads)
     return deployment(
         Renderer,
         name="Renderer",
         max_ongoing_requests=settings.videos_at_once,
+        graceful_shutdown_timeout_s=SHUTDOWN_SECONDS,
         ray_actor_options={"num_cpus": 0},
     ).bind(settings, share.num_processes, sampler)
 

@@ -21,7 +21,7 @@ from dreampose import poses, video
 from dreampose.errors import InputError
 from serve.config import Settings
 from serve.retry import call_with_retries, reason
-from serve.store import Prepared, Video, VideoError, VideoFolder, write_atomically
+from serve.store import Prepared, Video, VideoFolder, write_atomically
 
 logger = logging.getLogger("ray.serve")
 
@@ -75,18 +75,10 @@ class Renderer:
         try:
             return await self._complete(folder)
         except InputError as error:
-            return folder.update(
-                status="failed",
-                completed_at=int(time.time()),
-                error=VideoError(code="invalid_input", message=reason(error)),
-            )
+            return folder.fail("invalid_input", reason(error))
         except Exception as error:  # a poisoned video must fail alone
             logger.exception("%s failed", folder.id)
-            return folder.update(
-                status="failed",
-                completed_at=int(time.time()),
-                error=VideoError(code="render_failed", message=reason(error)),
-            )
+            return folder.fail("render_failed", reason(error))
 
     async def _complete(self, folder: VideoFolder) -> Video:
         request = folder.request()

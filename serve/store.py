@@ -179,6 +179,11 @@ class VideoFolder:
         write_atomically(self.path / "video.json", video.model_dump_json(indent=1).encode())
         return video
 
+    def fail(self, code: str, message: str) -> Video:
+        """Marks the video as failed; `code` is for programs, the sentence for people."""
+        error = VideoError(code=code, message=message)
+        return self.update(status="failed", completed_at=int(time.time()), error=error)
+
     def finished_chunks(self) -> Iterator[tuple[range, Path]]:
         """Stretches of finished frames, by their file names, in order."""
         for path in sorted((self.path / "chunks").glob("*.npz")):
