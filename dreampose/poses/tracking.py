@@ -19,7 +19,9 @@ _SAME_PERSON = 0.25
 """Two findings nearer than this, in body heights, are one person."""
 _CENTRAL = 0.05
 """How much being central counts: a person at the edge must be this share larger."""
-_WIDE = 1.25
+_WITHIN = 0.7
+"""A finding with more than this share of its area within a surer one's is part of that person."""
+_WIDE = 1.4
 """Pictures with sides further apart than this are searched in square tiles as well."""
 
 
@@ -66,11 +68,7 @@ class Follower:
                 landmarks = self._reader(frame, landmarks.region)
             if landmarks.presence < _PRESENCE or not _inside(landmarks, height, width):
                 continue
-            distances = (
-                np.hypot(*(_hips(landmarks) - _hips(other))) / max(_size(landmarks), _size(other))
-                for other in people
-            )
-            if all(distance > _SAME_PERSON for distance in distances):
+            if not any(_same(landmarks, other) for other in people):
                 people.append(landmarks)
 
         def standing_out(landmarks: Landmarks) -> float:
@@ -110,6 +108,20 @@ class Follower:
             num_lost = 0 if found is not None else num_lost + 1
             last = found or last
             yield Sighting(landmarks=found, num_people=None if people is None else len(people))
+
+
+def _same(landmarks: Landmarks, surer: Landmarks) -> bool:
+    """Whether a finding is one that was made already: near it, or a part of it.
+
+    A square tile that cuts a person in two may show the network a smaller or upside-down one.
+    """
+    step = np.hypot(*(_hips(landmarks) - _hips(surer)))
+    if step < _SAME_PERSON * max(_size(landmarks), _size(surer)):
+        return True
+    low, high = (reduce(landmarks.joints[:, :2], axis=0) for reduce in (np.min, np.max))
+    other_low, other_high = (reduce(surer.joints[:, :2], axis=0) for reduce in (np.min, np.max))
+    shared = np.maximum(np.minimum(high, other_high) - np.maximum(low, other_low), 0)
+    return bool(np.prod(shared) > _WITHIN * np.prod(np.maximum(high - low, 1e-6)))
 
 
 def _distance_to(place: tuple[float, float]) -> Callable[[Landmarks], float]:
