@@ -108,7 +108,8 @@ class BaseStage(Stage):
         """
         super().__init__()
         for each in (data, validation):
-            check_encoders(pipe, each)
+            if each is not None:
+                check_data(pipe, each)
         # This memory layout is a sixth faster on CPUs, and what tensor cores want.
         self.unet = pipe.unet.requires_grad_(True).to(memory_format=torch.channels_last)
         self.adapter = pipe.adapter.requires_grad_(True)
@@ -211,16 +212,26 @@ def trainable_encoder(pipe: DreamPosePipeline) -> nn.Module:
     return encoder
 
 
-def check_encoders(pipe: DreamPosePipeline, data: Dataset | None) -> None:
-    """Raises `InputError` where the data's latents come from other weights than the model's."""
-    if data is None:
-        return
+def check_data(pipe: DreamPosePipeline, data: Dataset) -> None:
+    """Checks that data belongs to a model.
+
+    Raises:
+        InputError: its latents come from other weights, or it holds another number of views.
+    """
     expected = encoders_fingerprint(pipe)
     if data.fingerprint != expected:
         raise InputError(
             f"data must be encoded by the model's own VAE (fingerprint {expected}), got latents "
             f"of {data.fingerprint} in {data.uri!r}: preprocess it with this model"
         )
+    num_views = data.recipe.num_crops + data.recipe.num_recolours
+    for clip, facts in enumerate(data.clips):
+        got = len(data.array(clip, "crops"))
+        if got != num_views:
+            raise InputError(
+                f"data must hold {num_views} views of a clip (num_crops + num_recolours), got "
+                f"{got} of {facts['clip_id']!r} in {data.uri!r}"
+            )
 
 
 def _min_snr(
