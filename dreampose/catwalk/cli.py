@@ -39,7 +39,7 @@ def add_arguments(
         "--size", default="320x256", metavar="HxW", help="height x width (default: 320x256)"
     )
     parser.add_argument(
-        "--workers", type=int, default=workers, help=f"processes (default: {workers or 'all cores'})"
+        "--workers", type=int, default=workers, help=f"processes (default: {workers or 'all'})"
     )
 
 

@@ -1,4 +1,4 @@
-"""Hair: a smooth shell over the scalp, with a curtain or a bun. Knows nothing of poses or pixels."""
+"""Hair: a shell over the scalp, with a curtain or a bun. Knows nothing of poses or pixels."""
 
 from dataclasses import dataclass
 
@@ -92,9 +92,9 @@ def _scalp_field(
     temples = (ears[2] + 0.32 - z) + 0.35 * np.clip(y - eyes[1], -0.6, 1)
     field = np.minimum(np.maximum(forehead, temples), y - nape)
     if person.hair_style in ("short", "bun"):
-        away = np.stack(
-            [np.linalg.norm((head - ears * [0, 1, 1] - [s * np.abs(x).max(), 0, 0]) * [0.55, 1, 1], axis=1) for s in (-1, 1)]
-        ).min(0)
+        beside = np.array([np.abs(x).max(), ears[1], ears[2]])
+        mirrored = np.stack([np.abs(x), y, z], 1)
+        away = np.linalg.norm((mirrored - beside) * [0.55, 1, 1], axis=1)
         field = np.minimum(field, away - 0.36)
         side = np.abs(x) > 0.35
         field = np.where(side, np.minimum(field, y - (ears[1] - 0.35)), field)

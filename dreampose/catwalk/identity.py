@@ -178,7 +178,7 @@ def identity(seed: int, split: str) -> Identity:
     def between(low: float, high: float) -> float:
         return round(float(random.uniform(low, high)), 4)
 
-    def pick(options: tuple[Any, ...]) -> Any:  # noqa: ANN401
+    def pick(options: tuple[Any, ...]) -> Any:
         return options[int(random.integers(len(options)))]
 
     def jitter(colour: Colour, size: int) -> Colour:
@@ -237,9 +237,7 @@ def identity(seed: int, split: str) -> Identity:
     )
 
 
-def _body(
-    random: np.random.Generator, *, female: bool, tone: int
-) -> tuple[tuple[str, float], ...]:
+def _body(random: np.random.Generator, *, female: bool, tone: int) -> tuple[tuple[str, float], ...]:
     """Shape targets of an adult: ancestry, age, weight, muscle, height and proportions."""
     gender = "female" if female else "male"
     lean = {"african": 0.2, "asian": 0.2, "caucasian": 0.2}
@@ -257,9 +255,9 @@ def _body(
     targets[f"{build}{'max' if muscle > 0 else 'min'}muscle-averageweight"] = abs(muscle) * 0.7
     height = float(random.uniform(-0.45, 0.45))
     side = "max" if height > 0 else "min"
-    targets[
-        f"macrodetails/height/{gender}-young-averagemuscle-averageweight-{side}height"
-    ] = abs(height)
+    targets[f"macrodetails/height/{gender}-young-averagemuscle-averageweight-{side}height"] = abs(
+        height
+    )
     for name in ("shoulder-dist", "waist-circ", "hips-circ"):
         amount = float(random.uniform(-0.6, 0.6))
         targets[f"torso/measure-{name}-{'incr' if amount > 0 else 'decr'}"] = abs(amount)

@@ -31,11 +31,11 @@ def make(kind: str, seed: int, *, bottom: float) -> Pattern:
     shift = float(random.uniform(0, 1))
     upright = bool(random.random() < 0.35)
     if kind == "plain":
-        return lambda around, down: np.zeros_like(around)
+        return lambda around, _: np.zeros_like(around)
     if kind == "stripes":
         if upright:
-            return lambda around, down: _band(around / wide + shift, share, wide)
-        return lambda around, down: _band(down / size + shift, share, size)
+            return lambda around, _: _band(around / wide + shift, share, wide)
+        return lambda _, down: _band(down / size + shift, share, size)
     if kind == "plaid":
         thin = 0.3 * share
         wide = _whole(1.2 * size)
@@ -60,7 +60,7 @@ def make(kind: str, seed: int, *, bottom: float) -> Pattern:
     if kind == "logo":
         return _logo(random)
     start = float(random.uniform(-3.5, -1))
-    return lambda around, down: np.clip((down - start) / max(bottom - start, 1.0), 0, 1)
+    return lambda _, down: np.clip((down - start) / max(bottom - start, 1.0), 0, 1)
 
 
 def _whole(period: float) -> float:

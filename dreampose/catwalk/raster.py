@@ -1,4 +1,4 @@
-"""Which triangle each pixel shows: an exact z-buffer in numpy. Knows nothing of people or colours."""
+"""Which triangle each pixel shows: an exact z-buffer. Knows nothing of people or colours."""
 
 from dataclasses import dataclass
 

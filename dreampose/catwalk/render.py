@@ -12,6 +12,9 @@ from dreampose.catwalk.scene import Posed, Scene
 
 SUPERSAMPLING = 2
 """Samples per pixel and axis."""
+GLOSS = np.zeros(len(Surface))
+"""Strength of the highlight of each surface."""
+GLOSS[[Surface.SKIN, Surface.EYES, Surface.HAIR, Surface.SHOES]] = 0.16, 0.5, 0.22, 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,8 +170,7 @@ def _shade(
     towards = stage.camera.turn[2].astype(np.float32)
     facing = np.clip(normal @ towards, 0, 1)
     amount = 0.36 + 0.5 * wrapped + 0.16 * facing + 0.06 * normal[:, 1]
-    rough = np.where(surface == Surface.SKIN, 0.16, 0.0) + np.where(surface == Surface.SHOES, 0.25, 0)
-    rough = rough + np.where(surface == Surface.HAIR, 0.22, 0) + np.where(surface == Surface.EYES, 0.5, 0)
+    rough = GLOSS[surface]
     half = light + towards
     half /= np.linalg.norm(half)
     gloss = rough * np.clip(normal @ half, 0, 1) ** 18
@@ -202,7 +204,8 @@ def _face(
     blend(0.35 * cheek, rosy)
     blend(0.75 * lips, mouth)
     arch = 0.26 - 0.9 * (x - 0.02) ** 2
-    brow = np.clip((0.055 - np.abs(y - arch)) / 0.025, 0, 1) * np.clip((0.2 - np.abs(x - 0.03)) / 0.06, 0, 1)
+    brow = np.clip((0.055 - np.abs(y - arch)) / 0.025, 0, 1)
+    brow = brow * np.clip((0.2 - np.abs(x - 0.03)) / 0.06, 0, 1)
     blend(0.8 * brow * ahead, np.array(person.hair, np.float32) * 0.75)
     lid = np.clip((0.25 - np.hypot(x, 1.6 * (y - 0.03))) / 0.08, 0, 1) * ahead
     blend(0.45 * lid, skin * np.float32(0.45))

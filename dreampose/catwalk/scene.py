@@ -110,8 +110,10 @@ def build(person: Identity) -> Scene:
     legs = [mesh.bone(f"{s}{b}") for s in ("Left", "Right") for b in LEG_BONES]
     legs += [mesh.bone(name) for name in ("Hips", "LHipJoint", "RHipJoint", "LowerBack")]
     inner = np.concatenate(
-        [np.full(len(layer.points), layer.surface in (Surface.SKIN, Surface.TOP, Surface.DRESS))
-         for layer in layers]
+        [
+            np.full(len(layer.points), layer.surface in (Surface.SKIN, Surface.TOP, Surface.DRESS))
+            for layer in layers
+        ]
     )
     inner[starts[-2] if clothes.skirt is not None else starts[-1] :] = False
     surface = np.concatenate([np.full(len(layer.faces), int(layer.surface)) for layer in layers])
@@ -126,8 +128,7 @@ def build(person: Identity) -> Scene:
             )
         )
     )
-    shoes = starts[[k for k, layer in enumerate(layers) if layer.surface == Surface.SHOES][0]]
-    num_shoes = next(len(x.points) for x in layers if x.surface == Surface.SHOES)
+    shoes = next(k for k, layer in enumerate(layers) if layer.surface == Surface.SHOES)
     return Scene(
         mesh=mesh,
         person=person,
@@ -150,7 +151,7 @@ def build(person: Identity) -> Scene:
         atlas=np.concatenate([layer.atlas for layer in layers]),
         cloth=np.concatenate([layer.cloth for layer in layers]),
         lips=lips,
-        soles=np.arange(shoes, shoes + num_shoes),
+        soles=np.arange(starts[shoes], starts[shoes + 1]),
         arm_lift=_arm_lift(measures, joined[inner]),
         stance=stance,
     )
@@ -188,11 +189,10 @@ def pose(scene: Scene, frame: Pose) -> Posed:
     points, anchors, normals = points @ turn.T, anchors @ turn.T, normals @ turn.T
     ground = points[scene.soles, 1].min()
     hips = anchors[0]
+    hips = anchors[0]
     move = np.array([frame.shift - hips[0] * 0.5, -ground, -hips[2] * 0.5])
     heads = len(scene.mesh.bone_names)
-    return Posed(
-        points=points + move, normals=normals, keep=keep, landmarks=anchors[heads:] + move
-    )
+    return Posed(points=points + move, normals=normals, keep=keep, landmarks=anchors[heads:] + move)
 
 
 def _skirt_layer(mesh: Mesh, cut: wardrobe.Skirt) -> Layer:
@@ -204,9 +204,7 @@ def _skirt_layer(mesh: Mesh, cut: wardrobe.Skirt) -> Layer:
     down = np.repeat(cut.heights[0] - cut.heights, columns)
     # The atlas was made for a skirt down to the ankles: a shorter one takes its upper rings.
     share = (cut.heights[0] - cut.heights[-1]) / FULL_SKIRT
-    band = np.minimum(
-        (np.arange(rings - 1) + 0.5) * min(share, 1.0), rings - 1.5
-    ).astype(int)
+    band = np.minimum((np.arange(rings - 1) + 0.5) * min(share, 1.0), rings - 1.5).astype(int)
     row, column = np.mgrid[: rings - 1, : columns - 1]
     first = band[row.ravel()] * (columns - 1) + column.ravel()
     source = np.concatenate([first, first + (rings - 1) * (columns - 1)])

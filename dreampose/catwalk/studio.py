@@ -44,17 +44,21 @@ def camera(person: Identity, *, tall: float, height: int, width: int) -> Camera:
     right = np.cross([0.0, 1.0, 0.0], back)
     right /= np.linalg.norm(right)
     turn = np.stack([right, np.cross(back, right), back])
-    shown = 0.55 * tall / 0.87 + 0.45 * 19.6
+    # Tall people look taller, but the tallest still fit, with the nearer foot below the others.
+    shown = max(0.55 * tall / 0.87 + 0.45 * 19.6, tall / 0.917)
     focal = min(height / shown, width / (shown * 0.62)) * np.linalg.norm(place - aim)
     return Camera(turn=turn, place=place, focal=float(focal), centre=(width / 2, height / 2))
 
 
-def backdrop(person: Identity, view: Camera, height: int, width: int) -> Float32[np.ndarray, "H W 3"]:
+def backdrop(
+    person: Identity, view: Camera, height: int, width: int
+) -> Float32[np.ndarray, "H W 3"]:
     """A seamless paper backdrop: brighter in the middle, falling off to floor and corners."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
     x, y = x / width - 0.5, y / height
     floor = float(view.project(np.array([[0.0, 0.0, -12.0]]))[0, 1]) / height
-    glow = np.exp(-(((x - 0.1 * np.sin(np.deg2rad(person.light_yaw))) / 0.75) ** 2 + ((y - 0.4) / 0.8) ** 2))
+    bright = 0.1 * np.sin(np.deg2rad(person.light_yaw))
+    glow = np.exp(-(((x - bright) / 0.75) ** 2 + ((y - 0.4) / 0.8) ** 2))
     light = 0.86 + 0.14 * glow
     edge = 1 / (1 + np.exp(-(y - floor) / 0.03))
     light = light * (1 - 0.045 * edge) - 0.03 * edge * (y - floor)

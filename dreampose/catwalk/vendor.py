@@ -16,11 +16,12 @@ import argparse
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
-from dreampose.catwalk import skirt
+from dreampose.catwalk import correspondence, skirt
 
 ADULTS = [
     f"macrodetails/{race}-{gender}-{age}"
@@ -54,7 +55,6 @@ LANDMARK_CUBES = {
     21: "l-finger-1-2", 23: "l-upper-leg", 25: "l-knee", 27: "l-ankle",
 }  # fmt: skip
 """Odd (left) BlazePose points at joint cubes; the even (right) ones follow by symmetry."""
-SIDES = {"torso": (1, 2), "thigh": ((7, 9), (8, 10)), "shin": ((11, 13), (12, 14))}
 
 
 def _read_obj(path: Path) -> dict[str, np.ndarray]:
@@ -94,7 +94,7 @@ def _read_target(path: Path, num_points: int) -> np.ndarray:
     return moves
 
 
-def _bones(root: Path) -> tuple[list[str], list[int], dict]:
+def _bones(root: Path) -> tuple[list[str], list[int], dict[str, Any]]:
     rig = json.loads((root / "rigs/standard/rig.cmu_mb.json").read_text())
     rig = rig.get("bones", rig)
     names: list[str] = []
@@ -108,11 +108,13 @@ def _bones(root: Path) -> tuple[list[str], list[int], dict]:
     return names, parents, rig
 
 
-def _landmarks(mesh: dict, cubes: dict, lips: np.ndarray) -> list[np.ndarray]:
+def _landmarks(
+    mesh: dict[str, np.ndarray], cubes: dict[str, np.ndarray], lips: np.ndarray
+) -> list[np.ndarray]:
     """Point lists whose means are the 33 BlazePose landmarks."""
     points = mesh["points"]
     body = np.arange(13380)
-    x, y, z = points[:13380].T
+    x, y, _ = points[:13380].T
     lists: list[np.ndarray] = [np.zeros(0, int)] * 33
 
     def mirrored(index: int, name: str) -> None:
@@ -136,125 +138,6 @@ def _landmarks(mesh: dict, cubes: dict, lips: np.ndarray) -> list[np.ndarray]:
         lists[29 if sign > 0 else 30] = foot[np.argsort(points[foot, 2])[:10]]
         lists[31 if sign > 0 else 32] = foot[np.argsort(-points[foot, 2])[:10]]
     return lists
-
-
-def _parts(
-    points: np.ndarray, faces: np.ndarray, weights: np.ndarray, names: list[str], heads: np.ndarray
-) -> np.ndarray:
-    """The DensePose part of every body face: 1..24 in DensePose's order."""
-    region = {
-        "head": ("Neck", "Neck1", "Head"),
-        "hand": ("Hand", "Thumb", "FingerBase", "HandFinger1"),
-        "foot": ("Foot", "ToeBase"),
-        "thigh": ("UpLeg",),
-        "shin": ("Leg",),
-        "upper": ("Arm",),
-        "fore": ("ForeArm",),
-    }
-
-    def kind(bone: str) -> str:
-        if bone in region["head"]:
-            return "head"
-        short = bone.removeprefix("Left").removeprefix("Right")
-        short = {"LThumb": "Thumb", "RThumb": "Thumb"}.get(short, short)
-        for name, bones in region.items():
-            if short in bones:
-                return name
-        return "torso"
-
-    kinds = np.array([kind(name) for name in names])
-    labels = np.unique(kinds)
-    totals = np.stack([weights[:, kinds == label].sum(1) for label in labels], 1)
-    chosen = labels[totals[faces].mean(1).argmax(1)]
-    centre = points[faces].mean(1)
-    cross = np.cross(points[faces[:, 1]] - points[faces[:, 0]], points[faces[:, 2]] - points[faces[:, 0]])
-    normals = np.zeros_like(points)
-    for corner in range(3):
-        np.add.at(normals, faces[:, corner], cross)
-    normal = normals[faces].sum(1)
-    head = {name: heads[k] for k, name in enumerate(names)}
-    result = np.zeros(len(faces), np.uint8)
-    for face in range(len(faces)):
-        left = centre[face, 0] > 0
-        side = "Left" if left else "Right"
-        sign = 1.0 if left else -1.0
-        match str(chosen[face]):
-            case "torso":
-                result[face] = 2 if normal[face, 2] >= 0 else 1
-            case "hand":
-                result[face] = 4 if left else 3
-            case "foot":
-                result[face] = 5 if left else 6
-            case "head":
-                result[face] = 24 if left else 23
-            case "thigh" | "shin" as limb:
-                start, end = ("UpLeg", "Leg") if limb == "thigh" else ("Leg", "Foot")
-                a, b = head[side + start], head[side + end]
-                along = np.clip((centre[face, 1] - a[1]) / (b[1] - a[1]), 0, 1)
-                front = centre[face, 2] > a[2] + along * (b[2] - a[2])
-                first = 7 if limb == "thigh" else 11
-                result[face] = first + (1 if left else 0) + (2 if front else 0)
-            case limb:
-                start, end = ("Arm", "ForeArm") if limb == "upper" else ("ForeArm", "Hand")
-                a, b = head[side + start], head[side + end]
-                axis = (b - a) / np.linalg.norm(b - a)
-                offset = centre[face] - a
-                offset -= axis * (offset @ axis)
-                outside = offset @ np.array([0.75 * sign, 0.6, 0.0]) > 0
-                first = 15 if limb == "upper" else 19
-                result[face] = first + (0 if left else 1) + (2 if outside else 0)
-    return result
-
-
-def _on_atlas(
-    points: np.ndarray,
-    faces: np.ndarray,
-    body: np.ndarray,
-    body_faces: np.ndarray,
-    body_uv: np.ndarray,
-    body_parts: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Part of every face, and atlas place of every face corner, of cloth over the body.
-
-    The face's centre picks the body triangle; its corners then take the nearest place on the body
-    that lies on the same side of every atlas seam, so no face is smeared across the atlas.
-    """
-    centres = body[body_faces].mean(1)
-    uv_centres = body_uv.mean(1)
-
-    def nearest(queries: np.ndarray, count: int) -> np.ndarray:
-        found = []
-        for chunk in np.array_split(queries, max(1, len(queries) // 200)):
-            distance = (
-                (chunk**2).sum(1)[:, None] + (centres**2).sum(1)[None] - 2 * chunk @ centres.T
-            )
-            best = np.argpartition(distance, count, axis=1)[:, :count]
-            order = np.take_along_axis(distance, best, 1).argsort(1)
-            found.append(np.take_along_axis(best, order, 1))
-        return np.concatenate(found)
-
-    home = nearest(points[faces].mean(1), 2)[:, 0]
-    parts = body_parts[home]
-    near = nearest(points, 60)
-    uv = np.empty((len(faces), 3, 2))
-    for corner in range(3):
-        candidates = near[faces[:, corner]]
-        place = points[faces[:, corner]][:, None]
-        gap = np.linalg.norm(centres[candidates] - place, axis=-1)
-        jump = np.linalg.norm(uv_centres[candidates] - uv_centres[home][:, None], axis=-1)
-        score = gap + 30 * np.maximum(jump - 0.035, 0)
-        pick = np.take_along_axis(candidates, score.argmin(1)[:, None], 1)[:, 0]
-        triangle = body[body_faces[pick]]
-        edge1, edge2 = triangle[:, 1] - triangle[:, 0], triangle[:, 2] - triangle[:, 0]
-        offset = points[faces[:, corner]] - triangle[:, 0]
-        d11, d12, d22 = (edge1 * edge1).sum(1), (edge1 * edge2).sum(1), (edge2 * edge2).sum(1)
-        p1, p2 = (offset * edge1).sum(1), (offset * edge2).sum(1)
-        determinant = np.maximum(d11 * d22 - d12 * d12, 1e-12)
-        bary = np.stack([(d22 * p1 - d12 * p2) / determinant, (d11 * p2 - d12 * p1) / determinant], 1)
-        bary = np.clip(np.concatenate([1 - bary.sum(1, keepdims=True), bary], 1), 0, 1)
-        bary /= bary.sum(1, keepdims=True)
-        uv[:, corner] = (bary[..., None] * body_uv[pick]).sum(1)
-    return parts, uv
 
 
 def build(root: Path, out: Path) -> None:
@@ -281,10 +164,9 @@ def build(root: Path, out: Path) -> None:
 
     first_uv = np.zeros((13380, 2))
     body_mask = groups == "body"
-    for vertex, corner in zip(
-        mesh["faces"][body_mask].ravel()[::-1], mesh["corners"][body_mask].ravel()[::-1], strict=True
-    ):
-        first_uv[vertex] = mesh["atlas"][corner]
+    # Written backwards, so that the first place of a point on a seam is the one that stays.
+    corners = mesh["atlas"][mesh["corners"][body_mask]].reshape(-1, 2)
+    first_uv[mesh["faces"][body_mask].ravel()[::-1]] = corners[::-1]
     picture = cv2.imread(str(root / "textures/mpfb_lips.jpg"), cv2.IMREAD_GRAYSCALE)
     pixel = np.clip((first_uv * [1, -1] + [0, 1]) * (len(picture) - 1), 0, len(picture) - 1)
     lips = picture[pixel[:, 1].astype(int), pixel[:, 0].astype(int)] / 255.0
@@ -303,7 +185,8 @@ def build(root: Path, out: Path) -> None:
     renumber[kept] = np.arange(len(kept))
 
     def gather(values: np.ndarray) -> np.ndarray:
-        return np.concatenate([values[kept], *(values[ids].mean(0, keepdims=True) for ids in lists)])
+        means = [values[ids].mean(0, keepdims=True) for ids in lists]
+        return np.concatenate([values[kept], *means])
 
     anchor_weights = gather(dense)
     # Joint cubes carry no weights of their own in this rig: landmarks move with the nearest body.
@@ -319,10 +202,10 @@ def build(root: Path, out: Path) -> None:
     body_faces = mesh["faces"][body_mask]
     body_uv = mesh["atlas"][mesh["corners"][body_mask]]
     heads = np.stack([points[head_list(name)].mean(0) for name in names])
-    body_parts = _parts(points[:13380], body_faces, dense[:13380], names, heads)
+    body_parts = correspondence.body_parts(points[:13380], body_faces, dense[:13380], names, heads)
     tights = mesh["faces"][groups == "helper-tights"]
     limbs = ~np.isin(body_parts, (3, 4, 23, 24))
-    tights_parts, tights_uv = _on_atlas(
+    tights_parts, tights_uv = correspondence.on_atlas(
         points, tights, points, body_faces[limbs], body_uv[limbs], body_parts[limbs]
     )
     lower = np.isin(body_parts, (1, 2, 7, 8, 9, 10, 11, 12, 13, 14))
@@ -336,12 +219,10 @@ def build(root: Path, out: Path) -> None:
         folds=np.zeros((skirt.NUM_RINGS, skirt.NUM_COLUMNS + 1)),
         sway=np.zeros((skirt.NUM_RINGS, 2)),
     ).reshape(-1, 3)
-    skirt_parts, skirt_uv = _on_atlas(
+    skirt_parts, skirt_uv = correspondence.on_atlas(
         rest, skirt.faces(), points, body_faces[lower], body_uv[lower], body_parts[lower]
     )
-    eyes = np.concatenate(
-        [mesh["faces"][groups == f"helper-{side}-eye"] for side in ("l", "r")]
-    )
+    eyes = np.concatenate([mesh["faces"][groups == f"helper-{side}-eye"] for side in ("l", "r")])
 
     target_names = ADULTS + BUILDS + HEIGHTS + PROPORTIONS
     moves = np.stack(

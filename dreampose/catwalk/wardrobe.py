@@ -179,7 +179,8 @@ def _shoe_field(
     weights: Float[np.ndarray, "v bone"],
 ) -> Float[np.ndarray, " v"]:
     """Depth in dm inside the shoe; pumps are cut low in front, trainers reach the ankle."""
-    bones = [mesh.bone(f"{side}{name}") for side in ("Left", "Right") for name in ("Leg", "Foot", "ToeBase")]
+    names = [f"{side}{bone}" for side in ("Left", "Right") for bone in ("Leg", "Foot", "ToeBase")]
+    bones = [mesh.bone(name) for name in names]
     on_foot = weights[:, bones].sum(1) > 0.5
     ahead = points[:, 2] - measures.head("LeftFoot")[2]
     if person.outfit == "trousers":
