@@ -128,6 +128,19 @@ def test_a_second_person_does_not_steal_the_pose(turn, blazepose):
     assert hips == pytest.approx([104 + 3 * i for i in range(12)], abs=10)
 
 
+def test_a_part_of_the_person_is_not_a_second_one(turn, blazepose):
+    """Tall pictures are searched in squares as well, and the lower one cuts this person's head."""
+    import cv2
+
+    frame = cv2.resize(turn.frames[0], (160, 200))
+    tall = np.full((200, 140, 3), 235, np.uint8)
+    tall[:] = frame[:, 10:150]
+    motion = extract(Clip(frames=tall[None], fps=1.0), blazepose, height=200, width=140)
+    hips, shoulders = (point(motion.joints, f"middle_{name}")[0] for name in ("hip", "shoulder"))
+    assert hips[1] == pytest.approx(95, abs=12)
+    assert shoulders[1] < hips[1]
+
+
 def test_nobody_in_the_picture_is_refused(blazepose):
     empty = np.stack([stage([])] * 3)
     noise = np.random.default_rng(0).integers(0, 256, (3, 160, 128, 3), np.uint8)
