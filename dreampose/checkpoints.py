@@ -16,7 +16,7 @@ from dreampose.config import Recipe
 from dreampose.denoiser import widen
 from dreampose.errors import InputError
 from dreampose.files import new_folder
-from dreampose.latents import VAE
+from dreampose.latents import VAE, pass_colours
 from dreampose.pipeline import DreamPosePipeline
 from dreampose.subjects import (
     MODELS,
@@ -53,6 +53,8 @@ def build(recipe: Recipe, *, seed: int = 0) -> DreamPosePipeline:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         vae: VAE = getattr(diffusers, recipe.vae_class)(**recipe.vae)
+        if isinstance(vae, AutoencoderTiny):
+            pass_colours(vae)
         encoder = CLIPVisionModel(CLIPVisionConfig(**recipe.image_encoder))
         unet = UNet2DConditionModel(**recipe.unet)
         return assemble(recipe, vae, encoder, unet)
@@ -72,7 +74,7 @@ def from_stable_diffusion(
     Raises:
         InputError: the weights do not have the recipe's sizes.
     """
-    options = {"use_safetensors": True, "dtype": torch.float32}
+    options: dict[str, Any] = {"use_safetensors": True, "dtype": torch.float32}
     vae = AutoencoderKL.from_pretrained(str(base), subfolder="vae", **options)
     unet = UNet2DConditionModel.from_pretrained(str(base), subfolder="unet", **options)
     encoder = CLIPVisionModel.from_pretrained(str(image_encoder), **options)
@@ -92,9 +94,12 @@ def assemble(
 ) -> DreamPosePipeline:
     """Widens the UNet and adds a new adapter: a pipeline that starts as plain CLIP conditioning."""
     config = image_encoder.config
+    side, patch = config.image_size, config.patch_size
+    assert isinstance(side, int)
+    assert isinstance(patch, int)
     height, width = recipe.latent_size
     adapter = ImageAdapter(
-        num_tokens=(config.image_size // config.patch_size) ** 2 + 1,
+        num_tokens=(side // patch) ** 2 + 1,
         token_width=config.hidden_size,
         latent_channels=recipe.latent_channels,
         latent_height=height,

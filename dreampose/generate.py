@@ -130,7 +130,8 @@ def prepare(
     if check_subject and pipe.subject is not None:
         subjects.check(pipe.subject, photos)
     if align:
-        motion = poses.align(motion, photo_body(photos[0], recipe.height, recipe.width))
+        # At the motion's size, which may be finer than the model's: training's maps were too.
+        motion = poses.align(motion, photo_body(photos[0], motion.height, motion.width))
 
     fitted = [video.fit(photo[None], recipe.height, recipe.width) for photo in photos]
     images = video.to_model(np.concatenate(fitted)).to(pipe.vae.device)
