@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,148 +16,20 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers import AutoencoderKL
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from dreampose import augment, checkpoints, losses, poses, video
-from dreampose.conditions import clip_tokens
-from dreampose.config import Recipe, StageConfig
-from dreampose.dataset import working_size
+from dreampose import checkpoints, losses, poses, video
+from dreampose.config import StageConfig
 from dreampose.errors import InputError
-from dreampose.generate import photo_body
 from dreampose.latents import LatentCodec
 from dreampose.pipeline import DreamPosePipeline
 from dreampose.subjects import Photo, Subject
 from dreampose.training import loop
 from dreampose.training.denoising import denoising_step, make_batch
 from dreampose.training.loop import Stage, StepReport
+from dreampose.training.views import Views, clip_windows, encode_views, photo_windows
 from dreampose.types import Clip
-from dreampose.windows import windows
-
-NUM_VIEWS = 16
-"""Views of each photo that are encoded: the whole photo, then random crops."""
-
-MAX_FRAMES = 32
-"""Frames of a clip that are used, evenly spread."""
-
-_ENCODE_BATCH = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Views:
-    """A subject's n photos in k views each, encoded: view 0 is the whole photo, others are crops.
-
-    A photo's window repeats its one pose; a clip's frame has its own.
-    """
-
-    pixels: UInt8[np.ndarray, "n k H W 3"]
-    latents: Float[Tensor, "n k c h w"]
-    tokens: Float[Tensor, "n k s d"]
-    poses: Float[Tensor, "n k p 2 h w"]
-
-    @property
-    def num_photos(self) -> int:
-        """Number of photos or frames."""
-        return len(self.pixels)
-
-    @property
-    def num_views(self) -> int:
-        """Number of views of each."""
-        return self.pixels.shape[1]
-
-
-@torch.no_grad()
-def encode_views(
-    pipe: DreamPosePipeline,
-    frames: Sequence[UInt8[np.ndarray, "_ _ 3"]],
-    pose_windows: Sequence[Float[np.ndarray, "p 2 _ _"]],
-    *,
-    seed: int,
-) -> Views:
-    """Crops each frame and its poses alike, and runs the frozen parts on every crop.
-
-    Args:
-        pipe: its VAE and image encoder encode.
-        frames: of any sizes.
-        pose_windows: of each frame, at the recipe's size or a multiple; the frame is fitted to it.
-        seed: of the crops.
-    """
-    recipe = pipe.recipe
-    generator = np.random.default_rng(seed)
-    pixels: list[np.ndarray] = []
-    grids: list[Tensor] = []
-    for frame, maps in zip(frames, pose_windows, strict=True):
-        factor = maps.shape[2] // recipe.height
-        full = video.fit(frame[None], *maps.shape[2:])
-        boxes = augment.random_boxes(
-            NUM_VIEWS,
-            height=recipe.height,
-            width=recipe.width,
-            smallest=recipe.crop_scale,
-            generator=generator,
-        )
-        for box in boxes * factor:
-            pixels.append(augment.crop_frames(full, box, recipe.height, recipe.width)[0])
-            cut = np.ascontiguousarray(augment.crop(maps, box))
-            grids.append(poses.to_grid(cut, recipe.latent_size))
-    codec, device = LatentCodec(vae=pipe.vae), pipe.vae.device
-    latents: list[Tensor] = []
-    tokens: list[Tensor] = []
-    for start in range(0, len(pixels), _ENCODE_BATCH):
-        images = video.to_model(np.stack(pixels[start : start + _ENCODE_BATCH])).to(device)
-        latents.append(codec.encode(images).float().cpu())
-        tokens.append(clip_tokens(pipe.image_encoder, images, recipe.photo_fit).float().cpu())
-    shape = (len(frames), NUM_VIEWS)
-    return Views(
-        pixels=np.stack(pixels).reshape(*shape, recipe.height, recipe.width, 3),
-        latents=torch.cat(latents).unflatten(0, shape),
-        tokens=torch.cat(tokens).unflatten(0, shape),
-        poses=torch.stack(grids).unflatten(0, shape),
-    )
-
-
-def photo_windows(
-    photos: Sequence[Photo], recipe: Recipe, motions: Sequence[poses.Motion] | None = None
-) -> list[Float[np.ndarray, "p 2 _ _"]]:
-    """The pose window of each photo: its own pose, repeated.
-
-    Args:
-        photos: of any sizes.
-        recipe: of the model.
-        motions: one motion of one frame for each photo; `None` asks the pose estimator.
-
-    Raises:
-        InputError: nobody is in a photo, or photos and motions differ in number.
-    """
-    if motions is None:
-        motions = [
-            photo_body(photo, *working_size(Clip(frames=photo[None], fps=1.0), recipe))
-            for photo in photos
-        ]
-    if len(motions) != len(photos):
-        raise InputError(
-            f"motions must be one for each of {len(photos)} photos, got {len(motions)}"
-        )
-    return [np.repeat(motion.maps[:1], recipe.num_poses, axis=0) for motion in motions]
-
-
-def clip_windows(
-    clip: Clip, motion: poses.Motion, recipe: Recipe
-) -> tuple[list[Photo], list[Float[np.ndarray, "p 2 _ _"]]]:
-    """At most `MAX_FRAMES` frames of a clip of the subject, with their pose windows.
-
-    Raises:
-        InputError: clip and motion differ in length.
-    """
-    if len(clip.frames) != motion.num_frames:
-        raise InputError(
-            f"motion must have a pose for each of {len(clip.frames)} frames, "
-            f"got {motion.num_frames}"
-        )
-    spread = np.linspace(0, motion.num_frames - 1, MAX_FRAMES).round().astype(np.int64)
-    chosen = np.unique(spread)
-    around = windows(motion.num_frames, recipe.num_poses)[chosen]
-    return [clip.frames[index] for index in chosen], [motion.maps[window] for window in around]
 
 
 class SubjectStage(Stage):

@@ -13,7 +13,7 @@ from dreampose import checkpoints, training
 from dreampose.config import catwalk, replace
 from dreampose.errors import InputError
 from dreampose.poses import Motion
-from dreampose.training import subject
+from dreampose.training import subject, views
 
 
 def one_frame(motion: Motion, index: int) -> Motion:
@@ -94,18 +94,18 @@ def test_only_unet_adapter_and_decoder_change(tiny_pipeline, finetune, tmp_path)
 def test_the_photo_is_never_the_targets_own_view(tiny_pipeline, drawn) -> None:
     clip, motion = drawn(7)
     recipe = tiny_pipeline.recipe
-    views = subject.encode_views(
+    encoded = views.encode_views(
         tiny_pipeline,
         [clip.frames[0]],
-        subject.photo_windows([clip.frames[0]], recipe, [one_frame(motion, 0)]),
+        views.photo_windows([clip.frames[0]], recipe, [one_frame(motion, 0)]),
         seed=0,
     )
     config = replace(recipe.subject_stage, crop_share=0.5)
     facts = checkpoints.describe(tiny_pipeline, "ada", [clip.frames[0]])
-    stage = subject.SubjectStage(tiny_pipeline, views, config=config, subject=facts)
+    stage = subject.SubjectStage(tiny_pipeline, encoded, config=config, subject=facts)
     batch = stage.draw("train", np.zeros(200, int), np.random.default_rng(0))
     assert not (batch["latents"] == batch["photo_latents"]).flatten(1).all(1).any()
-    whole = (batch["latents"] == views.latents[0, 0]).flatten(1).all(1).float().mean()
+    whole = (batch["latents"] == encoded.latents[0, 0]).flatten(1).all(1).float().mean()
     assert 0.4 < whole < 0.7
     # One photo: its pose fills the window.
     assert (batch["poses"] == batch["poses"][:, :1]).all()
@@ -120,7 +120,7 @@ def test_another_subject_in_the_way_is_refused(tiny_pipeline, finetune, tmp_path
 
 def test_a_clip_of_the_subject_brings_its_own_windows(drawn) -> None:
     clip, motion = drawn(7)
-    frames, around = subject.clip_windows(clip, motion, catwalk())
+    frames, around = views.clip_windows(clip, motion, catwalk())
     assert len(frames) == len(around) == 5
     assert (around[0] == motion.maps[[0, 0, 0, 1, 2]]).all()
     assert (around[4] == motion.maps[[2, 3, 4, 4, 4]]).all()
