@@ -181,8 +181,8 @@ def catwalk() -> Recipe:
         vae={
             "encoder_block_out_channels": (32, 32, 32, 32),
             "decoder_block_out_channels": (32, 32, 32, 32),
-            "num_encoder_blocks": (1, 3, 3, 3),
-            "num_decoder_blocks": (3, 3, 3, 1),
+            "num_encoder_blocks": (0, 2, 3, 3),
+            "num_decoder_blocks": (3, 3, 2, 1),
             "latent_channels": 8,
             "scaling_factor": 1.0,
         },
@@ -223,9 +223,9 @@ def catwalk() -> Recipe:
         num_crops=2,
         num_recolours=2,
         vae_stage=StageConfig(
-            learning_rate=2e-3, num_steps=5000, batch_size=16, weight_decay=1e-4,
-            lr_schedule="cosine", warmup_steps=100, ema_decay=0.999, crop_size=64,
-            edge_weight=1.0, latent_noise=0.1,
+            learning_rate=1e-3, num_steps=5000, batch_size=16, weight_decay=1e-4,
+            lr_schedule="cosine", warmup_steps=50, ema_decay=0.999, crop_size=64,
+            edge_weight=0.5, latent_noise=0.05,
             recolour_share=0.5,
         ),
         encoder_stage=StageConfig(

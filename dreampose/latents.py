@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 VAE = AutoencoderKL | AutoencoderTiny
 
@@ -64,6 +65,47 @@ class LatentCodec:
         mean = self.vae.config.get("latents_mean") or (0.0,)
         deviation = self.vae.config.get("latents_std") or (1.0,)
         return like.new_tensor(mean)[:, None, None], like.new_tensor(deviation)[:, None, None]
+
+
+@torch.no_grad()
+def pass_colours(vae: AutoencoderTiny) -> None:
+    """Sets random weights so that the VAE starts as an eighth-size colour copy of the image.
+
+    The first channels of every layer carry the mean colour through, residual branches start at
+    zero, all other weights stay random. From purely random weights an absolute error first learns
+    grey, the median of all colours, and stays there for thousands of steps.
+    """
+    encoder = [layer for layer in vae.encoder.layers if isinstance(layer, nn.Conv2d)]
+    decoder = [layer for layer in vae.decoder.layers if isinstance(layer, nn.Conv2d)]
+    num_carriers = min(12, encoder[0].out_channels // 3 * 3)
+    carriers = torch.arange(num_carriers)
+    colours = carriers % 3
+    share = 3 / num_carriers
+    for block in vae.modules():
+        if isinstance(block, AutoencoderTinyBlock):
+            nn.init.zeros_(block.conv[-1].weight)
+            nn.init.zeros_(block.conv[-1].bias)
+    for layer in (encoder[0], *encoder[1:-1], *decoder[1:-1]):
+        layer.weight[carriers] = 0.0
+        if layer.bias is not None:
+            layer.bias[carriers] = 0.0
+    encoder[0].weight[carriers, colours, 1, 1] = 1.0
+    for layer in encoder[1:-1]:
+        # With stride 2 and padding 1, the last two rows and columns are the cell's own pixels.
+        layer.weight[carriers, carriers, 1:, 1:] = 0.25
+    for layer in decoder[1:-1]:
+        layer.weight[carriers, carriers, 1, 1] = 1.0
+    # Inside, pixels run from 0 to 1; latents should be centred, from -1 to 1.
+    encoder[-1].weight[:3] = 0.0
+    encoder[-1].weight[colours, carriers, 1, 1] = 2 * share
+    encoder[-1].bias[:3] = -1.0
+    decoder[0].weight[carriers] = 0.0
+    decoder[0].weight[carriers, colours, 1, 1] = 0.5
+    decoder[0].bias[carriers] = 0.5
+    decoder[-1].weight *= 0.1
+    decoder[-1].weight[:, carriers] = 0.0
+    decoder[-1].weight[colours, carriers, 1, 1] = share
+    decoder[-1].bias.zero_()
 
 
 @torch.no_grad()
