@@ -15,7 +15,7 @@ from dreampose import video
 from dreampose.errors import InputError
 from dreampose.poses.alignment import frame_person
 from dreampose.poses.estimators import ESTIMATORS, estimator
-from dreampose.poses.extract import extract
+from dreampose.poses.extract import cut, extract
 from dreampose.poses.grid import draw_preview
 
 
@@ -102,14 +102,13 @@ def run(values: argparse.Namespace) -> int:
     if out.suffix != ".npz":
         raise InputError(f"out must end in .npz, got {str(out)!r}")
     clip = video.read(values.video)
-    start, stop = _range(values, len(clip.frames), clip.fps)
-    with tqdm(total=stop - start, desc="pose", unit="frame") as bar:
+    clip = cut(clip, *_range(values, len(clip.frames), clip.fps))
+    with tqdm(total=len(clip.frames), desc="pose", unit="frame") as bar:
         motion = extract(
             clip,
             estimator(values.estimator, **options),
             height=height,
             width=width,
-            frames=(start, stop),
             progress=bar.update,
         )
     (frame_person(motion) if values.framed else motion).save(out)
@@ -121,7 +120,7 @@ def run(values: argparse.Namespace) -> int:
         )
     if not values.no_preview:
         preview = out.with_suffix(".preview.mp4")
-        video.write(preview, draw_preview(clip.frames[start:stop], motion), motion.fps)
+        video.write(preview, draw_preview(clip.frames, motion), motion.fps)
         print(f"wrote {preview}", file=sys.stderr)
     print(out)
     return 0

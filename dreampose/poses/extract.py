@@ -57,13 +57,7 @@ def extract(
     if not isinstance(clip, Clip):
         clip = video.read(clip)
     if frames is not None:
-        start, stop = frames
-        if not 0 <= start < stop <= len(clip.frames):
-            raise InputError(
-                f"frames must be a range A:B with 0 <= A < B <= {len(clip.frames)}, "
-                f"got {start}:{stop}"
-            )
-        clip = replace(clip, frames=clip.frames[start:stop], first_frame=clip.first_frame + start)
+        clip = cut(clip, *frames)
     track = estimator(clip, height=height, width=width, progress=progress)
     if track.maps is None:
         track = _without_misreadings(track)
@@ -88,6 +82,19 @@ def extract(
         joint_names=track.joint_names,
         painted=track.maps is None,
     )
+
+
+def cut(clip: Clip, start: int, stop: int) -> Clip:
+    """The frames `start` to `stop - 1` of a clip.
+
+    Raises:
+        InputError: the range is empty or reaches outside the clip.
+    """
+    if not 0 <= start < stop <= len(clip.frames):
+        raise InputError(
+            f"frames must be a range A:B with 0 <= A < B <= {len(clip.frames)}, got {start}:{stop}"
+        )
+    return replace(clip, frames=clip.frames[start:stop], first_frame=clip.first_frame + start)
 
 
 def _check_gaps(found: Bool[np.ndarray, " t"], clip: Clip, limit: int) -> None:

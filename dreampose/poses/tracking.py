@@ -15,6 +15,10 @@ _LARGEST_STEP = 0.3
 """Largest move of the hips between two frames, in body heights; more is another person."""
 _LARGEST_GROWTH = 1.6
 """Largest change of size between two frames."""
+_OFF_CENTER = 0.08
+"""A person further off the middle of the region, in body heights, is looked at again."""
+_LOOKS = 3
+"""Looks at one frame at the most."""
 _SAME_PERSON = 0.25
 """Two findings nearer than this, in body heights, are one person."""
 _CENTRAL = 0.05
@@ -77,6 +81,17 @@ class Follower:
 
         return sorted(people, key=standing_out, reverse=True)
 
+    def _look(self, frame: UInt8[np.ndarray, "H W 3"], region: Region) -> Landmarks:
+        """Reads a region, and again where the person has moved off its middle: it lags there."""
+        landmarks = self._reader(frame, region)
+        for _ in range(_LOOKS - 1):
+            step = float(np.hypot(*(_hips(landmarks) - region.center)))
+            if landmarks.presence < _PRESENCE or step < _OFF_CENTER * _size(landmarks):
+                break
+            region = landmarks.region
+            landmarks = self._reader(frame, region)
+        return landmarks
+
     def follow(
         self,
         frames: UInt8[np.ndarray, "t H W 3"],
@@ -98,7 +113,7 @@ class Follower:
             found: Landmarks | None = None
             people: list[Landmarks] | None = None
             if last is not None:
-                found = _nearest([self._reader(frame, last.region)], last, num_lost)
+                found = _nearest([self._look(frame, last.region)], last, num_lost)
             if found is None or index % search_every == 0:
                 people = self.find(frame)
             if found is None and people and last is None:
