@@ -114,7 +114,10 @@ def _start(recipe: Recipe, model: str | Path | None, seed: int) -> DreamPosePipe
         return checkpoints.build(recipe, seed=seed)
     pipe = checkpoints.load(model)
     for name in ("name", "height", "width", "num_poses", "vae", "unet", "image_encoder"):
-        expected, got = (json.dumps(getattr(owner, name)) for owner in (recipe, pipe.recipe))
+        # As JSON with sorted keys, which is how the model's folder keeps them.
+        expected, got = (
+            json.dumps(getattr(owner, name), sort_keys=True) for owner in (recipe, pipe.recipe)
+        )
         if expected != got:
             raise InputError(
                 f"model must have {name} {expected} as the recipe says, got {got} in {str(model)!r}"
