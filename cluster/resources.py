@@ -127,5 +127,5 @@ def _cores(total: Mapping[str, float]) -> int:
 
 
 def _whole(cpus: float) -> float:
-    """Ray takes fractions below one and whole numbers above."""
-    return float(math.floor(cpus)) if cpus >= 1 else round(cpus, 2)
+    """Ray takes fractions below one and whole numbers above; rounded down, so that all fit."""
+    return float(math.floor(cpus)) if cpus >= 1 else math.floor(cpus * 100) / 100
