@@ -124,8 +124,10 @@ def make_clips(
     args: argparse.Namespace, protocol: Protocol, height: int, width: int
 ) -> dict[str, dict[str, Path]]:
     """Walk and turn of every test identity, by subject; those that are there are kept."""
-    out: Path | None = args.clips
-    if out is None:
+    out: Path
+    if args.clips is not None:
+        out = args.clips
+    else:
         out = args.out / f"clips-seed{protocol.seed}-{protocol.num_frames}x{height}x{width}"
         progress = catwalk.generate(
             out,

@@ -74,7 +74,7 @@ def from_stable_diffusion(
     Raises:
         InputError: the weights do not have the recipe's sizes.
     """
-    options: dict[str, Any] = {"use_safetensors": True, "dtype": torch.float32}
+    options = dict[str, Any](use_safetensors=True, dtype=torch.float32)
     vae = AutoencoderKL.from_pretrained(str(base), subfolder="vae", **options)
     unet = UNet2DConditionModel.from_pretrained(str(base), subfolder="unet", **options)
     encoder = CLIPVisionModel.from_pretrained(str(image_encoder), **options)

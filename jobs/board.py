@@ -7,7 +7,7 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -66,7 +66,7 @@ class StopWatch:
 
 
 @contextlib.contextmanager
-def stop_on_sigterm(board: Any) -> Iterator[threading.Event]:
+def stop_on_sigterm(board: Any) -> Generator[threading.Event, None, None]:
     """Within the block a SIGTERM asks the workers to save and end; a second one ends at once.
 
     Yields an event that tells whether that happened.

@@ -107,7 +107,11 @@ def _run(
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=share.num_processes),
         **share.remote_args,
     )
-    with driver.bar(lambda: len(todo) - len(_missing(out, todo)), total=len(todo), unit="clip"):
+
+    def progress() -> driver.Progress:
+        return driver.Progress(done=len(todo) - len(_missing(out, todo)), total=len(todo))
+
+    with driver.bar(progress, unit="clip"):
         for _ in rows.iter_batches(batch_size=1):
             pass
 

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -63,7 +63,7 @@ class Stopped(BaseException):
 
 
 @contextlib.contextmanager
-def ray_session(*, log_to_driver: bool = True) -> Iterator[dict[str, float]]:
+def ray_session(*, log_to_driver: bool = True) -> Generator[Mapping[str, float], None, None]:
     """A Ray session for the length of the block; yields the cluster's totals.
 
     A cluster is joined where `RAY_ADDRESS` names one (a submitted job has it), else a private one
@@ -116,7 +116,7 @@ class Progress:
 
 
 @contextlib.contextmanager
-def bar(read: Callable[[], Progress], *, unit: str) -> Iterator[None]:
+def bar(read: Callable[[], Progress], *, unit: str) -> Generator[None, None, None]:
     """A progress bar for the length of the block, fed by calling `read` every second."""
     ended = threading.Event()
     with tqdm(unit=unit, mininterval=1 if sys.stderr.isatty() else 30) as progress:

@@ -129,8 +129,9 @@ def _settings(args: argparse.Namespace) -> Settings:
                 f"recipe must be the model's {pipe.recipe.name!r}, got {recipe.name!r}"
             )
         recipe, model_fingerprint = pipe.recipe, encoders_fingerprint(pipe)
-    for name in ("name", "height", "width") if earlier else ():
-        expected, got = earlier["recipe"][name], getattr(recipe, name)
+    for name in ("name", "height", "width"):
+        got = getattr(recipe, name)
+        expected = earlier["recipe"][name] if earlier else got
         if expected != got:
             raise InputError(f"recipe must have {name} {expected!r} as --data has, got {got!r}")
     return Settings(

@@ -1,7 +1,7 @@
 """Files on any pyarrow filesystem: this disk, S3, GCS. Knows nothing of what is in them."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
@@ -132,7 +132,7 @@ def upload_folder(source: Path, uri: str, *, last: str) -> None:
 
 
 @contextmanager
-def local_copy(uri: str, sidecars: tuple[str, ...] = ()) -> Iterator[Path]:
+def local_copy(uri: str, sidecars: tuple[str, ...] = ()) -> Generator[Path, None, None]:
     """A file's path on this disk for the length of the block; a remote one is copied.
 
     Args:

@@ -89,7 +89,7 @@ def _fit(
     share = resources.training(total, workers=args.workers, gpus=use_gpu)
     resources.require(total, share, at_least=args.workers)
     _sweep(out)
-    board = Board.remote()
+    board: Any = Board.remote()
     order = Order(
         stage=args.stage,
         recipe=recipe,

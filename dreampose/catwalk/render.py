@@ -190,10 +190,10 @@ def _face(
     marks = scene.anchors[len(scene.mesh.bone_names) :]
     skin = np.array(person.skin, np.float32)
     colour = np.tile(skin, (len(rest), 1))
-    rosy = skin * np.float32([1.0, 0.72, 0.72])
-    mouth = skin * np.float32([0.86, 0.52, 0.55])
+    rosy = skin * np.array([1.0, 0.72, 0.72], np.float32)
+    mouth = skin * np.array([0.86, 0.52, 0.55], np.float32)
     eye = (marks[2] * [1, 1, 1] + marks[5] * [-1, 1, 1]) / 2
-    x, y, z = (rest - np.float32([0, eye[1], eye[2]])).T
+    x, y, z = (rest - np.array([0, eye[1], eye[2]], np.float32)).T
     x = np.abs(x) - np.float32(eye[0])
     ahead = z > -0.35
 
@@ -210,10 +210,10 @@ def _face(
     lid = np.clip((0.25 - np.hypot(x, 1.6 * (y - 0.03))) / 0.08, 0, 1) * ahead
     blend(0.45 * lid, skin * np.float32(0.45))
     away = np.hypot(x, y)
-    white = np.float32([236, 232, 228])
+    white = np.array([236, 232, 228], np.float32)
     iris = np.array(person.eyes, np.float32)
     ball = np.where((away < 0.085)[:, None], iris, white)
-    ball = np.where((away < 0.04)[:, None], np.float32([14, 12, 12]), ball)
+    ball = np.where((away < 0.04)[:, None], np.array([14, 12, 12], np.float32), ball)
     return np.where((surface == Surface.EYES)[:, None], ball, colour)
 
 

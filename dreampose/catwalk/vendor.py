@@ -168,6 +168,7 @@ def build(root: Path, out: Path) -> None:
     corners = mesh["atlas"][mesh["corners"][body_mask]].reshape(-1, 2)
     first_uv[mesh["faces"][body_mask].ravel()[::-1]] = corners[::-1]
     picture = cv2.imread(str(root / "textures/mpfb_lips.jpg"), cv2.IMREAD_GRAYSCALE)
+    assert picture is not None
     pixel = np.clip((first_uv * [1, -1] + [0, 1]) * (len(picture) - 1), 0, len(picture) - 1)
     lips = picture[pixel[:, 1].astype(int), pixel[:, 0].astype(int)] / 255.0
 

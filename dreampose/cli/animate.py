@@ -7,6 +7,8 @@ import argparse
 import zipfile
 from pathlib import Path
 
+import numpy as np
+
 from dreampose import dataset, poses, video
 from dreampose.cli.model import load as load_model
 from dreampose.config import PRESETS, Recipe
@@ -103,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
         check_subject=not args.force_subject,
         output_type="np",
     )
-    video.write(args.out, output.frames, output.fps)
+    video.write(args.out, np.asarray(output.frames), output.fps)
     print(f"{args.out}: {motion.num_frames} frames, {output.fps:g} fps")
 
 

@@ -151,7 +151,7 @@ class CatwalkPose:
         truth = read_ground_truth(clip)
         placement = Placement.fit(clip.frames.shape[1:3], (height, width))
         maps = placement.warp(truth.maps, (height, width))
-        found = (maps > 0).any(axis=(1, 2, 3))
+        found: np.ndarray = np.any(maps > 0, axis=(1, 2, 3))
         if progress is not None:
             progress(len(maps))
         return Track(

@@ -136,7 +136,7 @@ def _without_misreadings(track: Track) -> Track:
     """
     if track.found.sum() < 3:
         return track
-    across = sum(
+    across: np.ndarray = sum(
         point(track.joints, f"left_{name}") - point(track.joints, f"right_{name}")
         for name in ("shoulder", "hip")
     )

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import SchedulerMixin
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
@@ -22,6 +21,7 @@ from dreampose.dataset import Dataset, encoders_fingerprint
 from dreampose.denoiser import Denoiser
 from dreampose.errors import InputError
 from dreampose.pipeline import DreamPosePipeline
+from dreampose.schedule import Scheduler
 from dreampose.training.loop import Stage
 from dreampose.types import Batch, Conditions
 from dreampose.windows import sample_pairs, windows
@@ -111,7 +111,8 @@ class BaseStage(Stage):
             if each is not None:
                 check_data(pipe, each)
         # This memory layout is a sixth faster on CPUs, and what tensor cores want.
-        self.unet = pipe.unet.requires_grad_(True).to(memory_format=torch.channels_last)
+        self.unet = pipe.unet.requires_grad_(True)
+        nn.Module.to(self.unet, memory_format=torch.channels_last)
         self.adapter = pipe.adapter.requires_grad_(True)
         if not recipe.image_encoder_frozen:
             self.image_encoder = trainable_encoder(pipe)
@@ -235,10 +236,9 @@ def check_data(pipe: DreamPosePipeline, data: Dataset) -> None:
 
 
 def _min_snr(
-    scheduler: SchedulerMixin, timesteps: Int64[Tensor, " b"], gamma: float
+    scheduler: Scheduler, timesteps: Int64[Tensor, " b"], gamma: float
 ) -> Float[Tensor, " b"]:
-    alphas: Tensor = scheduler.alphas_cumprod  # pyright: ignore[reportAttributeAccessIssue]
-    alpha_bar = alphas.to(timesteps.device)[timesteps]
+    alpha_bar = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
     return losses.min_snr_weights(
         alpha_bar / (1 - alpha_bar),
         gamma=gamma,

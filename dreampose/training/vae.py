@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderTiny
 from jaxtyping import Float, Int64, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from dreampose import augment, checkpoints, losses, video
 from dreampose.config import StageConfig
@@ -48,7 +48,8 @@ class VaeStage(Stage):
             config: crop size, edge and KL weight.
         """
         super().__init__()
-        self.vae = pipe.vae.requires_grad_(True).to(memory_format=torch.channels_last)
+        self.vae = pipe.vae.requires_grad_(True)
+        nn.Module.to(self.vae, memory_format=torch.channels_last)
         self._outer = (pipe,)
         self._data = {"train": data, "validation": validation}
         self._config = config
@@ -78,10 +79,10 @@ class VaeStage(Stage):
         truth = batch["pixels"].permute(0, 3, 1, 2).float().div(127.5).sub(1)
         truth = truth.contiguous(memory_format=torch.channels_last)
         if isinstance(self.vae, AutoencoderTiny):
-            latents = self.vae.encode(truth).latents
+            latents = self.vae.encode(truth, return_dict=False)[0]
             if self.training and self._config.latent_noise:
                 latents = latents + self._config.latent_noise * self._noise(latents, batch["seed"])
-            images = self.vae.decode(latents).sample
+            images = self.vae.decode(latents, return_dict=False)[0]
             return losses.reconstruction_loss(images, truth, edge_weight=self._config.edge_weight)
         posterior = self.vae.encode(truth).latent_dist
         latents = posterior.mode()
