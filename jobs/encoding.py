@@ -53,10 +53,10 @@ class Encoder:
         self.estimator = poses.estimator(settings.pose)
         self.pipe = None
         if settings.model is not None:
-            from dreampose import checkpoints
+            from dreampose.cli import model
 
             device = "cuda" if torch.cuda.is_available() else "cpu"
-            self.pipe = checkpoints.load(settings.model).to(device)
+            self.pipe = model.load(settings.model).to(device)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Rows of `clip_id, path, subject, row_file` in, rows of training data out."""

@@ -134,14 +134,15 @@ def finetune_one(order: Order, person: Person, board: Any) -> None:
     import torch
     from accelerate import Accelerator
 
-    from dreampose import checkpoints, training, video
+    from dreampose import training, video
+    from dreampose.cli import model
     from jobs.board import StopWatch
 
     torch.set_num_threads(order.num_threads)
     stop = StopWatch(board)
     try:
         steps = training.finetune_subject(
-            checkpoints.load(order.model),
+            model.load(order.model),
             [video.read_photo(photo) for photo in person.photos],
             Path(order.out) / person.subject,
             name=person.subject,
@@ -198,9 +199,9 @@ def _check(args: argparse.Namespace) -> None:
             raise InputError(f"{name} must be at least 0, got {value}")
     if args.steps == 0 and args.vae_steps == 0:
         raise InputError("steps and vae_steps must not both be 0")
-    from dreampose import checkpoints
+    from dreampose.cli import model
 
-    checkpoints.load(args.model)
+    model.load(args.model)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -44,6 +44,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def preprocess(args: argparse.Namespace) -> int:
     """Checks everything, then does what is not done yet; gives the exit code."""
+    if args.workers is not None and args.workers < 1:
+        raise InputError(f"workers must be at least 1, got {args.workers}")
     found = videos.find(args.videos) if args.data is None else _earlier(args.data)
     settings = _settings(args)
     _check_same_settings(args.out, settings)
@@ -120,10 +122,10 @@ def _settings(args: argparse.Namespace) -> Settings:
     recipe = config.recipe(args.recipe or "catwalk")
     model_fingerprint = None
     if args.model is not None:
-        from dreampose import checkpoints
+        from dreampose.cli import model
         from dreampose.dataset import encoders_fingerprint
 
-        pipe = checkpoints.load(args.model)
+        pipe = model.load(args.model)
         if args.recipe is not None and recipe.name != pipe.recipe.name:
             raise InputError(
                 f"recipe must be the model's {pipe.recipe.name!r}, got {recipe.name!r}"

@@ -151,10 +151,10 @@ def _check(args: argparse.Namespace) -> config.Recipe:
             raise InputError(f"{name} must be at least 1, got {getattr(args, name)}")
     if args.steps is not None and args.steps < 1:
         raise InputError(f"steps must be at least 1, got {args.steps}")
-    from dreampose import checkpoints
+    from dreampose.cli import model
     from dreampose.dataset import Dataset, encoders_fingerprint
 
-    pipe = None if args.model is None else checkpoints.load(args.model)
+    pipe = None if args.model is None else model.load(args.model)
     if args.recipe is not None or pipe is None:
         recipe = config.recipe(args.recipe or "catwalk")
     else:
