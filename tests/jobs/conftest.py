@@ -1,0 +1,106 @@
+"""What the tests of jobs share: small clips with exact poses, and a driver to kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dreampose import video
+
+JOBS = Path(__file__).parents[2] / "jobs"
+PATIENCE = 400
+"""Seconds to wait for something that a job does in a few, on a machine that has time."""
+
+
+def _draw_clip(path, *, seed, num_frames=6, height=64, width=48):
+    """A figure that walks across the picture and, beside it, the catwalk's ground truth of it."""
+    random = np.random.default_rng(seed)
+    frames = np.full((num_frames, height, width, 3), 230, np.uint8)
+    parts = np.zeros((num_frames, height, width), np.uint8)
+    uv = np.zeros((num_frames, height, width, 2), np.uint8)
+    joints = np.zeros((num_frames, 4, 3), np.float32)
+    colour = random.integers(0, 200, 3)
+    rows, columns = np.mgrid[0:height, 0:width]
+    for index in range(num_frames):
+        left = width // 6 + index * (width // 2) // num_frames
+        body = (slice(height // 6, -height // 6), slice(left, left + width // 4))
+        frames[index][body] = colour
+        parts[index][body] = 1 + seed % 24
+        uv[index][body] = (np.stack([columns / width, rows / height], axis=-1)[body] * 255).round()
+        joints[index, :, 0] = left
+        joints[index, :, 1] = np.linspace(height // 6, 5 * height // 6, 4)
+    video.write(path, frames, fps=30)
+    np.savez(Path(path).with_suffix(".npz"), parts=parts, uv=uv, joints=joints)
+
+
+@pytest.fixture
+def tiny_json(tiny_recipe, tmp_path):
+    """The tiny recipe as a file, for `--recipe`."""
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps(tiny_recipe.to_dict()))
+    return path
+
+
+@pytest.fixture
+def draw_clip():
+    """Writes a clip with exact poses beside it."""
+    return _draw_clip
+
+
+@pytest.fixture
+def clips(tmp_path):
+    """Five clips in two folders."""
+    for index, folder in enumerate(["a", "a", "a", "b", "b"]):
+        (tmp_path / "clips" / folder).mkdir(parents=True, exist_ok=True)
+        _draw_clip(tmp_path / "clips" / folder / f"clip{index}.mp4", seed=index)
+    return tmp_path / "clips"
+
+
+class Driver:
+    """Runs a job in a process of its own, as a user does, on the cluster of the tests."""
+
+    def __init__(self, address):
+        self._environment = os.environ | {"RAY_ADDRESS": address}
+
+    def start(self, job, *flags):
+        """Starts a job; the process is a group leader, so that nothing of it outlives the test."""
+        return subprocess.Popen(
+            [sys.executable, *map(str, (JOBS / f"{job}.py", *flags))],
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd="/",
+            start_new_session=True,
+        )
+
+    def run(self, job, *flags):
+        """Runs a job to its end; gives its exit code, what it printed and its complaints."""
+        process = self.start(job, *flags)
+        out, err = process.communicate(timeout=PATIENCE)
+        return process.returncode, out, err
+
+    def kill_when(self, reached, job, *flags):
+        """Starts a job and kills it with SIGKILL as soon as `reached()` is true."""
+        process = self.start(job, *flags)
+        deadline = time.monotonic() + PATIENCE
+        while not reached():
+            if process.poll() is not None or time.monotonic() > deadline:
+                process.kill()
+                _, err = process.communicate()
+                pytest.fail(f"the job ended or stalled before it could be killed:\n{err[-3000:]}")
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.fixture
+def driver(ray_cluster):
+    """Runs jobs as processes of their own on the cluster of the tests."""
+    return Driver(ray_cluster.get_runtime_context().gcs_address)

@@ -1,0 +1,143 @@
+"""Finetuning: what it refuses, and what a killed run, and one who fails, leave to the others."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from safetensors.torch import load_file
+
+from dreampose import checkpoints, training, video
+from jobs import finetune, subjects
+
+PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
+
+
+@pytest.fixture
+def people(tmp_path):
+    """Three people in a CSV: two photos, one photo, and a photo with nobody in it."""
+    Image.fromarray(np.full((64, 48, 3), 128, np.uint8)).save(tmp_path / "wall.png")
+    path = tmp_path / "subjects.csv"
+    path.write_text(
+        f"subject,photos\nanna,{PHOTOS}/dress-*.png\nbert,{PHOTOS}/trousers.png\nwall,wall.png\n"
+    )
+    return path
+
+
+def weights(folder: Path):
+    return {
+        f"{path.parent.name}.{name}": tensor
+        for path in sorted(folder.rglob("*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+@pytest.mark.ray
+def test_a_killed_run_goes_on_and_one_who_fails_stops_nobody(driver, people, tiny_model, tmp_path):
+    out = tmp_path / "subjects"
+    steps = {"num_steps": 120, "num_vae_steps": 2}
+    anna, bert, _ = subjects.read(people)
+
+    def plainly(person, folder):
+        photos = [video.read_photo(photo) for photo in person.photos]
+        list(
+            training.finetune_subject(
+                checkpoints.load(tiny_model), photos, folder, name=person.subject,
+                accelerator=Accelerator(), **steps,
+            )
+        )  # fmt: skip
+
+    plainly(anna, out / "anna")  # finished earlier
+    finished = (out / "anna" / "subject.json").stat().st_mtime_ns
+    flags = [
+        "--model", tiny_model, "--subjects", people, "--out", out, "--steps", steps["num_steps"],
+        "--vae-steps", steps["num_vae_steps"], "--checkpoint-every", 5,
+    ]  # fmt: skip
+
+    def has_checkpoint():
+        return any((out / ".bert.training" / "unet" / "checkpoints").glob("step_*"))
+
+    driver.kill_when(has_checkpoint, "finetune", *flags)
+    assert not (out / "bert").exists(), "the kill came too late to show anything"
+    code, text, err = driver.run("finetune", *flags)
+    lines = [line.split(maxsplit=1) for line in text.splitlines()]
+    assert code == 1, err
+    assert dict(lines[:2]) == {"anna": "done before", "bert": "done"}
+    assert lines[2][0] == "wall"
+    assert lines[2][1].startswith("failed: ")
+    assert "nobody" in lines[2][1]
+
+    assert (out / "anna" / "subject.json").stat().st_mtime_ns == finished
+    assert sorted(path.name for path in out.iterdir()) == ["anna", "bert"], "something half-done"
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # as many as a task of two people on four CPUs
+    try:
+        plainly(bert, tmp_path / "undisturbed")
+    finally:
+        torch.set_num_threads(num_threads)
+    got, wanted = weights(out / "bert"), weights(tmp_path / "undisturbed")
+    assert got.keys() == wanted.keys()
+    for name in wanted:
+        torch.testing.assert_close(got[name], wanted[name], rtol=1e-2, atol=1e-4, msg=name)
+
+
+class TestRefusals:
+    @pytest.fixture(autouse=True)
+    def _no_ray(self, monkeypatch):
+        def start(**_):
+            pytest.fail("Ray was started")
+
+        monkeypatch.setattr(finetune.driver, "ray_session", start)
+
+    def refusal(self, capsys, people, tmp_path, *flags):
+        out = tmp_path / "out"
+        command = ["--model", "nowhere", "--subjects", people, "--out", out, *flags]
+        assert finetune.main([str(part) for part in command]) == 2
+        assert not out.exists()
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        return line
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("subject,photo\nanna,a.png\n", "no photos"),
+            ("subject,photos\n", "at least one person"),
+            ("subject,photos\nanna,none.png\n", "'none.png' in line 2"),
+            ("subject,photos\nanna,\n", "photos must be at least one, got none in line 2"),
+            ("subject,photos\nanna,half.png\n", "picture that can be decoded"),
+            ("subject,photos\nanna,a.png\nanna,a.png\n", "'anna' in line 3 again"),
+            ("subject,photos\n../anna,a.png\n", "usable as a name"),
+        ],
+    )
+    def test_lists(self, capsys, tmp_path, text, said):
+        Image.fromarray(np.zeros((64, 48, 3), np.uint8)).save(tmp_path / "a.png")
+        whole = (PHOTOS / "skirt.png").read_bytes()
+        (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
+        (tmp_path / "people.csv").write_text(text)
+        assert said in self.refusal(capsys, tmp_path / "people.csv", tmp_path)
+
+    def test_no_list(self, capsys, tmp_path):
+        line = self.refusal(capsys, tmp_path / "none.csv", tmp_path)
+        assert "existing CSV file" in line
+
+    @pytest.mark.parametrize(
+        ("flags", "said"),
+        [
+            ((), "model must be a folder"),
+            (("--steps", -1), "steps must be at least 0, got -1"),
+            (("--steps", 0, "--vae-steps", 0), "must not both be 0"),
+        ],
+    )
+    def test_flags(self, capsys, people, tmp_path, flags, said):
+        assert said in self.refusal(capsys, people, tmp_path, *flags)
+
+    def test_photos_of_somebody_else_in_the_way(self, capsys, people, tmp_path, tiny_model):
+        anna, bert, _ = subjects.read(people)
+        pipe = checkpoints.load(tiny_model)
+        other = checkpoints.describe(pipe, "bert", [video.read_photo(anna.photos[0])])
+        checkpoints.save_subject(tmp_path / "subjects" / "bert", pipe, other)
+        flags = ["--model", tiny_model, "--subjects", people, "--out", tmp_path / "subjects"]
+        assert finetune.main([str(flag) for flag in flags]) == 2
+        assert f"no weights of other photos of {bert.subject!r}" in capsys.readouterr().err

@@ -1,0 +1,142 @@
+"""Training: what it refuses, and that a killed run ends where an undisturbed one ends."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dreampose import checkpoints, dataset, poses, training, video
+from dreampose.config import replace
+from jobs import train
+
+NUM_STEPS = 240
+
+
+@pytest.fixture
+def data(tmp_path, clips, tiny_recipe):
+    """Frames and poses of the clips, as preprocessing writes them."""
+    estimator = poses.estimator("catwalk")
+    for number, path in enumerate(sorted(clips.rglob("*.mp4"))):
+        clip = video.read(path)
+        motion = poses.extract(clip, estimator, height=64, width=48)
+        row = dataset.encode_clip(
+            clip, motion, recipe=tiny_recipe, seed=0, clip_id=path.name, subject=path.stem
+        )
+        dataset.write_rows(tmp_path / "data" / "clips" / f"{number}.parquet", [row])
+    return tmp_path / "data"
+
+
+def weights(model: Path):
+    return load_file(model / "vae" / "diffusion_pytorch_model.safetensors")
+
+
+def first_step(folder: Path, name: str):
+    """First step that a TensorBoard file tells of."""
+    events = EventAccumulator(str(folder / name)).Reload()
+    return events.Scalars("loss/train")[0].step
+
+
+@pytest.mark.ray
+def test_a_killed_run_ends_where_an_undisturbed_one_ends(
+    driver, data, tiny_recipe, tiny_json, tmp_path
+):
+    out = tmp_path / "run"
+    snapshot = out / "ray" / "checkpoint_manager_snapshot.json"
+    flags = [
+        "--stage", "vae", "--recipe", tiny_json, "--data", data, "--val-data", data, "--out", out,
+        "--steps", NUM_STEPS, "--checkpoint-every", 20, "--validate-every", 60, "--seed", 3,
+    ]  # fmt: skip
+
+    def last_step():
+        text = snapshot.read_text() if snapshot.exists() else ""
+        results = json.loads(text)["checkpoint_results"] if text else []
+        return max((result["metrics"]["step"] for result in results), default=0)
+
+    driver.kill_when(last_step, "train", *flags)
+    step = last_step()
+    assert step < NUM_STEPS, "the kill came too late to show anything"
+    assert not (out / "model").exists()
+    before = {path.name for path in (out / "tensorboard").iterdir()}
+    code, text, err = driver.run("train", *flags)
+    assert code == 0, err
+    assert f"{NUM_STEPS} steps" in text
+
+    (events,) = {path.name for path in (out / "tensorboard").iterdir()} - before
+    assert first_step(out / "tensorboard", events) > step, "it began again at the beginning"
+    undisturbed = tmp_path / "undisturbed"
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(4)  # as many as the worker of a cluster of four CPUs
+    try:
+        reports = list(
+            training.train(
+                "vae", recipe=tiny_recipe, data=data, validation=data, out=undisturbed,
+                accelerator=Accelerator(), max_steps=NUM_STEPS, seed=3, validate_every=60,
+            )
+        )  # fmt: skip
+    finally:
+        torch.set_num_threads(num_threads)
+    assert reports[-1].step == NUM_STEPS
+    got, wanted = weights(out / "model"), weights(undisturbed / "model")
+    assert got.keys() == wanted.keys()
+    for name in wanted:
+        torch.testing.assert_close(got[name], wanted[name], rtol=1e-4, atol=1e-5, msg=name)
+
+    # Nothing but the last two checkpoints and the result is left; a third start does nothing.
+    assert len(list((out / "ray").glob("checkpoint_2*"))) <= 2
+    assert train.main([str(flag) for flag in flags]) == 0
+
+
+def refusal(capsys, *flags):
+    """What is said of bad flags: one line, exit code 2."""
+    assert train.main([str(flag) for flag in flags]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    return line
+
+
+class TestRefusals:
+    @pytest.fixture(autouse=True)
+    def _no_ray(self, monkeypatch):
+        def start(**_):
+            pytest.fail("Ray was started")
+
+        monkeypatch.setattr(train.driver, "ray_session", start)
+
+    @pytest.mark.parametrize(
+        ("changed", "said"),
+        [
+            ({"--stage": "all"}, "stage must be one of vae, encoder, base, got 'all'"),
+            ({"--data": "nowhere"}, "data must be a folder of Parquet files"),
+            ({"--recipe": "sd99"}, "recipe must be one of"),
+            ({"--model": "nowhere"}, "model must be a folder"),
+            ({"--steps": "0"}, "steps must be at least 1, got 0"),
+            ({"--workers": "0"}, "workers must be at least 1, got 0"),
+            ({"--stage": "base"}, "model must be given"),
+            ({"--recipe": "catwalk"}, "data must be preprocessed for the model's recipe"),
+        ],
+    )
+    def test_flags(self, capsys, data, tmp_path, tiny_json, changed, said):
+        flags = {"--stage": "vae", "--recipe": tiny_json, "--data": data, "--out": tmp_path / "run"}
+        line = refusal(capsys, *(part for item in (flags | changed).items() for part in item))
+        assert said in line
+        assert not (tmp_path / "run").exists()
+
+    def test_data_that_another_model_encoded(self, capsys, data, tmp_path, tiny_recipe):
+        other = tmp_path / "other"
+        checkpoints.save(checkpoints.build(tiny_recipe, seed=1), other)
+        line = refusal(
+            capsys, "--stage", "base", "--model", other, "--data", data, "--out", tmp_path / "run"
+        )
+        assert "data must be encoded by the model" in line
+
+    def test_a_model_of_another_recipe(self, capsys, data, tmp_path, tiny_recipe, tiny_json):
+        other = tmp_path / "other"
+        checkpoints.save(checkpoints.build(replace(tiny_recipe, name="other")), other)
+        line = refusal(
+            capsys, "--stage", "vae", "--model", other, "--recipe", tiny_json, "--data", data,
+            "--out", tmp_path / "run",
+        )  # fmt: skip
+        assert "recipe must be the model's 'other'" in line
