@@ -4,8 +4,12 @@ Knows nothing of time: `tracking` follows a person through a video. Weights and 
 are those of MediaPipe 0.10.14 (Apache-2.0, see NOTICE).
 """
 
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -74,6 +78,19 @@ def _anchors() -> Float[np.ndarray, "a 2"]:
     return np.concatenate(layers)
 
 
+@contextmanager
+def _silent_stderr() -> Generator[None, None, None]:
+    """Keeps the runtime's greeting off the terminal: it is written past Python, and not ours."""
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 class _Network:
     """A TFLite graph with one picture in and named tensors out."""
 
@@ -81,8 +98,9 @@ class _Network:
         from ai_edge_litert.interpreter import Interpreter
 
         content = (resources.files("dreampose.poses") / "data" / file).read_bytes()
-        self._interpreter: Any = Interpreter(model_content=content, num_threads=num_threads)
-        self._interpreter.allocate_tensors()
+        with _silent_stderr():
+            self._interpreter: Any = Interpreter(model_content=content, num_threads=num_threads)
+            self._interpreter.allocate_tensors()
         self._input: int = self._interpreter.get_input_details()[0]["index"]
         self._outputs: dict[str, int] = {
             detail["name"]: detail["index"] for detail in self._interpreter.get_output_details()
