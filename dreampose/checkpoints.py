@@ -7,7 +7,7 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, PNDMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderTiny, PNDMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
@@ -72,12 +72,16 @@ def from_stable_diffusion(
         image_encoder: folder or hub id of a CLIP vision model (`openai/clip-vit-base-patch32`).
 
     Raises:
-        InputError: the weights do not have the recipe's sizes.
+        InputError: there are no such models, or they do not have the recipe's sizes.
     """
     options = dict[str, Any](use_safetensors=True, dtype=torch.float32)
-    vae = AutoencoderKL.from_pretrained(str(base), subfolder="vae", **options)
-    unet = UNet2DConditionModel.from_pretrained(str(base), subfolder="unet", **options)
-    encoder = CLIPVisionModel.from_pretrained(str(image_encoder), **options)
+    vae_class: type[VAE] = getattr(diffusers, recipe.vae_class)
+    try:
+        vae = vae_class.from_pretrained(str(base), subfolder="vae", **options)
+        unet = UNet2DConditionModel.from_pretrained(str(base), subfolder="unet", **options)
+        encoder = CLIPVisionModel.from_pretrained(str(image_encoder), **options)
+    except OSError as error:
+        raise InputError(f"base and image_encoder must be models, got {error}") from error
     for name, actual, expected in (
         ("unet channels", unet.config["in_channels"], recipe.unet["in_channels"]),
         ("vae latent_channels", vae.config["latent_channels"], recipe.latent_channels),

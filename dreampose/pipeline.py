@@ -3,6 +3,7 @@
 Knows nothing of training or Ray.
 """
 
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -220,11 +221,12 @@ class DreamPosePipeline(DiffusionPipeline):
         chunks: list[np.ndarray] = []
         progress_bar: Any = self.progress_bar
         with progress_bar(total=total) as bar:
+            made = itertools.count(1)
 
             def advance(_: int, __: int) -> None:
                 bar.update()
                 if callback is not None:
-                    callback(int(bar.n), total)
+                    callback(next(made), total)
 
             for start in starts:
                 indices = range(start, min(start + chunk_size, request.num_frames))
