@@ -6,6 +6,7 @@ job that was killed goes on with the frames that are missing; what is finished i
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +31,11 @@ could not be rendered. The same command again renders only what is not finished.
 
 The catalogue is a CSV file with the columns item, photos (several joined by ';') and motion (a
 .npz motion file or a video), and optionally subject, seed, preset and truth (the true video, shown
-beside the result). Paths are relative to the catalogue's folder or to the current one.
+beside the result). Paths are relative to the catalogue's folder or to the current one; of a
+submitted job give absolute ones, on a disk that every node sees.
+
+An application that serves the same model and subjects is used where the cluster runs one
+(serve run serve.app); otherwise the job starts its own and takes it down at the end.
 
 Exit code: 0 all rendered, 1 some items failed, 2 bad input.
 """
@@ -55,6 +60,8 @@ def render(args: argparse.Namespace) -> int:
     print(f"{len(items)} items, {len(items) - len(waiting)} finished before")
     failures: dict[str, str] = {}
     if waiting:
+        # Serve's own log stays in its files: here it would tear the progress bar apart.
+        os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
         with driver.ray_session() as total:
             # Here and not above: what is wrong with a catalogue is said without waiting for Ray.
             from serve.batch import render_items

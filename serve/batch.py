@@ -39,7 +39,9 @@ def render_items(
         output: where they go, and the settings.
         total: the cluster's resources.
     """
+    logger.setLevel(logging.WARNING)
     settings = output.settings
+    serves_others = bool(ray_serve.status().proxies)
     handle, own = find_renderer(settings), ""
     if handle is None:
         own = f"render-{digest(settings.model_dump_json())[:8]}"
@@ -53,6 +55,9 @@ def render_items(
     finally:
         if own:
             ray_serve.delete(own)
+        if own and not serves_others and not ray_serve.status().applications:
+            # Without a server for HTTP, a later `serve run` would be given none either.
+            ray_serve.shutdown()
 
 
 def find_renderer(settings: Settings) -> DeploymentHandle[Any] | None:
@@ -63,8 +68,7 @@ def find_renderer(settings: Settings) -> DeploymentHandle[Any] | None:
         if "Renderer" not in application.deployments:
             continue
         handle = ray_serve.get_deployment_handle("Renderer", name)
-        served: Settings = handle.describe.remote().result()
-        if (served.model, served.subjects) == (settings.model, settings.subjects):
+        if handle.describe.remote().result() == settings.served():
             return handle
     return None
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from dreampose.config import Recipe
 from dreampose.errors import InputError
-from serve.store import checked_name
+from serve.store import checked_name, stamp
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -74,6 +74,17 @@ class Settings(BaseModel):
             raise InputError(
                 f"model must be one this package wrote, got {self.model!r}: {error}"
             ) from error
+
+    def served(self) -> tuple[str, str, str]:
+        """What tells one application from another: its model as it is now, and its subjects."""
+        return self.model, stamp(Path(self.model)), self.subjects
+
+    def subject_id(self, subject: str) -> str:
+        """Name under which replicas keep a subject's weights; another when they are finetuned anew.
+
+        Empty for the base model.
+        """
+        return f"{subject}@{stamp(self.subject_folder(subject))}" if subject else ""
 
     def subject_folder(self, subject: str) -> Path:
         """The finetuned weights of a subject.

@@ -48,13 +48,14 @@ class Renderer:
         self, settings: Settings, num_samplers: int, sampler: DeploymentHandle[Any]
     ) -> None:
         self.settings = settings
+        self.served = settings.served()
         self.num_samplers = num_samplers
         self.sampler = sampler
         self.running: dict[str, asyncio.Task[Video]] = {}
 
-    async def describe(self) -> Settings:
-        """What this application serves, so that a job can tell whether it may use it."""
-        return self.settings
+    async def describe(self) -> tuple[str, str, str]:
+        """What was served when this started, so that a job can tell whether it may use it."""
+        return self.served
 
     async def render(self, folder: str) -> Video:
         """Renders the video in that folder, or joins the call that does; gives its final state.
@@ -84,7 +85,9 @@ class Renderer:
         request = folder.request()
         recipe = self.settings.recipe()
         await asyncio.to_thread(extract_motion, folder, recipe.height, recipe.width)
-        sampler = self.sampler.options(multiplexed_model_id=request.subject)
+        sampler = self.sampler.options(
+            multiplexed_model_id=self.settings.subject_id(request.subject)
+        )
         photos = [path.read_bytes() for path in folder.photos]
         motion = folder.motion.read_bytes()
         prepared: Prepared = await self._try(

@@ -37,8 +37,8 @@ class Sampler:
         base = self.thread.submit(model.load, settings.model, num_threads).result()
         self.base: DreamPosePipeline = base
 
-        async def load_subject(subject: str) -> "DreamPosePipeline":
-            folder = settings.subject_folder(subject)
+        async def load_subject(subject_id: str) -> "DreamPosePipeline":
+            folder = settings.subject_folder(subject_id.partition("@")[0])
             return await self._do(lambda: base.with_subject(folder))
 
         # Here and not as a decorator, because the number is a setting.
@@ -66,8 +66,8 @@ class Sampler:
 
     async def _pipe(self) -> "DreamPosePipeline":
         """The base model, or a copy with the weights of the subject that this call is for."""
-        subject = ray_serve.get_multiplexed_model_id()
-        return await self.with_subject(subject) if subject else self.base
+        subject_id = ray_serve.get_multiplexed_model_id()
+        return await self.with_subject(subject_id) if subject_id else self.base
 
     async def _do(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self.thread, work)

@@ -289,6 +289,13 @@ def checked_name(field: str, name: str) -> str:
     return name
 
 
+def stamp(folder: Path) -> str:
+    """Twelve digits that change when a file in the folder is written; reads no file."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    states = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]
+    return digest(*(f"{name} {state.st_size} {state.st_mtime_ns}" for name, state in states))[:12]
+
+
 def digest(*parts: bytes | Path | str) -> str:
     """A name for contents: equal if and only if files' bytes and strings are, in order."""
     total = hashlib.sha256()

@@ -60,8 +60,15 @@ def folder(tmp_path, monkeypatch, motion_file):
     )
 
 
+def served(bare_model, **settings):
+    subjects = bare_model.parent / "subjects"
+    (subjects / "anna").mkdir(parents=True, exist_ok=True)
+    (subjects / "anna" / "subject.json").write_text("{}")
+    return Settings(model=str(bare_model), subjects=str(subjects), first_delay=0.001, **settings)
+
+
 def render(folder, samplers, bare_model, **settings):
-    settings = Settings(model=str(bare_model), first_delay=0.001, **settings)
+    settings = served(bare_model, **settings)
 
     async def go():
         return await Renderer(settings, 2, samplers).render(str(folder.path))
@@ -92,7 +99,7 @@ def test_a_video_is_rendered_in_order_at_the_motions_rate(folder, bare_model):
     assert clip.fps == FPS
     levels = clip.frames[:, 16, 16, 0].astype(int)
     assert np.abs(levels - 20 * np.arange(NUM_FRAMES)).max() <= 3
-    assert samplers.subject == "anna"
+    assert samplers.subject.startswith("anna@")
 
 
 def test_what_a_dead_or_full_replica_lost_is_rendered_elsewhere(folder, bare_model):
@@ -129,7 +136,7 @@ def test_a_video_taken_up_again_renders_only_what_is_missing(folder, bare_model)
 
 def test_a_second_call_joins_the_first(folder, bare_model):
     samplers = Samplers()
-    settings = Settings(model=str(bare_model), chunk_size=4)
+    settings = served(bare_model, chunk_size=4)
 
     async def twice():
         renderer = Renderer(settings, 2, samplers)
