@@ -67,7 +67,8 @@ def _measure_joints(motion: Motion) -> _Measures:
 
 def _measure_maps(motion: Motion) -> _Measures:
     person: np.ndarray = np.any(motion.maps > 0, axis=1)
-    rows, columns = person.any(axis=2), person.any(axis=1)
+    rows: np.ndarray = np.any(person, axis=2)
+    columns: np.ndarray = np.any(person, axis=1)
     top, left = rows.argmax(axis=1), columns.argmax(axis=1)
     bottom = motion.height - rows[:, ::-1].argmax(axis=1)
     right = motion.width - columns[:, ::-1].argmax(axis=1)

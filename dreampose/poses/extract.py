@@ -136,10 +136,11 @@ def _without_misreadings(track: Track) -> Track:
     """
     if track.found.sum() < 3:
         return track
-    across: np.ndarray = sum(
-        point(track.joints, f"left_{name}") - point(track.joints, f"right_{name}")
-        for name in ("shoulder", "hip")
+    left, right = (
+        point(track.joints, f"{side}_shoulder") + point(track.joints, f"{side}_hip")
+        for side in ("left", "right")
     )
+    across = left - right
     across = across[track.found] / np.maximum(body_height(track.joints[track.found]), 1e-6)[:, None]
     widths = np.linalg.norm(across, axis=-1)
     radius = min(_AROUND, len(across) - 1)
