@@ -7,6 +7,7 @@ the cluster's totals (`ray.cluster_resources()`) and answers with one process's 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from dreampose.errors import InputError
 
@@ -27,7 +28,7 @@ class Share:
     num_threads: int
 
     @property
-    def remote_args(self) -> dict[str, float]:
+    def remote_args(self) -> dict[str, Any]:
         """Keyword arguments of `ray.remote`."""
         return {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus}
 

@@ -1,7 +1,7 @@
 """Checks of cluster files without a cloud at hand. Knows nothing of what the clusters are for.
 
-    python -m cluster.validate cluster/aws.yaml
-    python -m cluster.validate cluster/kuberay.yaml ray.io_rayclusters.yaml
+python -m cluster.validate cluster/aws.yaml
+python -m cluster.validate cluster/kuberay.yaml ray.io_rayclusters.yaml
 """
 
 import copy

@@ -120,7 +120,7 @@ def _fit(
     )
 
     def progress() -> driver.Progress:
-        facts = ray.get(board.read.remote())
+        facts: dict[str, Any] = ray.get(board.read.remote())
         note = f"loss {facts['loss']:.4f}" if "loss" in facts else "starting"
         return driver.Progress(done=facts.get("step", 0), total=facts.get("total"), note=note)
 

@@ -112,7 +112,7 @@ class BaseStage(Stage):
                 check_data(pipe, each)
         # This memory layout is a sixth faster on CPUs, and what tensor cores want.
         self.unet = pipe.unet.requires_grad_(True)
-        nn.Module.to(self.unet, memory_format=torch.channels_last)
+        self.unet.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.adapter = pipe.adapter.requires_grad_(True)
         if not recipe.image_encoder_frozen:
             self.image_encoder = trainable_encoder(pipe)

@@ -42,7 +42,7 @@ class SubjectStage(Stage):
         super().__init__()
         # This memory layout is a sixth faster on CPUs, and what tensor cores want.
         self.unet = pipe.unet.requires_grad_(True)
-        nn.Module.to(self.unet, memory_format=torch.channels_last)
+        self.unet.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.adapter = pipe.adapter.requires_grad_(True)
         self._outer = (pipe,)
         self._views, self._config, self._subject = views, config, subject

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderTiny
 from jaxtyping import Float, Int64, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from dreampose import augment, checkpoints, losses, video
 from dreampose.config import StageConfig
@@ -49,7 +49,7 @@ class VaeStage(Stage):
         """
         super().__init__()
         self.vae = pipe.vae.requires_grad_(True)
-        nn.Module.to(self.vae, memory_format=torch.channels_last)
+        self.vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self._outer = (pipe,)
         self._data = {"train": data, "validation": validation}
         self._config = config
@@ -84,11 +84,11 @@ class VaeStage(Stage):
                 latents = latents + self._config.latent_noise * self._noise(latents, batch["seed"])
             images = self.vae.decode(latents, return_dict=False)[0]
             return losses.reconstruction_loss(images, truth, edge_weight=self._config.edge_weight)
-        posterior = self.vae.encode(truth).latent_dist
+        posterior = self.vae.encode(truth, return_dict=False)[0]
         latents = posterior.mode()
         if self.training:
             latents = latents + posterior.std * self._noise(latents, batch["seed"])
-        images = self.vae.decode(latents).sample
+        images = self.vae.decode(latents, return_dict=False)[0]
         loss = losses.reconstruction_loss(images, truth, edge_weight=self._config.edge_weight)
         if self.training and self._config.kl_weight:
             divergence = losses.kl_loss(posterior.mean, posterior.logvar)
