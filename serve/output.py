@@ -174,13 +174,13 @@ class Output:
         manifest = self.manifest(item)
         assert manifest is not None, item.name
         width, height = (int(side) for side in manifest["size"].split("x"))
-        settings = {
-            "model": manifest["model"],
-            "subject": manifest["subject"] or "none",
-            "preset": manifest["preset"],
-            "seed": str(manifest["seed"]),
-            "frames": f"{manifest['num_frames']} at {manifest['fps']:g} fps",
-        }
+        settings = [
+            f"model {manifest['model']}",
+            f"finetuned on {manifest['subject']}" if manifest["subject"] else "not finetuned",
+            manifest["preset"],
+            f"seed {manifest['seed']}",
+            f"{manifest['num_frames']} frames at {manifest['fps']:g} fps",
+        ]
         return Entry(
             name=item.name,
             photos=[self._photo(photo) for photo in item.photos],

@@ -35,7 +35,8 @@ figcaption { font-size: 12px; color: var(--soft); margin-top: 6px; }
 figure img, figure video { width: 100%; aspect-ratio: var(--ratio); object-fit: contain;
   display: block; background: var(--ground); border-radius: 8px; }
 .result figcaption { color: var(--ink); font-weight: 600; }
-.photos { display: grid; grid-auto-flow: column; grid-auto-columns: 1fr; gap: 4px; }
+.photos { display: grid; grid-template-columns: repeat(4, 1fr); gap: 6px; }
+.photos img:first-child { grid-column: 1 / -1; }
 .failed { border-left: 4px solid #c4453c; }
 .note, .failed p { margin: 10px 0 0; font-size: 13px; overflow-wrap: anywhere; }
 """
@@ -53,7 +54,7 @@ class Entry:
         poster: its first frame.
         truth: the true video, or `None`.
         manifest: the item's JSON file.
-        settings: what it was rendered with, in the order in which to show it.
+        settings: what it was rendered with, in a few words each.
         warnings: sentences for the reader.
         width: of the result in pixels.
         height: of the result in pixels.
@@ -66,7 +67,7 @@ class Entry:
     poster: str
     truth: str | None
     manifest: str
-    settings: Mapping[str, str]
+    settings: Sequence[str]
     warnings: Sequence[str]
     width: int
     height: int
@@ -112,7 +113,7 @@ def _article(entry: Entry) -> str:
     ]
     if entry.truth:
         figures.append(_video("Ground truth", entry.truth))
-    settings = " · ".join(f"{escape(key)} {escape(value)}" for key, value in entry.settings.items())
+    settings = " · ".join(escape(setting) for setting in entry.settings)
     notes = "".join(f'<p class="note">{escape(text)}</p>' for text in entry.warnings)
     return (
         f'<article style="--columns: {len(figures)}; --ratio: {entry.width} / {entry.height}">'

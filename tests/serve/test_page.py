@@ -36,7 +36,7 @@ def entry(**changes):
         "poster": "red-dress.png",
         "truth": "media/truth.mp4",
         "manifest": "red-dress.json",
-        "settings": {"seed": "3"},
+        "settings": ["fast", "seed 3"],
         "warnings": ["weights of another person"],
         "width": 128,
         "height": 160,
@@ -55,7 +55,7 @@ def test_photo_motion_result_and_truth_stand_side_by_side():
     for video in reader.videos:
         assert {"autoplay", "loop", "muted", "playsinline"} <= video.keys()
     assert reader.links == ["red-dress.json"]
-    assert "seed 3" in reader.text
+    assert "fast · seed 3" in reader.text
     assert "weights of another person" in reader.text
 
 
