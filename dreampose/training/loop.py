@@ -27,6 +27,7 @@ from dreampose.training.state import (
     checkpoints_in,
     load_state,
     save_state,
+    sweep,
     write_checkpoint,
 )
 
@@ -247,6 +248,8 @@ def run(
     """
     state = _Run(stage, config, accelerator, seed)
     folder = out / "checkpoints"
+    if accelerator.is_main_process:
+        sweep(folder)
     if resume and (found := checkpoints_in(folder)):
         state.place = load_state(
             found[-1], average=state.average, optimizer=state.inner_optimizer, run=name

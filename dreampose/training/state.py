@@ -134,6 +134,13 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("step_*"))
 
 
+def sweep(folder: Path) -> None:
+    """Removes what a killed run left half-written."""
+    for pattern in (".step_*.part", ".step_*.old"):
+        for leftover in folder.glob(pattern):
+            shutil.rmtree(leftover)
+
+
 def write_checkpoint(folder: Path, step: int, fill: Callable[[Path], None], *, keep: int) -> Path:
     """Writes a checkpoint under a temporary name, renames it, and drops all but the last `keep`."""
     final = folder / f"step_{step:08d}"
