@@ -33,7 +33,8 @@ def test_history_is_not_shared_between_runs(name):
     scheduler, noise = scheduler_by_name(name, BASE), torch.randn(1, 4, 8, 6)
     first = list(denoise(half, noise, scheduler, 5))[-1].latents
     interrupted = denoise(half, torch.randn(1, 4, 8, 6), scheduler, 5)
-    next(interrupted), next(interrupted)
+    next(interrupted)
+    next(interrupted)
     again = list(denoise(half, noise, scheduler, 5))[-1].latents
     assert torch.equal(first, again)
 

@@ -74,7 +74,7 @@ def test_the_papers_sampler_with_the_papers_guidance(tiny_pipeline):
     plain.set_timesteps(6)
     latents = noise.clone()
     with torch.no_grad():
-        for t in plain.timesteps:
+        for t in plain.timesteps:  # pyright: ignore[reportOptionalIterable]
 
             def eps(c_i, c_p, z=latents, t=t):
                 return unet(torch.cat([z, c_p], 1), t, encoder_hidden_states=c_i).sample
