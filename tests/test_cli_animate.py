@@ -11,9 +11,6 @@ from PIL import Image
 from dreampose import __main__ as cli
 from dreampose import poses, video
 
-# What other packages will change is theirs; pytest shows such warnings, a user's Python does not.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
 NUM_FRAMES, FPS = 7, 12.0
 
 
