@@ -101,8 +101,9 @@ def sampling(total: Mapping[str, float], *, replicas: int | None) -> Share:
     num_cores, num_gpus = _cores(total), int(total.get("GPU", 0))
     count = replicas or num_gpus or min(num_cores, 8)
     return Share(
-        num_cpus=_whole(max(0.01, num_cores / count / 2)),
-        num_gpus=round(min(1.0, num_gpus / count), 2) if num_gpus else 0.0,
+        # Rounded down, so that all of them together still fit.
+        num_cpus=_whole(max(0.01, math.floor(50 * num_cores / count) / 100)),
+        num_gpus=math.floor(100 * min(1.0, num_gpus / count)) / 100,
         num_processes=count,
         num_threads=max(1, num_cores // count),
     )

@@ -166,13 +166,17 @@ class Ingress:
         """Looks at the files' contents, whatever they are called, and keeps them."""
         is_track = motion.startswith(b"PK")
         with tempfile.TemporaryDirectory() as name:
-            for number, photo in enumerate(photos):
-                path = Path(name, f"photo-{number + 1}")
-                path.write_bytes(photo)
-                video.read_photo(path)
-            path = Path(name, "motion.npz" if is_track else "motion.mp4")
-            path.write_bytes(motion)
-            num_frames = Motion.load(path).num_frames if is_track else count_frames(path)
+            try:
+                for number, photo in enumerate(photos, start=1):
+                    path = Path(name, f"photo-{number}")
+                    path.write_bytes(photo)
+                    video.read_photo(path)
+                path = Path(name, "motion.npz" if is_track else "motion.mp4")
+                path.write_bytes(motion)
+                num_frames = Motion.load(path).num_frames if is_track else count_frames(path)
+            except InputError as error:
+                # Where the server keeps files is nobody's business.
+                raise InputError(str(error).replace(f"{name}/", "")) from error
         num_poses = self.settings.recipe().num_poses
         if num_frames < num_poses:
             raise InputError(

@@ -125,8 +125,7 @@ def test_one_replica_and_chunks_of_one_give_the_same_frames(
     service, model, photo_file, motion_file, tmp_path, reference
 ):
     settings = Settings(model=str(model), replicas=1, chunk_size=1, threads=1)
-    total = ray.cluster_resources()
-    handle = ray_serve.run(renderer_app(settings, total), name="one", route_prefix=None)
+    handle = ray_serve.run(renderer_app(settings, {"CPU": 2}), name="one", route_prefix=None)
     folder = Store(tmp_path / "videos").create(
         request=RenderRequest(preset="fast", seed=SEED, align=False),
         photos=[photo_file.read_bytes()],
@@ -168,9 +167,11 @@ def test_a_replica_that_dies_in_a_render_costs_nothing_but_time(
 def test_bad_requests_are_sentences(service, photo_file, motion_file, tmp_path):
     short = tmp_path / "short.npz"
     Motion.load(motion_file).between(0, 4).save(short)
+    text = tmp_path / "text.mp4"
+    text.write_text("no video at all")
     for answer, sentence in (
         (post(service, motion_file, motion_file), "photo must be a picture"),
-        (post(service, photo_file, photo_file), "video must be"),
+        (post(service, photo_file, text), "video must be a file"),
         (post(service, photo_file, short), "motion must hold at least 5 frames"),
         (post(service, photo_file, motion_file, preset="best"), "preset must be one of"),
         (post(service, photo_file, motion_file, seed="-1"), "seed must be given rightly"),
