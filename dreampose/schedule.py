@@ -142,7 +142,7 @@ def scheduler_by_name(name: str, base_config: Mapping[str, Any], **kwargs: Any) 
             f"scheduler options of {name} must be among {', '.join(sorted(options))}, "
             f"got {', '.join(sorted(unknown))}"
         )
-    config = {key: value for key, value in base_config.items() if not key.startswith("_")}
+    config = {key: value for key, value in base_config.items() if key in options}
     # Latents are not pixels: clipping them to [-1, 1], some classes' default, would destroy them.
     defaults = {"clip_sample": False} if "clip_sample" in options else {}
     return scheduler.from_config({**defaults, **config}, **kwargs)
