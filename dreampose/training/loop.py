@@ -174,8 +174,7 @@ class _Run:
         self.optimizer.zero_grad()
         self.place = place.advance(self.global_batch, num_items)
         self.average.update(self.place.step)
-        if accelerator.num_processes > 1:
-            loss_sum = accelerator.reduce(loss_sum, reduction="mean")
+        loss_sum = _reduced(loss_sum, accelerator, "mean")
         return float(loss_sum), rate
 
     @torch.no_grad()
@@ -201,8 +200,7 @@ class _Run:
                     batches[index]
                 )
         self.stage.train()
-        if accelerator.num_processes > 1:
-            sums = accelerator.reduce(sums, reduction="sum")
+        sums = _reduced(sums, accelerator, "sum")
         return float(sums[0] / sums[1])
 
 
@@ -311,5 +309,12 @@ def run(
 def _any_rank(flag: bool, accelerator: Accelerator) -> bool:
     if accelerator.num_processes == 1:
         return flag
-    votes = torch.tensor(float(flag), device=accelerator.device)
-    return bool(accelerator.reduce(votes, reduction="sum") > 0)
+    return bool(_reduced(torch.tensor(float(flag), device=accelerator.device), accelerator, "sum"))
+
+
+def _reduced(values: Tensor, accelerator: Accelerator, reduction: str) -> Tensor:
+    if accelerator.num_processes == 1:
+        return values
+    result = accelerator.reduce(values, reduction=reduction)
+    assert isinstance(result, Tensor)
+    return result

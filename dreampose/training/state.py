@@ -6,7 +6,7 @@ Knows nothing of losses or models beyond the names of their parameters.
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -49,10 +49,12 @@ class MovingAverage:
             return
         decay = min(self.decay, (1 + step) / (10 + step))
         values = [value.detach() for value in self.parameters.values()]
-        torch._foreach_lerp_(list(self.shadow.values()), values, 1 - decay)
+        # One call for all tensors; torch's own optimizers use it, but it has no public name.
+        lerp = torch._foreach_lerp_  # pyright: ignore[reportPrivateUsage]
+        lerp(list(self.shadow.values()), values, 1 - decay)
 
     @contextlib.contextmanager
-    def applied(self) -> Iterator[None]:
+    def applied(self) -> Generator[None, None, None]:
         """Puts the average into the parameters for a while."""
         if not self.decay:
             yield

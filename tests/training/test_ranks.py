@@ -46,8 +46,8 @@ def test_two_ranks_share_the_epoch_and_agree(tiny_recipe, tiny_data, tmp_path) -
     (tmp_path / "worker.py").write_text(WORKER)
     out = tmp_path / "out"
     subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2",
-         "--master_port=0", str(tmp_path / "worker.py"), str(tiny_data), str(out),
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+         str(tmp_path / "worker.py"), str(tiny_data), str(out),
          str(tmp_path / "recipe.json")],
         check=True,
         cwd=ROOT,
