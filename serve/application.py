@@ -78,6 +78,12 @@ async def answer_validation_error(request: Request, error: RequestValidationErro
     return await answer_request_error(request, RequestError(400, "invalid_form", message, field))
 
 
+# Serve copies the interface with the names that are known here, so this has to stand above it.
+def count_frames(path: Path) -> int:
+    """Frames of an uploaded video; decoding them all is the proof that it is one."""
+    return len(video.read(path).frames)
+
+
 @ray_serve.deployment
 @ray_serve.ingress(api)
 class Ingress:
@@ -208,11 +214,6 @@ class Ingress:
         task = asyncio.create_task(run())
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
-
-
-def count_frames(path: Path) -> int:
-    """Frames of an uploaded video; decoding them all is the proof that it is one."""
-    return len(video.read(path).frames)
 
 
 def renderer_app(settings: Settings, total: Mapping[str, float]) -> ray_serve.Application:
