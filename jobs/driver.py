@@ -24,6 +24,7 @@ RAY_NOTE = """\
 Where it runs: by itself on this machine, with every core; with RAY_ADDRESS set (for example
 RAY_ADDRESS=auto) on that cluster; or submitted to one, from the repository's folder:
   ray job submit --working-dir . -- jobs/{name}.py ...
+(with absolute paths or URIs that every node reaches: the uploaded folder is a passing copy).
 Stop it whenever you like (Ctrl-C, SIGTERM, even kill -9): the same command goes on from there.
 """
 

@@ -42,7 +42,7 @@ def first_step(folder: Path, name: str):
 
 @pytest.mark.ray
 def test_a_killed_run_ends_where_an_undisturbed_one_ends(
-    driver, data, tiny_recipe, tiny_json, tmp_path
+    driver, ray_cluster, data, tiny_recipe, tiny_json, tmp_path
 ):
     out = tmp_path / "run"
     snapshot = out / "ray" / "checkpoint_manager_snapshot.json"
@@ -69,7 +69,7 @@ def test_a_killed_run_ends_where_an_undisturbed_one_ends(
     assert first_step(out / "tensorboard", events) > step, "it began again at the beginning"
     undisturbed = tmp_path / "undisturbed"
     num_threads = torch.get_num_threads()
-    torch.set_num_threads(4)  # as many as the worker of a cluster of four CPUs
+    torch.set_num_threads(int(ray_cluster.cluster_resources()["CPU"]))  # as the one worker had
     try:
         reports = list(
             training.train(
