@@ -24,7 +24,7 @@ def _draw_clip(path, *, seed, num_frames=6, height=64, width=48):
     frames = np.full((num_frames, height, width, 3), 230, np.uint8)
     parts = np.zeros((num_frames, height, width), np.uint8)
     uv = np.zeros((num_frames, height, width, 2), np.uint8)
-    joints = np.zeros((num_frames, 4, 3), np.float32)
+    joints = np.zeros((num_frames, 33, 3), np.float32)
     colour = random.integers(0, 200, 3)
     rows, columns = np.mgrid[0:height, 0:width]
     for index in range(num_frames):
@@ -34,7 +34,7 @@ def _draw_clip(path, *, seed, num_frames=6, height=64, width=48):
         parts[index][body] = 1 + seed % 24
         uv[index][body] = (np.stack([columns / width, rows / height], axis=-1)[body] * 255).round()
         joints[index, :, 0] = left
-        joints[index, :, 1] = np.linspace(height // 6, 5 * height // 6, 4)
+        joints[index, :, 1] = np.linspace(height // 6, 5 * height // 6, 33)
     video.write(path, frames, fps=30)
     np.savez(Path(path).with_suffix(".npz"), parts=parts, uv=uv, joints=joints)
 
