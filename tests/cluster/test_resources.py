@@ -11,9 +11,7 @@ CORES = [1, 2, 3, 4, 8, 64]
 @pytest.mark.parametrize("cores", CORES)
 @pytest.mark.parametrize("num_videos", [1, 2, 100])
 def test_preprocessing_leaves_room_for_reads_and_writes(cores, num_videos):
-    share = resources.preprocessing(
-        {"CPU": cores}, num_videos=num_videos, workers=None, gpus=False
-    )
+    share = resources.preprocessing({"CPU": cores}, num_videos=num_videos, workers=None, gpus=False)
     used = share.num_processes * share.num_cpus
     assert used + 2 * resources.LIGHT_CPUS <= cores + 1e-6
     assert share.num_processes == min(cores, num_videos)
