@@ -142,3 +142,16 @@ def test_info_names_parts_and_prediction(
     text = capsys.readouterr().out
     for word in ("UNet2DConditionModel", "ImageAdapter", "v_prediction", "PNDMScheduler, 100"):
         assert word in text
+    assert "licence       not stated" in text
+
+
+def test_info_reads_the_licence_from_the_model_card(tmp_path: Path) -> None:
+    from dreampose.cli.info import licence
+
+    card = tmp_path / "README.md"
+    for text in (
+        "---\nlicense: Apache-2.0\n---\n",
+        "A model.\nLicence: Apache-2.0, like the code.",
+    ):
+        card.write_text(text)
+        assert licence(tmp_path) == "Apache-2.0"

@@ -4,6 +4,7 @@ A subject's folder is described as well. Knows nothing of Ray.
 """
 
 import argparse
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,7 +97,9 @@ def licence(folder: Path) -> str:
     """What the folder's model card says; never guessed."""
     card = folder / "README.md"
     if card.is_file():
-        for line in card.read_text(encoding="utf-8").splitlines():
-            if line.startswith("license:"):
-                return line.removeprefix("license:").strip()
+        stated = re.search(
+            r"licen[cs]e: *([\w.-]*\w)", card.read_text(encoding="utf-8"), re.IGNORECASE
+        )
+        if stated:
+            return stated[1]
     return "not stated in the folder's README.md"
