@@ -5,6 +5,7 @@ VAE's own configuration, so a saved VAE carries its normalisation with it.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
@@ -75,16 +76,16 @@ def pass_colours(vae: AutoencoderTiny) -> None:
     zero, all other weights stay random. From purely random weights an absolute error first learns
     grey, the median of all colours, and stays there for thousands of steps.
     """
-    encoder = [layer for layer in vae.encoder.layers if isinstance(layer, nn.Conv2d)]
-    decoder = [layer for layer in vae.decoder.layers if isinstance(layer, nn.Conv2d)]
+    encoder: list[Any] = [layer for layer in vae.encoder.layers if isinstance(layer, nn.Conv2d)]
+    decoder: list[Any] = [layer for layer in vae.decoder.layers if isinstance(layer, nn.Conv2d)]
     num_carriers = min(12, encoder[0].out_channels // 3 * 3)
     carriers = torch.arange(num_carriers)
     colours = carriers % 3
     share = 3 / num_carriers
     for block in vae.modules():
         if isinstance(block, AutoencoderTinyBlock):
-            nn.init.zeros_(block.conv[-1].weight)
-            nn.init.zeros_(block.conv[-1].bias)
+            for parameter in block.conv[-1].parameters():
+                parameter.zero_()
     for layer in (encoder[0], *encoder[1:-1], *decoder[1:-1]):
         layer.weight[carriers] = 0.0
         if layer.bias is not None:

@@ -74,6 +74,7 @@ def _run(
     """Runs a task for each person; gives the reasons of those that failed."""
     import ray
     import torch
+    from ray.exceptions import RayError, RayTaskError
 
     from jobs.board import Board, stop_on_sigterm
 
@@ -90,8 +91,10 @@ def _run(
         num_threads=share.num_threads,
         checkpoint_every=args.checkpoint_every,
     )
-    board = Board.options(name=f"finetune {order.out}").remote()
-    task = ray.remote(
+    board: Any = Board.options(name=f"finetune {order.out}").remote()
+    # Ray's types know neither these options nor what they give.
+    make_task: Any = ray.remote
+    task = make_task(
         # Storage that hiccups and a GPU that others still occupy are worth another try; a dead
         # worker or node is tried again in any case. Anything else would fail again.
         max_retries=MAX_RETRIES,
@@ -101,7 +104,8 @@ def _run(
     pending = {task.remote(order, person, board): person.subject for person in people}
 
     def progress() -> driver.Progress:
-        facts = ray.get(board.read.remote()).values()
+        answer: dict[str, Any] = ray.get(board.read.remote())
+        facts = answer.values()
         all_steps = max((steps for _, steps in facts), default=None)
         return driver.Progress(
             done=sum(step for step, _ in facts),
@@ -116,9 +120,9 @@ def _run(
             subject = pending.pop(ready)
             try:
                 ray.get(ready)
-            except ray.exceptions.RayTaskError as error:
+            except RayTaskError as error:
                 failures[subject] = _reason(error.cause or error)
-            except ray.exceptions.RayError as error:
+            except RayError as error:
                 failures[subject] = _reason(error)
     if stopped.is_set():
         raise driver.Stopped

@@ -88,7 +88,7 @@ class VaeStage(Stage):
         latents = posterior.mode()
         if self.training:
             latents = latents + posterior.std * self._noise(latents, batch["seed"])
-        images = self.vae.decode(latents, return_dict=False)[0]
+        images = self.vae.decode(latents, return_dict=False)[0]  # pyright: ignore[reportArgumentType]
         loss = losses.reconstruction_loss(images, truth, edge_weight=self._config.edge_weight)
         if self.training and self._config.kl_weight:
             divergence = losses.kl_loss(posterior.mean, posterior.logvar)

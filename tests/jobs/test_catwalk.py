@@ -7,8 +7,20 @@ import pytest
 from dreampose.catwalk.generate import generate
 from jobs import catwalk
 
-FLAGS = ["--identities", "1", "--frames", "2", "--split", "val", "--seed", "4"]
-FLAGS += ["--size", "64x48", "--workers", "1"]
+FLAGS = [
+    "--identities",
+    "1",
+    "--frames",
+    "2",
+    "--split",
+    "val",
+    "--seed",
+    "4",
+    "--size",
+    "64x48",
+    "--workers",
+    "1",
+]
 WANTED = {"identities": 1, "frames": 2, "split": "val", "seed": 4, "height": 64, "width": 48}
 
 

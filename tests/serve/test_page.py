@@ -14,8 +14,8 @@ class Reader(HTMLParser):
         self.videos, self.images, self.links, self.text = [], [], [], ""
         self.feed(html)
 
-    def handle_starttag(self, tag, attributes):
-        values = dict(attributes)
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
         if tag == "video":
             self.videos.append(values)
         if tag == "img":

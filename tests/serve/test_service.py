@@ -86,6 +86,7 @@ def post(service, photo_file, motion_file, **fields):
 
 def finished(service, video_id):
     until = time.monotonic() + PATIENCE
+    state = None
     while time.monotonic() < until:
         state = service.get(f"/v1/videos/{video_id}").raise_for_status().json()
         if state["status"] not in ("queued", "in_progress"):
