@@ -83,7 +83,10 @@ class Driver:
     def run(self, job, *flags):
         """Runs a job to its end; gives its exit code, what it printed and its complaints."""
         process = self.start(job, *flags)
-        out, err = process.communicate(timeout=PATIENCE)
+        try:
+            out, err = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
         return process.returncode, out, err
 
     def kill_when(self, reached, job, *flags):

@@ -32,7 +32,7 @@ def test_loss_falls_and_latents_get_unit_variance(tiny_recipe, tiny_data, tmp_pa
     if vae_class == "AutoencoderKL":
         recipe = replace(recipe, vae_class=vae_class, vae=KL)
 
-    def train(num_steps: int) -> float | None:
+    def train(num_steps: int) -> float:
         *_, report = training.train(
             "vae",
             recipe=recipe,
@@ -43,6 +43,7 @@ def test_loss_falls_and_latents_get_unit_variance(tiny_recipe, tiny_data, tmp_pa
             max_steps=num_steps,
             num_validation=15,
         )
+        assert report.validation_loss is not None
         return report.validation_loss
 
     assert train(60) < 0.6 * train(1)
