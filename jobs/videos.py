@@ -83,7 +83,7 @@ def _read_manifest(source: str) -> list[Video]:
             name if "://" in name else scheme + separator + str(PurePosixPath(rest).parent / name)
         )
         subject = (row.get("subject") or "").strip() or _stem(name)
-        videos[name] = Video(clip_id=name, path=path, subject=subject)
+        videos[name] = Video(clip_id=name, path=storage.absolute(path), subject=subject)
     if not videos:
         raise InputError(f"manifest must name at least one video, got none in {source!r}")
     return list(videos.values())
