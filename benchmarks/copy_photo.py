@@ -36,9 +36,8 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from dreampose import catwalk, dataset, generate, poses, subjects, training, video
-from dreampose.cli import door
+from dreampose.cli import door, flags
 from dreampose.cli.model import load
-from dreampose.config import PRESETS
 from dreampose.errors import InputError
 from dreampose.latents import LatentCodec
 from dreampose.pipeline import DreamPosePipeline
@@ -71,17 +70,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", default="models/catwalk", help="model folder")
-    parser.add_argument("--identities", type=int, default=8, help="people (default: %(default)s)")
-    parser.add_argument("--preset", default="balanced", choices=sorted(PRESETS))
+    flags.add_model(parser)
+    parser.add_argument(
+        "--identities", type=flags.positive, default=8, help="people (default: %(default)s)"
+    )
+    flags.add_preset(parser, default="balanced")
     parser.add_argument("--frames", type=int, default=32, help="frames of a walk")
-    parser.add_argument("--every", type=int, default=4, help="score each N-th frame")
+    parser.add_argument("--every", type=flags.positive, default=4, help="score each N-th frame")
     parser.add_argument("--seed", type=int, default=3, help="of the test identities")
-    parser.add_argument("--estimator", default="blazepose", help="blazepose or catwalk (exact)")
+    flags.add_estimator(parser)
     parser.add_argument("--num-steps", type=int, help="instead of the recipe's, UNet + adapter")
     parser.add_argument("--num-vae-steps", type=int, help="instead of the recipe's, VAE decoder")
     parser.add_argument("--photos", type=int, default=3, choices=(1, 2, 3), help="to finetune on")
-    parser.add_argument("--workers", type=int, default=2, help="people at a time, a core each")
+    parser.add_argument(
+        "--workers", type=flags.positive, default=2, help="people at a time, a core each"
+    )
     parser.add_argument("--clips", type=Path, help="test clips that exist, with their manifest.csv")
     parser.add_argument("--out", type=Path, default=Path("out/benchmark"))
     args = parser.parse_args(argv)
@@ -90,9 +93,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> None:
     """Makes the clips, scores every identity that has no result yet, prints and draws."""
-    for name in ("identities", "every", "workers"):
-        if getattr(args, name) < 1:
-            raise InputError(f"{name} must be at least 1, got {getattr(args, name)}")
     if args.frames <= args.every:
         raise InputError(f"frames must be more than every, got {args.frames} and {args.every}")
     pipe = load(args.model)

@@ -138,11 +138,13 @@ def save(
     copied = DreamPosePipeline(**parts, scheduler=pipe.scheduler, recipe=pipe.config["recipe"])
     with new_folder(folder) as part:
         copied.save_pretrained(part, safe_serialization=True)
-        if isinstance(pipe.vae, AutoencoderTiny):
-            # It saves one key that it would complain of when it is loaded.
-            path = part / "vae" / "config.json"
+        for path in part.glob("*/config.json"):
             values = json.loads(path.read_text("utf-8"))
-            values.pop("block_out_channels", None)
+            # Where a part was loaded from is no property of it, and often somebody's folder.
+            values.pop("_name_or_path", None)
+            if isinstance(pipe.vae, AutoencoderTiny) and path.parent.name == "vae":
+                # It saves one key that it would complain of when it is loaded.
+                values.pop("block_out_channels", None)
             path.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
 
 

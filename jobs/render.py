@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dreampose import config
+from dreampose.cli import flags
 from jobs import driver
 from serve.catalog import read_catalog
 from serve.config import Settings
@@ -74,54 +74,24 @@ def render(args: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = driver.parser("render", DESCRIPTION, EXAMPLES)
-    parser.add_argument(
-        "--model", default="models/catwalk", help="model folder (default: %(default)s)"
-    )
+    flags.add_model(parser)
     parser.add_argument("--catalog", required=True, type=Path, help="CSV file, see above")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to fill")
     parser.add_argument(
         "--subjects", metavar="DIR", help="what jobs/finetune.py wrote: a folder per subject"
     )
-    parser.add_argument(
-        "--preset",
-        default="balanced",
-        choices=sorted(config.PRESETS),
-        help="for items that name none: exact is the paper's PNDM with 100 steps "
-        "(default: %(default)s)",
-    )
+    flags.add_preset(parser, default="balanced")
     parser.add_argument(
         "--replicas",
-        type=_positive,
+        type=flags.positive,
         default=0,
         help="copies of the model side by side; by default one a GPU, else one a core up to 8",
     )
-    parser.add_argument(
-        "--chunk-size",
-        type=_positive,
-        default=8,
-        help="frames that a replica renders at once: less memory and less lost when one dies, "
-        "or more speed (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--no-align",
-        dest="align",
-        action="store_false",
-        help="keep the motion's own place and size instead of the photo's body",
-    )
-    parser.add_argument(
-        "--estimator",
-        default="blazepose",
-        help="reads poses from motions that are videos: blazepose, or catwalk for the exact ones "
-        "that lie beside a catwalk clip (default: %(default)s)",
-    )
+    flags.add_chunk_size(parser)
+    flags.add_align(parser)
+    flags.add_estimator(parser)
     return parser
 
 

@@ -46,6 +46,12 @@ def test_fingerprint_tells_models_apart(tiny_pipeline, tiny_recipe):
     assert checkpoints.fingerprint(half) == checkpoints.fingerprint(tiny_pipeline)
 
 
+def test_a_saved_model_does_not_name_the_folder_it_came_from(folder, tmp_path):
+    checkpoints.save(checkpoints.load(folder), tmp_path / "copy")
+    for file in (tmp_path / "copy").rglob("*.json"):
+        assert str(tmp_path) not in file.read_text(), file
+
+
 def test_a_fresh_process_loads_the_folder_as_diffusers_does(folder):
     index = json.loads((folder / "model_index.json").read_text())
     assert index["adapter"] == ["dreampose", "ImageAdapter"]

@@ -108,7 +108,6 @@ def test_seed_decides_the_video_and_chunks_do_not(
         ({"model": "INPUTS"}, "model must be a folder with a model_index.json"),
         ({"subject": "INPUTS"}, "subject must be a folder with a subject.json"),
         ({"steps": 0}, "num_inference_steps must be at least 1, got 0"),
-        ({"chunk_size": 0}, "chunk_size must be at least 1, got 0"),
         ({"image_scale": -1}, "image_scale must be"),
         ({"out": "INPUTS/video.avi"}, "out must end in .mp4"),
         ({"out": "INPUTS/folder.mp4"}, "out must be a file, got the folder"),
@@ -155,3 +154,15 @@ def test_info_reads_the_licence_from_the_model_card(tmp_path: Path) -> None:
     ):
         card.write_text(text)
         assert licence(tmp_path) == "Apache-2.0"
+
+
+def test_a_flag_that_cannot_be_is_refused_before_anything_is_read(
+    animate: Callable[..., int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        animate(chunk_size=0, photo="nowhere.png")
+    assert stop.value.code == 2
+    assert capfd.readouterr().err == (
+        "dreampose animate: error: argument --chunk-size: must be a whole number of at least 1, "
+        "got '0'\n"
+    )

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from dreampose import dataset, poses, video
+from dreampose.cli import flags
 from dreampose.cli.model import load as load_model
-from dreampose.config import PRESETS, Recipe
+from dreampose.config import Recipe
 from dreampose.errors import InputError
 
 
@@ -33,11 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the motion to follow: a video, or a .npz motion file",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="V.mp4", help="MP4 to write")
-    parser.add_argument(
-        "--model",
-        default="models/catwalk",
-        help="model folder (default: %(default)s)",
-    )
+    flags.add_model(parser)
     parser.add_argument(
         "--subject",
         type=Path,
@@ -49,12 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="use the subject's weights with any photo, without the warning",
     )
-    parser.add_argument(
-        "--preset",
-        default="exact",
-        choices=sorted(PRESETS),
-        help="how to sample: exact is the paper's PNDM with 100 steps (default: %(default)s)",
-    )
+    flags.add_preset(parser, default="exact")
     parser.add_argument(
         "--steps", type=int, help="number of denoising steps, instead of the preset's"
     )
@@ -63,24 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="same seed, same video (default: %(default)s)"
     )
-    parser.add_argument(
-        "--chunk-size",
-        type=int,
-        default=8,
-        help="frames denoised together; changes memory and speed only (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--no-align",
-        dest="align",
-        action="store_false",
-        help="keep the motion's own place and size instead of the photo's body",
-    )
-    parser.add_argument(
-        "--estimator",
-        default="blazepose",
-        help="reads poses from a motion video: blazepose, or catwalk for the exact maps that lie "
-        "beside a catwalk clip (default: %(default)s)",
-    )
+    flags.add_chunk_size(parser)
+    flags.add_align(parser)
+    flags.add_estimator(parser)
 
 
 def run(args: argparse.Namespace) -> None:
