@@ -16,7 +16,7 @@ from dreampose.config import Recipe
 from dreampose.denoiser import widen
 from dreampose.errors import InputError
 from dreampose.files import new_folder
-from dreampose.latents import VAE, pass_colours
+from dreampose.latents import VAE, is_cosine_encoder, start_as_cosines
 from dreampose.pipeline import DreamPosePipeline
 from dreampose.subjects import (
     MODELS,
@@ -38,6 +38,7 @@ __all__ = [
     "read_subject",
     "save",
     "save_subject",
+    "take_over",
 ]
 
 
@@ -53,8 +54,8 @@ def build(recipe: Recipe, *, seed: int = 0) -> DreamPosePipeline:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         vae: VAE = getattr(diffusers, recipe.vae_class)(**recipe.vae)
-        if isinstance(vae, AutoencoderTiny):
-            pass_colours(vae)
+        if isinstance(vae, AutoencoderTiny) and is_cosine_encoder(vae):
+            start_as_cosines(vae)
         encoder = CLIPVisionModel(CLIPVisionConfig(**recipe.image_encoder))
         unet = UNet2DConditionModel(**recipe.unet)
         return assemble(recipe, vae, encoder, unet)
@@ -172,6 +173,32 @@ def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> DreamPosePip
         return DreamPosePipeline.from_pretrained(folder, dtype=dtype)
     except (OSError, ValueError) as error:
         raise InputError(f"model must be one this package wrote, got {folder}: {error}") from error
+
+
+@torch.no_grad()
+def take_over(pipe: DreamPosePipeline, source: DreamPosePipeline) -> list[str]:
+    """Copies every weight of `source` that has the same name and shape in `pipe`, VAE aside.
+
+    A new model, with other latents say, then starts from what an earlier one has learned.
+
+    Args:
+        pipe: changed in place.
+        source: left untouched.
+
+    Returns:
+        Names of the weights of `pipe` that stayed as they were, as 'unet.conv_in.weight'.
+    """
+    kept: list[str] = []
+    for part in MODELS:
+        if part == "vae":
+            continue
+        theirs = getattr(source, part).state_dict()
+        for name, tensor in getattr(pipe, part).state_dict().items():
+            if name in theirs and theirs[name].shape == tensor.shape:
+                tensor.copy_(theirs[name])
+            else:
+                kept.append(f"{part}.{name}")
+    return kept
 
 
 def num_parameters(pipe: DreamPosePipeline) -> dict[str, int]:

@@ -181,15 +181,16 @@ def catwalk() -> Recipe:
         vae={
             "encoder_block_out_channels": (32, 32, 32, 32),
             "decoder_block_out_channels": (32, 32, 32, 32),
-            "num_encoder_blocks": (0, 2, 3, 3),
+            # Without blocks, the encoder is a fixed cosine transform; the decoder is what learns.
+            "num_encoder_blocks": (0, 0, 0, 0),
             "num_decoder_blocks": (3, 3, 2, 1),
-            "latent_channels": 8,
+            "latent_channels": 16,
             "scaling_factor": 1.0,
         },
         unet={
             "sample_size": (20, 16),
-            "in_channels": 8,
-            "out_channels": 8,
+            "in_channels": 16,
+            "out_channels": 16,
             "block_out_channels": (64, 128, 192),
             "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
             "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),

@@ -98,16 +98,25 @@ def describe(pipe: Components, name: str, photos: Sequence[Photo]) -> Subject:
     )
 
 
-def fingerprint(pipe: Components, components: Sequence[str] = MODELS) -> str:
+def fingerprint(
+    pipe: Components, components: Sequence[str] = MODELS, *, without: tuple[str, ...] = ()
+) -> str:
     """16 hex digits of the weights; equal for a model in memory and the same saved and loaded.
 
     Weights are hashed as bfloat16 of their float16 form, so that the fp16 files and the float32,
     float16 or bfloat16 model read from them agree.
+
+    Args:
+        pipe: the model.
+        components: whose weights count.
+        without: beginnings of the names, such as 'vae.decoder', of weights that do not.
     """
     digest = hashlib.sha256()
     for component in components:
         module: nn.Module = getattr(pipe, component)
         for name, tensor in sorted(module.state_dict().items()):
+            if f"{component}.{name}".startswith(without):
+                continue
             digest.update(f"{component}.{name}{tuple(tensor.shape)}".encode())
             coarse = tensor.detach().cpu().to(torch.float16).to(torch.bfloat16).contiguous()
             digest.update(coarse.view(torch.int16).numpy().tobytes())

@@ -52,6 +52,7 @@ def train(args: argparse.Namespace) -> int:
         "recipe": recipe.to_dict(),
         "data": storage.absolute(args.data),
         "model": args.model and storage.absolute(args.model),
+        "warm_start": args.warm_start and storage.absolute(args.warm_start),
         "steps": args.steps,
         "seed": args.seed,
     }
@@ -97,6 +98,7 @@ def _fit(
         val_data=args.val_data and storage.absolute(args.val_data),
         out=out,
         model=args.model and storage.absolute(args.model),
+        warm_start=args.warm_start and storage.absolute(args.warm_start),
         max_steps=args.steps,
         seed=args.seed,
         checkpoint_every=args.checkpoint_every,
@@ -155,6 +157,8 @@ def _check(args: argparse.Namespace) -> config.Recipe:
     from dreampose.dataset import Dataset, encoders_fingerprint
 
     pipe = None if args.model is None else model.load(args.model)
+    if args.warm_start is not None:
+        model.load(args.warm_start)
     if args.recipe is not None or pipe is None:
         recipe = config.recipe(args.recipe or "catwalk")
     else:
@@ -192,6 +196,12 @@ def _parser() -> argparse.ArgumentParser:
         "--recipe", help="catwalk, sd14 or a .json file; by default the model's, else catwalk"
     )
     parser.add_argument("--model", help="model folder to start from; random weights without it")
+    parser.add_argument(
+        "--warm-start",
+        metavar="MODEL",
+        help="model folder, of any recipe, whose weights are taken over where name and shape agree "
+        "(not the VAE's)",
+    )
     parser.add_argument("--val-data", help="data folder of people who are not in --data")
     parser.add_argument("--steps", type=int, help="optimizer steps, instead of the recipe's")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and noise")

@@ -33,6 +33,7 @@ class Order:
     val_data: str | None
     out: str
     model: str | None
+    warm_start: str | None
     max_steps: int | None
     seed: int
     checkpoint_every: int
@@ -80,6 +81,7 @@ def _train(order: Order, board: Any, stop: StopWatch, folder: Path, *, is_first:
         out=folder,
         accelerator=Accelerator(mixed_precision="bf16" if bf16 else "no"),
         model=order.model,
+        warm_start=order.warm_start,
         max_steps=order.max_steps,
         seed=order.seed,
         stop=stop,

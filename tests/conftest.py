@@ -64,7 +64,7 @@ def tiny(recipe: config.Recipe) -> config.Recipe:
         width=48,
         vae_class="AutoencoderTiny",
         vae={"encoder_block_out_channels": (4,) * 4, "decoder_block_out_channels": (4,) * 4,
-             "num_encoder_blocks": (1,) * 4, "num_decoder_blocks": (1,) * 4,
+             "num_encoder_blocks": (0,) * 4, "num_decoder_blocks": (1,) * 4,
              "latent_channels": recipe.latent_channels, "scaling_factor": 1.0},
         unet={**recipe.unet, "sample_size": (8, 6), "block_out_channels": (8, 16),
               "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),

@@ -106,8 +106,8 @@ def test_stable_diffusions_folders_become_a_model(tiny_recipe, tmp_path):
     source.vae.save_pretrained(tmp_path / "sd" / "vae")
     source.image_encoder.save_pretrained(tmp_path / "clip")
     pipe = checkpoints.from_stable_diffusion(tiny_recipe, tmp_path / "sd", tmp_path / "clip")
-    assert torch.equal(pipe.unet.conv_in.weight[:, :8], unet.conv_in.weight)
-    assert not pipe.unet.conv_in.weight[:, 8:].any()
+    assert torch.equal(pipe.unet.conv_in.weight[:, :16], unet.conv_in.weight)
+    assert not pipe.unet.conv_in.weight[:, 16:].any()
     with pytest.raises(InputError, match="base and image_encoder must be models"):
         checkpoints.from_stable_diffusion(tiny_recipe, tmp_path / "no", tmp_path / "clip")
     wrong = config.replace(
@@ -122,5 +122,25 @@ def test_a_unet_of_another_width_is_refused(tiny_pipeline):
 
     recipe = {**tiny_pipeline.config["recipe"], "num_poses": 3}
     parts = tiny_pipeline.components
-    with pytest.raises(InputError, match="unet must have 14 input channels, got 18"):
+    with pytest.raises(InputError, match="unet must have 22 input channels, got 26"):
         DreamPosePipeline(**parts, recipe=recipe)
+
+
+def test_a_new_model_takes_over_what_fits(tiny_pipeline, tiny_recipe):
+    other = config.replace(
+        tiny_recipe,
+        vae={**tiny_recipe.vae, "latent_channels": 4},
+        unet={**tiny_recipe.unet, "in_channels": 4, "out_channels": 4},
+    )
+    new = checkpoints.build(other, seed=7)
+    vae, first = state(new, "vae"), state(new, "unet")["conv_in.weight"].clone()
+    vae = {name: tensor.clone() for name, tensor in vae.items()}
+    kept = checkpoints.take_over(new, tiny_pipeline)
+    assert {"unet.conv_in.weight", "unet.conv_out.weight", "adapter.mix.weight"} <= set(kept)
+    assert torch.equal(state(new, "unet")["conv_in.weight"], first)
+    assert all(torch.equal(state(new, "vae")[name], tensor) for name, tensor in vae.items())
+    for part in ("unet", "image_encoder", "adapter"):
+        for name, tensor in state(new, part).items():
+            if f"{part}.{name}" not in kept:
+                assert torch.equal(tensor, state(tiny_pipeline, part)[name])
+    assert len(kept) < 10

@@ -1,10 +1,12 @@
 """The VAE codec and its scale."""
 
+import numpy as np
 import pytest
+import scipy.fft
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 
-from dreampose.latents import LatentCodec, calibrate, pass_colours
+from dreampose.latents import LatentCodec, calibrate, is_cosine_encoder, start_as_cosines
 
 FOUR = (4, 4, 8, 8)
 
@@ -71,11 +73,49 @@ def test_encoding_is_deterministic_unless_a_generator_draws(images):
 
 
 @torch.no_grad()
+def test_a_light_encoder_without_blocks_is_the_cosine_transform(images):
+    vae = linear(16, 32)
+    start_as_cosines(vae)
+    latents = vae.encode(images).latents.numpy()
+    # The same written plainly: opponent colours, then the orthonormal transform of 8x8 blocks.
+    pixels = images.numpy() / 2 + 0.5
+    blocks = pixels.reshape(len(pixels), 3, 4, 8, 3, 8).transpose(0, 2, 4, 1, 3, 5)
+    brightness = blocks.sum(-3) / 3**0.5
+    difference = (blocks[..., 0, :, :] - blocks[..., 2, :, :]) / 2**0.5
+    for channel, colour, row, column in (
+        (0, brightness, 0, 0),
+        (1, brightness, 0, 1),
+        (2, difference, 0, 0),
+        (5, brightness, 1, 0),
+        (7, brightness, 1, 1),
+        (14, difference, 0, 1),
+    ):
+        expected = scipy.fft.dctn(colour, axes=(-2, -1), norm="ortho")[..., row, column]
+        got = latents[:, channel]
+        gain, offset = np.polyfit(expected.ravel(), got.ravel(), 1)
+        assert gain > 0.1
+        np.testing.assert_allclose(got, gain * expected + offset, atol=1e-5)
+
+
+@torch.no_grad()
 def test_a_light_autoencoder_starts_as_a_small_colour_copy(images):
-    vae = tiny()
-    pass_colours(vae)
+    vae = linear(16, 32)
+    start_as_cosines(vae)
+    # Not too far from grey: the decoder bends strong latents with a tanh.
+    images = images * 0.2 + 0.5
     means = torch.nn.functional.avg_pool2d(images, 8)
     copy = vae.decode(vae.encode(images).latents).sample
     expected = torch.nn.functional.interpolate(means, scale_factor=8)
-    # The decoder bends latents beyond one with a tanh; random channels add next to nothing.
     assert (copy - expected).abs().max() < 0.05
+    assert not is_cosine_encoder(tiny())
+    assert not is_cosine_encoder(kl())
+
+
+def linear(latent_channels, width):
+    return AutoencoderTiny(
+        encoder_block_out_channels=(width,) * 4,
+        decoder_block_out_channels=(width,) * 4,
+        num_encoder_blocks=(0,) * 4,
+        num_decoder_blocks=(1,) * 4,
+        latent_channels=latent_channels,
+    ).eval()

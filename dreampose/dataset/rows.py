@@ -5,6 +5,7 @@ tensors do not survive Parquet readers.
 """
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from dreampose import augment, poses, video
 from dreampose.conditions import clip_tokens
 from dreampose.config import Recipe
 from dreampose.errors import InputError
-from dreampose.latents import LatentCodec
+from dreampose.latents import LATENT_SCALE, LatentCodec
 from dreampose.subjects import Components, fingerprint
 from dreampose.types import Clip
 
@@ -62,9 +63,15 @@ _ENCODE_BATCH = 32
 
 
 def encoders_fingerprint(pipe: Components) -> str:
-    """Name of the weights that cached latents (and tokens of a frozen encoder) come from."""
+    """Name of what cached latents (and tokens of a frozen encoder) come from.
+
+    The VAE's decoder is left out: when it is trained further, data stays usable. The scale of its
+    latents is not.
+    """
     frozen = ("image_encoder",) if pipe.recipe.image_encoder_frozen else ()
-    return fingerprint(pipe, ("vae", *frozen))
+    weights = fingerprint(pipe, ("vae", *frozen), without=("vae.decoder", "vae.post_quant_conv"))
+    scale = json.dumps([pipe.vae.config.get(name) for name in LATENT_SCALE])
+    return hashlib.sha256(f"{weights} {scale}".encode()).hexdigest()[:16]
 
 
 def working_size(clip: Clip, recipe: Recipe) -> tuple[int, int]:

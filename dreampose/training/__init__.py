@@ -33,6 +33,7 @@ def train(
     accelerator: Accelerator,
     validation: str | Path | None = None,
     model: str | Path | None = None,
+    warm_start: str | Path | None = None,
     max_steps: int | None = None,
     seed: int = 0,
     resume: bool = True,
@@ -53,6 +54,8 @@ def train(
         accelerator: device, precision and ranks.
         validation: held-out data, or `None`.
         model: pipeline folder to start from; `None` starts from random weights.
+        warm_start: pipeline folder whose weights replace the model's wherever name and shape
+            agree, the VAE's aside; it may be of another recipe.
         max_steps: instead of the recipe's number of steps.
         seed: of initial weights, data order and all noise.
         resume: go on from the last whole checkpoint in `out`.
@@ -69,6 +72,8 @@ def train(
     if stage not in STAGES:
         raise InputError(f"stage must be one of {', '.join(STAGES)}, got {stage!r}")
     pipe = _start(recipe, model, seed)
+    if warm_start is not None:
+        checkpoints.take_over(pipe, checkpoints.load(warm_start))
     stage_config = getattr(recipe, f"{stage}_stage")
 
     def opened(columns: tuple[str, ...]) -> tuple[Dataset, Dataset | None]:

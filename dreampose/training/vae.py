@@ -15,7 +15,7 @@ from torch import Tensor
 from dreampose import augment, checkpoints, losses, video
 from dreampose.config import StageConfig
 from dreampose.dataset import Dataset
-from dreampose.latents import calibrate
+from dreampose.latents import calibrate, is_cosine_encoder
 from dreampose.pipeline import DreamPosePipeline
 from dreampose.training.loop import Stage
 
@@ -49,6 +49,8 @@ class VaeStage(Stage):
         """
         super().__init__()
         self.vae = pipe.vae.requires_grad_(True)
+        # A fixed transform stays what it is; latents cached before stay right.
+        self.vae.encoder.requires_grad_(not is_cosine_encoder(self.vae))
         self.vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self._outer = (pipe,)
         self._data = {"train": data, "validation": validation}
