@@ -3,6 +3,8 @@
 Knows nothing of noise, schedulers or files.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own customary name
 from diffusers import ConfigMixin, ModelMixin
@@ -93,6 +95,37 @@ def clip_tokens(
     deviation = resized.new_tensor(CLIP_STD)[:, None, None]
     pixels = ((resized + 1) / 2 - mean) / deviation
     return image_encoder(pixels.to(image_encoder.dtype)).last_hidden_state
+
+
+def token_maps(
+    maps: Float[Tensor, "b c h w"], fit: str, num_patches: int
+) -> tuple[Float[Tensor, "b n c"], Float[Tensor, " n"]]:
+    """Means of maps over the patches that `clip_tokens` makes its tokens of.
+
+    Args:
+        maps: over the photo, on any grid, such as its latents.
+        fit: as for `clip_tokens`.
+        num_patches: a square number, the tokens without the class token.
+
+    Returns:
+        The means in the order of the tokens, and the share of each patch that lies in the photo.
+    """
+    height, width = maps.shape[-2:]
+    inside = torch.ones_like(maps[:1, :1])
+    if fit == "letterbox":
+        side = max(height, width)
+        top, left = (side - height) // 2, (side - width) // 2
+        margins = (left, side - width - left, top, side - height - top)
+        maps, inside = F.pad(maps, margins), F.pad(inside, margins)
+    else:
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        area = (..., slice(top, top + side), slice(left, left + side))
+        maps, inside = maps[area], inside[area]
+    grid = math.isqrt(num_patches)
+    seen = F.adaptive_avg_pool2d(inside, grid)
+    means = F.adaptive_avg_pool2d(maps, grid) / seen.clamp_min(1e-6)
+    return rearrange(means, "b c h w -> b (h w) c"), seen.flatten()
 
 
 def _letterbox(photos: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 s s"]:

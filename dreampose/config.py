@@ -60,6 +60,10 @@ class StageConfig:
     """VAE stages: weight of the error of pixel differences beside that of pixels."""
     min_snr_gamma: float = 0.0
     """Base stage: clip of the min-SNR timestep weights (arXiv 2303.09556); 0 is the plain mean."""
+    reading_weight: float = 0.0
+    """Base stage, where the image encoder learns: weight of the error in reading from each token of
+    the photo, by one linear layer, which part of the body its patch shows and what latents. So the
+    tokens say early what the denoiser must look up in them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +239,7 @@ def catwalk() -> Recipe:
         base_stage=StageConfig(
             learning_rate=5e-4, num_steps=4000, batch_size=16, lr_schedule="cosine",
             warmup_steps=200, ema_decay=0.999, crop_share=0.2,
-            recolour_share=0.4,
+            recolour_share=0.4, reading_weight=0.5,
         ),
         subject_stage=StageConfig(
             learning_rate=1e-4, num_steps=100, batch_size=8, crop_share=0.5

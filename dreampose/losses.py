@@ -54,6 +54,20 @@ def reconstruction_loss(
     return loss
 
 
+def reading_loss(
+    read: Float[Tensor, "b n c"], truth: Float[Tensor, "b n c"], seen: Float[Tensor, " n"]
+) -> Float[Tensor, ""]:
+    """Squared error of what is read from an image's tokens, over the share of each that is image.
+
+    Args:
+        read: a layer's guess at what each token's patch shows.
+        truth: what it shows.
+        seen: share of the patch that lies in the image, 0 to 1.
+    """
+    error = (read.float() - truth.float()).pow(2).mean(dim=(0, 2))
+    return (error * seen).sum() / seen.sum()
+
+
 def kl_loss(mean: Float[Tensor, "b c h w"], logvar: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
     """Divergence from the unit normal: summed over a latent, averaged over the batch."""
     divergence = 0.5 * (mean.pow(2) + logvar.exp() - 1.0 - logvar)

@@ -43,7 +43,8 @@ class Batch:
 
     latents: target frame, scaled latents. photo_latents: condition photo, scaled latents.
     Exactly one of `photos` (pixels in [-1, 1], for an encoder that learns) and `tokens`
-    (cached `last_hidden_state` of a frozen encoder) is given.
+    (cached `last_hidden_state` of a frozen encoder) is given. photo_poses: the photo's own pose
+    maps, where the stage asks its tokens for them.
     """
 
     latents: Float[Tensor, "b c h w"]
@@ -51,6 +52,7 @@ class Batch:
     photo_latents: Float[Tensor, "b c h w"]
     photos: Float[Tensor, "b 3 H W"] | None = None
     tokens: Float[Tensor, "b n d"] | None = None
+    photo_poses: Float[Tensor, "b 2 h w"] | None = None
 
 
 Model = Callable[[Tensor, Tensor], Tensor]

@@ -56,17 +56,18 @@ def tiny_recipe() -> config.Recipe:
 
 
 def tiny(recipe: config.Recipe) -> config.Recipe:
-    """The same recipe with a handful of channels; latent channels, poses and stages are kept."""
+    """The same recipe with a handful of channels; poses and stages are kept."""
     stage = {"num_steps": 2, "num_epochs": 0, "batch_size": 2, "warmup_steps": 0, "crop_size": 0}
     return config.replace(
         recipe,
         height=64,
         width=48,
         vae_class="AutoencoderTiny",
-        vae={"encoder_block_out_channels": (4,) * 4, "decoder_block_out_channels": (4,) * 4,
+        vae={"encoder_block_out_channels": (8,) * 4, "decoder_block_out_channels": (4,) * 4,
              "num_encoder_blocks": (0,) * 4, "num_decoder_blocks": (1,) * 4,
-             "latent_channels": recipe.latent_channels, "scaling_factor": 1.0},
-        unet={**recipe.unet, "sample_size": (8, 6), "block_out_channels": (8, 16),
+             "latent_channels": 8, "scaling_factor": 1.0},
+        unet={**recipe.unet, "sample_size": (8, 6), "in_channels": 8, "out_channels": 8,
+              "block_out_channels": (8, 16),
               "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
               "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
               "layers_per_block": 1, "attention_head_dim": 2, "cross_attention_dim": 16,

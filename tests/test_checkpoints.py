@@ -106,8 +106,8 @@ def test_stable_diffusions_folders_become_a_model(tiny_recipe, tmp_path):
     source.vae.save_pretrained(tmp_path / "sd" / "vae")
     source.image_encoder.save_pretrained(tmp_path / "clip")
     pipe = checkpoints.from_stable_diffusion(tiny_recipe, tmp_path / "sd", tmp_path / "clip")
-    assert torch.equal(pipe.unet.conv_in.weight[:, :16], unet.conv_in.weight)
-    assert not pipe.unet.conv_in.weight[:, 16:].any()
+    assert torch.equal(pipe.unet.conv_in.weight[:, :8], unet.conv_in.weight)
+    assert not pipe.unet.conv_in.weight[:, 8:].any()
     with pytest.raises(InputError, match="base and image_encoder must be models"):
         checkpoints.from_stable_diffusion(tiny_recipe, tmp_path / "no", tmp_path / "clip")
     wrong = config.replace(
@@ -122,7 +122,7 @@ def test_a_unet_of_another_width_is_refused(tiny_pipeline):
 
     recipe = {**tiny_pipeline.config["recipe"], "num_poses": 3}
     parts = tiny_pipeline.components
-    with pytest.raises(InputError, match="unet must have 22 input channels, got 26"):
+    with pytest.raises(InputError, match="unet must have 14 input channels, got 18"):
         DreamPosePipeline(**parts, recipe=recipe)
 
 

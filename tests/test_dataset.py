@@ -150,3 +150,19 @@ def test_motion_must_fit_the_clip(tiny_recipe):
     clip, motion = make_clip(60, 48)
     with pytest.raises(InputError, match="motion size must be a multiple of 64x48, got 60x48"):
         dataset.encode_clip(clip, motion, recipe=tiny_recipe, seed=0, clip_id="a", subject="ada")
+
+
+def test_data_belongs_to_what_encoded_it_and_not_to_the_decoder(tiny_pipeline):
+    before = dataset.encoders_fingerprint(tiny_pipeline)
+    vae = tiny_pipeline.vae
+    with torch.no_grad():
+        vae.decoder.layers[0].weight.add_(1)
+    assert dataset.encoders_fingerprint(tiny_pipeline) == before
+    scale = vae.config["scaling_factor"]
+    vae.register_to_config(scaling_factor=2 * scale)
+    assert dataset.encoders_fingerprint(tiny_pipeline) != before
+    vae.register_to_config(scaling_factor=scale)
+    assert dataset.encoders_fingerprint(tiny_pipeline) == before
+    with torch.no_grad():
+        vae.encoder.layers[0].weight.add_(1)
+    assert dataset.encoders_fingerprint(tiny_pipeline) != before

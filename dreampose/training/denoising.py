@@ -5,7 +5,7 @@ subject's finetuning minimises.
 """
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from dreampose import checkpoints, losses, schedule, video
-from dreampose.conditions import clip_tokens, drop_conditions, pose_condition
+from dreampose.conditions import clip_tokens, drop_conditions, pose_condition, token_maps
 from dreampose.config import Recipe, StageConfig
 from dreampose.dataset import Dataset, encoders_fingerprint
 from dreampose.denoiser import Denoiser
@@ -25,6 +25,9 @@ from dreampose.schedule import Scheduler
 from dreampose.training.loop import Stage
 from dreampose.types import Batch, Conditions
 from dreampose.windows import sample_pairs, windows
+
+_POSE_UNIT = 4.0
+"""What pose maps, from 0 to 1, are raised by to weigh as much as latents when tokens are read."""
 
 
 def columns(recipe: Recipe) -> tuple[str, ...]:
@@ -116,6 +119,12 @@ class BaseStage(Stage):
         self.adapter = pipe.adapter.requires_grad_(True)
         if not recipe.image_encoder_frozen:
             self.image_encoder = trainable_encoder(pipe)
+        self.reader: nn.Module | None = None
+        if config.reading_weight and not recipe.image_encoder_frozen:
+            width = int(pipe.image_encoder.config.hidden_size)
+            self.reader = nn.Linear(width, recipe.latent_channels + recipe.pose_channels)
+            for parameter in self.reader.parameters():
+                nn.init.zeros_(parameter)
         self._outer = (pipe,)
         self._data = {"train": data, "validation": validation}
         self._recipe, self._config = recipe, config
@@ -136,7 +145,8 @@ class BaseStage(Stage):
         clips, frames = data.targets[items].T
         photo_frames = sample_pairs(frames, data.num_frames_of[clips], generator)
         views, photo_views = sample_views(self._recipe, len(items), generator, config=self._config)
-        cells: dict[str, list[np.ndarray]] = {"latents": [], "poses": [], "photo_latents": []}
+        names = ("latents", "poses", "photo_latents", "photo_poses")
+        cells: dict[str, list[np.ndarray]] = {name: [] for name in names}
         photos: list[np.ndarray] = []
         for clip, frame, photo, view, photo_view in zip(
             *(values.tolist() for values in (clips, frames, photo_frames, views, photo_views)),
@@ -146,7 +156,9 @@ class BaseStage(Stage):
             latents = data.array(clip, "latents")
             cells["latents"].append(latents[view, frame])
             cells["photo_latents"].append(latents[photo_view, photo])
-            cells["poses"].append(data.array(clip, "poses")[view, window])
+            poses = data.array(clip, "poses")
+            cells["poses"].append(poses[view, window])
+            cells["photo_poses"].append(poses[photo_view, photo])
             if self._recipe.image_encoder_frozen:
                 photos.append(data.array(clip, "tokens")[photo])
             else:
@@ -161,15 +173,32 @@ class BaseStage(Stage):
         return batch | {"seed": int(generator.integers(2**62))}
 
     def forward(self, batch: dict[str, Any]) -> Float[Tensor, ""]:
-        """The denoising loss; conditions are dropped in training only."""
-        return denoising_step(
-            self._outer[0],
-            make_batch(batch),
-            recipe=self._recipe,
+        """The denoising loss; in training, conditions are dropped and tokens are read as well."""
+        pipe, recipe, config = self._outer[0], self._recipe, self._config
+        values = make_batch(batch)
+        reading = None
+        if self.training and self.reader is not None:
+            assert values.photos is not None
+            tokens = clip_tokens(pipe.image_encoder, values.photos, fit=recipe.photo_fit)
+            reading = config.reading_weight * self._reading_loss(tokens, values)
+            values = replace(values, photos=None, tokens=tokens)
+        loss = denoising_step(
+            pipe,
+            values,
+            recipe=recipe,
             seed=batch["seed"],
-            min_snr_gamma=self._config.min_snr_gamma if self.training else 0.0,
+            min_snr_gamma=config.min_snr_gamma if self.training else 0.0,
             dropout=self.training,
         )
+        return loss if reading is None else loss + reading
+
+    def _reading_loss(self, tokens: Float[Tensor, "b n d"], batch: Batch) -> Float[Tensor, ""]:
+        assert self.reader is not None
+        assert batch.photo_poses is not None
+        shown = torch.cat([batch.photo_latents, _POSE_UNIT * batch.photo_poses], dim=1)
+        patches = tokens[:, 1:]
+        truth, seen = token_maps(shown, self._recipe.photo_fit, patches.shape[1])
+        return losses.reading_loss(self.reader(patches), truth, seen)
 
     def save(self, folder: Path) -> None:
         """Writes the pipeline folder."""

@@ -126,7 +126,9 @@ class TestRefusals:
 
     def test_data_that_another_model_encoded(self, capsys, data, tmp_path, tiny_recipe):
         other = tmp_path / "other"
-        checkpoints.save(checkpoints.build(tiny_recipe, seed=1), other)
+        pipe = checkpoints.build(tiny_recipe)
+        pipe.vae.register_to_config(scaling_factor=2.0)
+        checkpoints.save(pipe, other)
         line = refusal(
             capsys, "--stage", "base", "--model", other, "--data", data, "--out", tmp_path / "run"
         )

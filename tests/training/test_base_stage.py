@@ -43,6 +43,37 @@ def test_target_and_poses_share_a_view_and_the_photo_is_another_frame(
         assert all(at != frame for _, at in photo)
 
 
+def test_tokens_learn_to_say_what_their_patch_shows(tiny_pipeline, tiny_recipe, tiny_data):
+    def error_after(num_steps: int, weight: float) -> float:
+        settings = replace(
+            tiny_recipe.base_stage, reading_weight=weight, learning_rate=1e-2, batch_size=8
+        )
+        data = Dataset(tiny_data, recipe=tiny_recipe, columns=denoising.columns(tiny_recipe))
+        stage = denoising.BaseStage(
+            checkpoints.build(tiny_recipe),
+            data=data,
+            validation=None,
+            recipe=tiny_recipe,
+            config=settings,
+        ).train()
+        generator = np.random.default_rng(0)
+        optimizer = torch.optim.Adam([p for p in stage.parameters() if p.requires_grad], 1e-2)
+        for _ in range(num_steps):
+            stage(stage.draw("train", np.arange(8), generator)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        batch = stage.draw("train", np.arange(8), np.random.default_rng(1))
+        with torch.no_grad():
+            both = stage(batch)
+            alone = stage.eval()(batch)
+        assert (stage.reader is None) == (not weight)
+        return float(both - alone)
+
+    # Read in training alone: the difference to validation is the reading, but for dropout.
+    assert error_after(40, 1.0) < 0.5 * error_after(0, 1.0)
+    assert abs(error_after(0, 0.0)) < 0.2
+
+
 def test_cropped_photo_is_cropped_otherwise_than_the_target(tiny_recipe):
     recipe = replace(tiny_recipe, num_crops=4)
     settings = replace(recipe.base_stage, crop_share=1.0, recolour_share=0.0)
@@ -69,7 +100,8 @@ def test_views_are_as_they_are_by_default(tiny_recipe):
 
 
 def test_latents_of_another_vae_are_refused(tiny_recipe, tiny_data, tmp_path):
-    other = checkpoints.build(tiny_recipe, seed=1)
+    other = checkpoints.build(tiny_recipe)
+    other.vae.register_to_config(scaling_factor=2.0)
     other.save_pretrained(tmp_path / "other")
     with pytest.raises(InputError, match="data must be encoded by the model's own VAE"):
         next(
