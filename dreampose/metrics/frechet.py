@@ -19,6 +19,8 @@ from dreampose.metrics.networks import ResNet50
 
 WINDOW = 16
 """Frames of a window: FVD-16f, and what the Kinetics networks were trained on."""
+_HEAD = 1280
+"""Columns of `lite_features` that are the head's."""
 _KINETICS_MEAN = (114.7748, 107.7354, 99.4750)
 
 
@@ -106,21 +108,28 @@ def fvd_features(network: Any, images: Float[Tensor, "t 3 H W"]) -> Float[Tensor
     return network(levels, rescale=True, resize=True, return_features=True)
 
 
-def fid_lite_features(
+def lite_features(
     network: EfficientNetLite0, images: Float[Tensor, "t 3 H W"]
-) -> Float[Tensor, "t 1280"]:
+) -> Float[Tensor, "t 1600"]:
+    """What fid-lite and fvd-lite share: the head's 1280 and the last stage's 320 pooled features.
+
+    Frames are seen at 224x224, bilinear with antialias, sides scaled apart.
+    """
+    last = network.stages(fit_to_training_size(images))[-1]
+    return torch.cat([network.head(last), last.mean(dim=(2, 3))], dim=1)
+
+
+def fid_lite_rows(features: Float[np.ndarray, "t 1600"]) -> Float[np.ndarray, "t 1280"]:
     """fid-lite: EfficientNet-Lite0's pooled features of every frame.
 
     Range of the distance: 0 upwards. Resolution: 224x224, bilinear with antialias, sides scaled
     apart. Colours: RGB in [0, 1], (level - 127) / 128. Backbone: efficientnet-lite0-57934424.pth
     (SHA-256 begins 57934424). Source: this project, after FID; its figures do not compare with FID.
     """
-    return network.embed(fit_to_training_size(images))
+    return features[:, :_HEAD]
 
 
-def fvd_lite_features(
-    network: EfficientNetLite0, images: Float[Tensor, "t 3 H W"]
-) -> Float[Tensor, "n 640"]:
+def fvd_lite_rows(features: Float[np.ndarray, "t 1600"]) -> Float[np.ndarray, "n 640"]:
     """fvd-lite: look and change of every 16-frame window as EfficientNet-Lite0 sees them.
 
     A frame's 320 features are the last stage's, averaged over space. A window's are their mean over
@@ -132,8 +141,7 @@ def fvd_lite_features(
     (SHA-256 begins 57934424). Source: this project, after FVD; its figures do not compare with FVD.
     Windows do not overlap; what is left at a clip's end is dropped.
     """
-    kept = images[: len(images) // WINDOW * WINDOW]
-    pooled = network.stages(fit_to_training_size(kept))[-1].mean(dim=(2, 3))
-    frames = rearrange(pooled, "(n s) d -> n s d", s=WINDOW)
-    changes = frames.diff(dim=1).abs().mean(dim=1)
-    return torch.cat([frames.mean(dim=1), changes], dim=1)
+    kept = features[: len(features) // WINDOW * WINDOW, _HEAD:]
+    frames = rearrange(kept, "(n s) d -> n s d", s=WINDOW)
+    changes = np.abs(np.diff(frames, axis=1)).mean(axis=1)
+    return np.concatenate([frames.mean(axis=1), changes], axis=1)

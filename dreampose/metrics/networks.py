@@ -32,7 +32,7 @@ class Slices(nn.Module):
         self.features = nn.Sequential(*layers)
         self.wanted = tuple(wanted)
 
-    def forward(self, x: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b c h w"]]:
+    def forward(self, x: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b _ _ _"]]:
         """The wanted outputs, in order."""
         found: list[Tensor] = []
         for index, layer in enumerate(self.features):

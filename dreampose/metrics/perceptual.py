@@ -33,7 +33,7 @@ def vgg_distance(
 
 def lpips(
     network: Slices,
-    heads: Sequence[Float[Tensor, "1 c 1 1"]],
+    heads: Sequence[Float[Tensor, "1 _ 1 1"]],
     pred: Float[Tensor, "b 3 H W"],
     truth: Float[Tensor, "b 3 H W"],
 ) -> Float[Tensor, " b"]:

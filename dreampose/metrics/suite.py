@@ -24,7 +24,7 @@ GROUPS = {
 }
 """Kinds of scores, which are never mixed in a table; and their headings."""
 
-_CHUNK = 16
+_CHUNK = 8
 """Frames that go through a network at once."""
 
 PixelCurve = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -33,6 +33,8 @@ NetworkCurve = Callable[[Any, Tensor, Tensor], Tensor]
 """A network, images and true images to one value per image."""
 Features = Callable[[Any, Tensor], Tensor]
 """A network and the images of a clip to rows of features."""
+Rows = Callable[[np.ndarray], np.ndarray]
+"""Features of a clip to the rows of which a Fréchet distance is taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,7 @@ class Metric:
         pixel_curve: computes it from pixels alone.
         network_curve: computes it frame by frame through the network.
         features: what the network makes of a clip; the score is the Fréchet distance of sets.
+        rows: what of the features the distance is taken of; `None` for all of them.
         backbones: weights that it needs, the network's first.
         higher_is_better: the sense of its scale.
         digits: behind the point, in tables.
@@ -60,6 +63,7 @@ class Metric:
     pixel_curve: PixelCurve | None = None
     network_curve: NetworkCurve | None = None
     features: Features | None = None
+    rows: Rows | None = None
     backbones: tuple[Backbone, ...] = ()
     higher_is_better: bool = False
     digits: int = 4
@@ -70,7 +74,7 @@ class Metric:
     @property
     def about(self) -> str:
         """The docstring: range, resolution, colours, backbone, source."""
-        function = self.pixel_curve or self.network_curve or self.features
+        function = self.pixel_curve or self.network_curve or self.rows or self.features
         return (function.__doc__ or "").strip() if function else ""
 
     @property
@@ -117,6 +121,7 @@ class Networks:
         return network
 
 
+@torch.no_grad()
 def curve(
     metric: Metric,
     pred: UInt8[np.ndarray, "t H W 3"],
@@ -139,17 +144,29 @@ def curve(
     return torch.cat(values).cpu().numpy().astype(np.float64)
 
 
+@torch.no_grad()
 def features(
     metric: Metric, frames: UInt8[np.ndarray, "t H W 3"], found: Networks
 ) -> Float[np.ndarray, "n d"]:
-    """What a score's network makes of a clip, a row per frame or window."""
+    """What a score's network makes of a clip; `distance` takes what it needs of it."""
     assert metric.features is not None
     network, step = found.get(metric), metric.chunk or len(frames)
-    rows = [
+    parts = [
         metric.features(network, images(frames[start : start + step]).to(found.device))
         for start in range(0, len(frames), step)
     ]
-    return torch.cat(rows).cpu().numpy().astype(np.float32)
+    return torch.cat(parts).cpu().numpy().astype(np.float32)
+
+
+def distance(
+    metric: Metric, pred: Sequence[np.ndarray], truth: Sequence[np.ndarray]
+) -> float:
+    """The Fréchet distance of a set of clips to the true ones; NaN for fewer than two rows."""
+    select = metric.rows or (lambda rows: rows)
+    first, second = (np.concatenate([select(clip) for clip in clips]) for clips in (pred, truth))
+    if min(len(first), len(second)) < 2:
+        return float("nan")
+    return frechet.frechet_distance(first, second)
 
 
 def images(frames: UInt8[np.ndarray, "t H W 3"]) -> Float[Tensor, "t 3 H W"]:
@@ -297,7 +314,8 @@ METRICS: dict[str, Metric] = {
             name="fid-lite",
             title="fid-lite",
             group="lite",
-            features=frechet.fid_lite_features,
+            features=frechet.lite_features,
+            rows=frechet.fid_lite_rows,
             backbones=(weights.LITE0,),
             digits=2,
         ),
@@ -305,11 +323,11 @@ METRICS: dict[str, Metric] = {
             name="fvd-lite",
             title="fvd-lite",
             group="lite",
-            features=frechet.fvd_lite_features,
+            features=frechet.lite_features,
+            rows=frechet.fvd_lite_rows,
             backbones=(weights.LITE0,),
             digits=3,
             min_frames=frechet.WINDOW,
-            chunk=0,
         ),
     )
 }
