@@ -114,9 +114,7 @@ def find(folder: str, field: str) -> dict[str, Path]:
             raise InputError(f"{field} must hold each clip once, got {name!r} twice in {folder!r}")
         clips[name] = path
     if not clips:
-        raise InputError(
-            f"{field} must hold videos or folders of PNGs, got neither in {folder!r}"
-        )
+        raise InputError(f"{field} must hold videos or folders of PNGs, got neither in {folder!r}")
     return clips
 
 
@@ -201,18 +199,24 @@ def identities(clips: Sequence[str], truth: str, rule: str | None) -> dict[str, 
         people |= {row["path"]: row[column] for row in rows}
         for clip in clips:
             if not people.get(clip):
-                raise InputError(f"{MANIFEST} must name a {column} for every clip, not for {clip!r}")
+                raise InputError(
+                    f"{MANIFEST} must name a {column} for every clip, not for {clip!r}"
+                )
         return {clip: people[clip] for clip in clips}
     try:
         pattern = re.compile(rule)
     except re.error as error:
-        raise InputError(f"identity must be a regular expression, got {rule!r} ({error})") from error
+        raise InputError(
+            f"identity must be a regular expression, got {rule!r} ({error})"
+        ) from error
     found: dict[str, str] = {}
     for clip in clips:
         match = pattern.search(clip)
         person = match and (match.group(1) if pattern.groups else match.group(0))
         if not person:
-            raise InputError(f"identity must be found in every clip's name, got {rule!r} for {clip!r}")
+            raise InputError(
+                f"identity must be found in every clip's name, got {rule!r} for {clip!r}"
+            )
         found[clip] = person
     return found
 

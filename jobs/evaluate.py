@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Clips of any method against the true ones, with Ray Data. Knows nothing of how scores are made."""
+"""Clips of any method against the true ones, with Ray Data. Knows not how scores are made."""
 
 import argparse
 import logging

@@ -1,4 +1,4 @@
-"""From measured clips to tables: means, intervals, Markdown and CSV. Knows nothing of Ray or HTML."""
+"""From measured clips to tables: means, intervals, Markdown, CSV. Knows nothing of Ray or HTML."""
 
 import csv
 import hashlib
@@ -98,9 +98,7 @@ def collect(
                     metric, works, people, folder, resamples=set_resamples, seed=seed
                 )
                 continue
-            along = {
-                one.pair.clip: np.load(folder / one.file(metric, CURVE)) for one in works
-            }
+            along = {one.pair.clip: np.load(folder / one.file(metric, CURVE)) for one in works}
             means = {clip: float(curve.mean()) for clip, curve in along.items()}
             values |= {(method, clip, metric.name): mean for clip, mean in means.items()}
             cells[method, metric.name] = _mean_cell(means, people, resamples=resamples, seed=seed)
@@ -188,7 +186,7 @@ def explanations(report: Report, weights: Mapping[str, str]) -> list[tuple[str, 
     found: list[tuple[str, str]] = []
     for metric in report.metrics:
         used = [f"{b.title}, SHA-256 {weights[b.file]}" for b in metric.backbones]
-        about = " ".join(metric.about.split())
+        about = " ".join(metric.about.removeprefix(f"{metric.title}: ").split())
         found.append((metric.title, " ".join([about, *(f"Weights used: {u}." for u in used)])))
     return found
 

@@ -59,9 +59,7 @@ class Work:
         return tuple(item for item in self.items if not (folder / item.file).is_file())
 
 
-def plan(
-    pairs: Sequence[Pair], chosen: Sequence[Metric], weights: Mapping[str, str]
-) -> list[Work]:
+def plan(pairs: Sequence[Pair], chosen: Sequence[Metric], weights: Mapping[str, str]) -> list[Work]:
     """What is to be known of each pair, and where it lies.
 
     Args:
@@ -126,9 +124,7 @@ class Scorer:
         for row in rows:
             items = [Item(metric=m, side=s, file=f) for m, s, f in json.loads(row["items"])]
             try:
-                measure(
-                    Path(row["pred"]), Path(row["truth"]), items, self.folder, self.networks
-                )
+                measure(Path(row["pred"]), Path(row["truth"]), items, self.folder, self.networks)
                 errors.append("")
             except InputError as error:
                 errors.append(str(error))

@@ -7,17 +7,8 @@ to be read. Scores on published backbones and their offline twins on EfficientNe
 
 from dreampose.metrics.frechet import frechet_distance
 from dreampose.metrics.intervals import Interval, bootstrap_mean, bootstrap_statistic
-from dreampose.metrics.suite import (
-    DEFAULT,
-    GROUPS,
-    METRICS,
-    Metric,
-    Networks,
-    choose,
-    curve,
-    distance,
-    features,
-)
+from dreampose.metrics.measuring import Networks, curve, distance, features
+from dreampose.metrics.suite import DEFAULT, GROUPS, METRICS, Metric, choose
 
 __all__ = [
     "METRICS",

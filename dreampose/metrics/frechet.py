@@ -24,9 +24,7 @@ _HEAD = 1280
 _KINETICS_MEAN = (114.7748, 107.7354, 99.4750)
 
 
-def frechet_distance(
-    first: Float[np.ndarray, "n d"], second: Float[np.ndarray, "m d"]
-) -> float:
+def frechet_distance(first: Float[np.ndarray, "n d"], second: Float[np.ndarray, "m d"]) -> float:
     """Fréchet distance of two Gaussians fitted to rows of features (Dowson and Landau 1982).
 
     d² = |μ1 - μ2|² + tr(Σ1 + Σ2 - 2 (Σ1 Σ2)^½), the covariances unbiased; what is called FID and

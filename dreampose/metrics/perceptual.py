@@ -58,8 +58,8 @@ def lpips_lite(
 ) -> Float[Tensor, " b"]:
     """LPIPS' formula without learned heads on the five stages of EfficientNet-Lite0, averaged.
 
-    Range: 0 to 4. Resolution: as given, at least 32x32. Colours: RGB in [0, 1], (level - 127) / 128.
-    Backbone: efficientnet-lite0-57934424.pth (SHA-256 begins 57934424).
+    Range: 0 to 4. Resolution: as given, at least 32x32. Colours: RGB in [0, 1], (level - 127) /
+    128. Backbone: efficientnet-lite0-57934424.pth (SHA-256 begins 57934424).
     Source: this project, after Zhang et al. 2018, eq. 1 with all weights equal. Its figures do not
     compare with LPIPS of any backbone.
     """

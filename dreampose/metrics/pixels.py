@@ -42,7 +42,7 @@ def psnr(
 ) -> Float[np.ndarray, " t"]:
     """Peak signal-to-noise ratio, 10 log10(1 / MSE), of each frame.
 
-    Range: 0 dB (black against white) upwards; equal frames get `MAX_PSNR`. Resolution: as given.
+    Range: 0 dB (black against white) upwards; equal frames get 100 dB. Resolution: as given.
     Colours: RGB in [0, 1] as floats, since differences of 8-bit integers overflow. Backbone: none.
     Source: equals scikit-image's `peak_signal_noise_ratio(..., data_range=1)`.
     """
@@ -82,8 +82,8 @@ def static_variance(
 ) -> Float[np.ndarray, " t"]:
     """Variance over time of the pixels that stand still in the truth; their mean is the score.
 
-    Static are pixels whose every channel varies by at most `STATIC_RANGE` levels over the truth's
-    whole clip. Each value is the mean squared distance of a frame from the clip's mean there; NaN
+    Static are pixels whose every channel varies by at most 8 levels of 255 over the truth's whole
+    clip. Each value is the mean squared distance of a frame from the clip's mean there; NaN
     throughout where nothing stands still.
 
     Range: 0 (no flicker) to 16256. Resolution: as given. Colours: RGB in 8-bit levels, so the unit

@@ -1,6 +1,4 @@
-"""Weights of the networks that scores look through: where they come from and whether they are
-the published ones. Knows nothing of the networks.
-"""
+"""Weights that scores need: where they lie, whether they are published. Knows no network."""
 
 import hashlib
 import importlib.util

@@ -1,4 +1,4 @@
-"""What the tests of scores share: a clip, a worse copy of it, and random weights in real layouts."""
+"""What the tests of scores share: a clip, a worse copy of it, random weights in real layouts."""
 
 import numpy as np
 import pytest

@@ -6,7 +6,16 @@ import scipy.linalg
 import torch
 from torch import nn
 
-from dreampose.metrics import METRICS, Networks, distance, features, frechet, networks, suite, weights
+from dreampose.metrics import (
+    METRICS,
+    Networks,
+    distance,
+    features,
+    frechet,
+    measuring,
+    networks,
+    weights,
+)
 
 
 def by_definition(first, second):
@@ -98,8 +107,10 @@ class RandomI3D(nn.Module):
 def test_fvd_is_the_distance_of_sixteen_frame_windows(tmp_path, anything_published):
     network = save_script(RandomI3D(), tmp_path / weights.I3D.file)
     random = np.random.default_rng(5)
-    preds, truths = ([random.integers(0, high, (n, 16, 16, 3), dtype=np.uint8) for n in (50, 33, 16)]
-                     for high in (200, 256))  # fmt: skip
+    preds, truths = (
+        [random.integers(0, high, (n, 16, 16, 3), dtype=np.uint8) for n in (50, 33, 16)]
+        for high in (200, 256)
+    )
 
     def plain(clips):
         rows = []
@@ -141,7 +152,7 @@ def test_the_lite_twins_share_one_pass(clips):
     network = found.get(METRICS["fid-lite"])
     rows = features(METRICS["fid-lite"], frames, found)
     images = torch.nn.functional.interpolate(
-        suite.images(frames), size=(224, 224), mode="bilinear", antialias=True
+        measuring.images(frames), size=(224, 224), mode="bilinear", antialias=True
     )
     with torch.no_grad():
         head = network.embed(images).numpy()

@@ -6,7 +6,7 @@ import torch
 from skimage import data
 
 from dreampose.errors import InputError
-from dreampose.metrics import lite, suite, weights
+from dreampose.metrics import lite, measuring, weights
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_a_weight_too_many_or_too_few_is_refused(state):
 def test_a_cat_is_a_cat(state):
     """Weights, padding and the scale of colours together: ImageNet's tabby, tiger, Egyptian cat."""
     picture = cv2.resize(data.chelsea()[:, 60:360], (224, 224), interpolation=cv2.INTER_AREA)
-    chances = lite.build(state)(suite.images(picture[None])).softmax(dim=1)[0]
+    chances = lite.build(state)(measuring.images(picture[None])).softmax(dim=1)[0]
     assert chances[[281, 282, 285]].sum() > 0.8
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dreampose.metrics import METRICS, Networks, curve, networks, perceptual, suite, weights
+from dreampose.metrics import METRICS, Networks, curve, measuring, networks, perceptual, weights
 
 LPIPS = "lpips==0.1.4"
 
@@ -17,7 +17,7 @@ LPIPS = "lpips==0.1.4"
 @pytest.fixture
 def pairs(clips):
     pred, truth = clips
-    return suite.images(pred[:3]), suite.images(truth[:3])
+    return measuring.images(pred[:3]), measuring.images(truth[:3])
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,9 @@ def test_lpips_lite_is_the_distance_of_unit_features_at_five_strides(clips):
     wanted = np.zeros(2)
     with torch.no_grad():
         stages = zip(
-            network.stages(suite.images(pred)), network.stages(suite.images(truth)), strict=True
+            network.stages(measuring.images(pred)),
+            network.stages(measuring.images(truth)),
+            strict=True,
         )
         for a, b in stages:
             a, b = a.double().numpy(), b.double().numpy()
@@ -109,9 +111,9 @@ def test_lpips_lite_prefers_a_small_fault_to_a_large_one_and_can_be_a_loss(clips
         return float(curve(METRICS["lpips-lite"], pred, truth[:1], found)[0])
 
     assert 0 < score(5) < score(20) < score(80) < 4
-    image = suite.images(truth[:1]).requires_grad_()
+    image = measuring.images(truth[:1]).requires_grad_()
     network = found.get(METRICS["lpips-lite"])
-    perceptual.lpips_lite(network, image, suite.images(truth[1:2])).sum().backward()
+    perceptual.lpips_lite(network, image, measuring.images(truth[1:2])).sum().backward()
     assert image.grad.abs().sum() > 0
     assert torch.isfinite(image.grad).all()
 
@@ -128,7 +130,9 @@ def test_aed_is_the_mean_difference_of_the_embeddings(
         x = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
         x = torch.nn.functional.interpolate(x, size=(288, 144), mode="bicubic", antialias=True)
         x = x.clamp(0, 1)
-        for channel, (mean, deviation) in enumerate([(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)]):
+        for channel, (mean, deviation) in enumerate(
+            [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)]
+        ):
             x[:, channel] = (x[:, channel] - mean) / deviation
         with torch.no_grad():
             return network(x).numpy()

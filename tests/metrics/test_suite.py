@@ -36,7 +36,11 @@ def test_each_score_says_how_it_is_to_be_read(metric):
 
 def test_a_lite_score_is_never_taken_for_a_published_one():
     for metric in METRICS.values():
-        assert (metric.group == "lite") == metric.name.endswith("-lite") == metric.title.endswith("-lite")
+        assert (
+            (metric.group == "lite")
+            == metric.name.endswith("-lite")
+            == metric.title.endswith("-lite")
+        )
         if metric.group == "lite":
             assert metric.title not in published.COLUMNS
             assert "not" in metric.about and "compare" in metric.about
