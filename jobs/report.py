@@ -178,7 +178,9 @@ def summary(report: Report) -> str:
 def paper_table() -> str:
     """The paper's table 1 and why it cannot be compared."""
     rows = [[method, *cells] for method, cells in ROWS.items()]
-    return f"## The paper's table 1\n\n{NOTE}\n\n" + _markdown_table(["method", *COLUMNS], rows)
+    return f"## The paper's table 1 (another data set)\n\n{NOTE}\n\n" + _markdown_table(
+        ["method", *COLUMNS], rows
+    )
 
 
 def explanations(report: Report, weights: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ from jobs.report import Report
 COLOURS = ("#3366cc", "#d1622b", "#3a8a4d", "#a0479b", "#8a6d1b", "#c03a4e", "#2a8c93", "#666")
 """Of methods, in their order."""
 MAX_HEIGHT = 320
-"""Videos are shown no higher than this, so that the page stays small."""
+"""Videos hold no more rows than this, so that the page stays small; small ones are blown up."""
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1f; --soft: #6b6b74; --line: #e4e4e8; --paper: #fff;
   --ground: #f6f6f8; }
@@ -114,7 +114,8 @@ def _table_section(found: Report, group: str) -> str:
 def _paper_section() -> str:
     rows = [[method, *cells] for method, cells in ROWS.items()]
     return (
-        f'<section><h2>The paper\'s table 1</h2><p class="note">{escape(NOTE)}</p>'
+        f"<section><h2>The paper's table 1 (another data set)</h2>"
+        f'<p class="note">{escape(NOTE)}</p>'
         f"{_table(['method', *COLUMNS], rows)}</section>"
     )
 
@@ -213,11 +214,11 @@ def _clip(found: Report, clip: str, why: Sequence[str]) -> str:
     names = "".join(
         f"<span>{escape(name)}</span>" for name in ["truth", *(pair.method for pair in pairs)]
     )
-    pixels = frames.shape[2]
+    pixels = frames.shape[2] * max(1, MAX_HEIGHT // height)
     return (
         f'<div class="clip"><h3>{escape(clip)}</h3>'
         f'<p class="note">{escape("; ".join(why))}</p>'
         f'<div class="names" style="width: {pixels}px">{names}</div>'
         f'<video src="data:video/mp4;base64,{content}" style="width: {pixels}px" '
-        f"autoplay loop muted playsinline controls></video></div>"
+        f"autoplay loop muted playsinline></video></div>"
     )

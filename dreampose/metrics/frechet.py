@@ -32,10 +32,12 @@ def frechet_distance(first: Float[np.ndarray, "n d"], second: Float[np.ndarray, 
     """
     assert min(len(first), len(second)) >= 2, "a covariance needs two rows"
     a, b = first.astype(np.float64), second.astype(np.float64)
-    means = a.mean(axis=0), b.mean(axis=0)
-    a, b = (a - means[0]) / np.sqrt(len(a) - 1), (b - means[1]) / np.sqrt(len(b) - 1)
-    distance = np.square(means[0] - means[1]).sum() + np.square(a).sum() + np.square(b).sum()
-    return float(distance - 2 * _trace_of_root(a, b))
+    difference: Float[np.ndarray, " d"] = a.mean(axis=0) - b.mean(axis=0)
+    # Scaled so that aᵀa and bᵀb are the covariances.
+    a = (a - a.mean(axis=0)) / np.sqrt(len(a) - 1)
+    b = (b - b.mean(axis=0)) / np.sqrt(len(b) - 1)
+    traces = np.sum(a * a) + np.sum(b * b)
+    return float(difference @ difference + traces - 2 * _trace_of_root(a, b))
 
 
 def _trace_of_root(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> float:

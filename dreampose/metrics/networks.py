@@ -86,8 +86,11 @@ class ResNet50(nn.Module):
         video = dimensions == 3
         convolution, norm = (nn.Conv3d, nn.BatchNorm3d) if video else (nn.Conv2d, nn.BatchNorm2d)
         # The first layer of the video network keeps the frame rate.
-        stride = (1, 2, 2) if video else 2
-        self.conv1 = convolution(3, 64, 7, stride=stride, padding=3, bias=False)
+        self.conv1 = (
+            nn.Conv3d(3, 64, 7, stride=(1, 2, 2), padding=3, bias=False)
+            if video
+            else nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        )
         self.bn1 = norm(64)
         self.maxpool = (nn.MaxPool3d if video else nn.MaxPool2d)(3, 2, padding=1)
         inputs = 64

@@ -103,10 +103,11 @@ def _squared_difference(
     a: Float[Tensor, "b c h w"], b: Float[Tensor, "b c h w"]
 ) -> Float[Tensor, "b c h w"]:
     """Squared difference of feature vectors scaled to length 1 in every cell."""
-    return (_unit_length(a) - _unit_length(b)).square()
+    return (unit_length(a) - unit_length(b)).square()
 
 
-def _unit_length(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+def unit_length(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """Feature vectors of every cell scaled to length 1; those of length 0 stay."""
     # The small number inside keeps the gradient finite where a cell is all zeros.
     length = (x.square().sum(dim=1, keepdim=True) + 1e-20).sqrt()
     return x / (length + 1e-10)

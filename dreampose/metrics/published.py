@@ -1,8 +1,8 @@
 """Table 1 of the paper, to be printed beside our own. Knows nothing of how ours came about."""
 
 NOTE = (
-    "Another data set (UBC Fashion, 512x640 pixels) and other backbones: these figures do not "
-    "compare with those above."
+    "Another data set (UBC Fashion, 512x640 pixels), and networks that the paper does not name: "
+    "these figures do not compare with those above."
 )
 COLUMNS = ("L1", "SSIM", "VGG", "LPIPS", "FID", "FVD-16f", "AED")
 ROWS = {
