@@ -6,12 +6,16 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cluster import resources
 from dreampose.errors import InputError
 from jobs import clips, driver
+
+if TYPE_CHECKING:
+    from dreampose.metrics import Metric
 
 SCORES = "scores"
 """Folder of what was measured, within the report's."""
@@ -65,7 +69,10 @@ def evaluate(args: argparse.Namespace) -> int:
     out = Path(args.out).expanduser().absolute()
     work = scoring.plan(pairs, chosen, weights)
     rows = scoring.todo(work, out / SCORES)
-    print(f"{len(pairs)} clips of {len(set(people.values()))} people, {len(rows)} to be scored")
+    print(
+        f"{len(preds)} methods, {len(people)} clips of {len(set(people.values()))} people; "
+        f"{len(pairs) - len(rows)} of {len(pairs)} pairs were scored before"
+    )
     if rows:
         with driver.ray_session() as total:
             failed = _run(rows, out / SCORES, provided, total, args.workers)
@@ -146,11 +153,9 @@ def _methods(flags: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _require_sizes(pairs: Sequence[clips.Pair], chosen: Sequence[object]) -> None:
-    from dreampose.metrics import Metric
-
+def _require_sizes(pairs: Sequence[clips.Pair], chosen: "Sequence[Metric]") -> None:
+    """Refuses clips that a score is not defined for."""
     for metric in chosen:
-        assert isinstance(metric, Metric)
         for pair in pairs:
             if pair.num_frames < metric.min_frames:
                 raise InputError(

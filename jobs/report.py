@@ -294,6 +294,8 @@ def _set_cell(
         return set_distance(metric, [pred for pred, _ in drawn], [truth for _, truth in drawn])
 
     interval = bootstrap_statistic(statistic, len(groups), resamples=resamples, seed=seed)
+    # No distance is below 0; NaN, where one person gives no interval, stays.
+    interval = replace(interval, low=float(np.maximum(interval.low, 0)))
     storage.write_text(kept, json.dumps(asdict(interval)))
     return replace(cell, interval=interval)
 

@@ -304,6 +304,26 @@ def test_a_clip_that_breaks_off_gives_no_report(folders, in_process, capsys):
     assert not (folders / "report" / "report.md").exists()
 
 
+def test_clips_are_videos_and_folders_of_pngs_at_any_depth(tmp_path):
+    video.write(tmp_path / "a.mp4", draw(0), 30)
+    video.write(tmp_path / "deep" / "b.mp4", draw(0), 30)
+    save_pngs(tmp_path / "deep" / "c", draw(0)[:12])
+    Image.fromarray(draw(0)[0]).save(tmp_path / "deep" / "preview.png")  # beside a video: no clip
+    save_pngs(tmp_path / ".cache" / "d", draw(0)[:1])
+    found = clips.find(str(tmp_path), "pred")
+    assert list(found) == ["a", "deep/b", "deep/c"]
+    assert [clips.measure(path)[0] for path in found.values()] == [18, 18, 12]
+    frames, _ = clips.read(found["deep/c"])
+    assert (frames == draw(0)[:12]).all(), "frame10 must come after frame9"
+    assert list(clips.find(str(tmp_path / "deep" / "c"), "pred")) == ["."]
+    save_pngs(tmp_path / "a", draw(0)[:2])
+    with pytest.raises(InputError, match="pred must hold each clip once, got 'a' twice"):
+        clips.find(str(tmp_path), "pred")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="pred must hold videos or folders of PNGs, got neither"):
+        clips.find(str(tmp_path / "empty"), "pred")
+
+
 def test_people_come_from_the_manifest_or_the_name(tmp_path):
     (tmp_path / "manifest.csv").write_text("path,subject,town\na.mp4,anna,Oslo\nb/c.mp4,bea,Oslo\n")
     truth, names = str(tmp_path), ["a", "b/c"]
