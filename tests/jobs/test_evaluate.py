@@ -362,6 +362,6 @@ def test_on_ray_as_in_this_process(ray_cluster, folders, in_process, monkeypatch
     assert evaluate.main(flags(folders)) == 0
     wanted = (folders / "report" / "report.csv").read_text()
     monkeypatch.undo()
-    assert evaluate.main(flags(folders, "--out", str(folders / "other"))) == 0
+    assert evaluate.main(flags(folders, "--out", str(folders / "other"), "--workers", "1")) == 0
     assert (folders / "other" / "report.csv").read_text() == wanted
     assert len(list((folders / "other" / "scores").glob("*.npy"))) == 24
