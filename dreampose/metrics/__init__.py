@@ -1,0 +1,27 @@
+"""Scores of a rendered video against the true one. Knows nothing of models that render, nor of Ray.
+
+Frames come as 8-bit RGB, `(t, H, W, 3)`; `METRICS` names every score, what it needs and how it is
+to be read. Scores on published backbones and their offline twins on EfficientNet-Lite0
+(`lpips-lite`, `fid-lite`, `fvd-lite`) have different names because their figures do not compare.
+"""
+
+from dreampose.metrics.frechet import frechet_distance
+from dreampose.metrics.intervals import Interval, bootstrap_mean, bootstrap_statistic
+from dreampose.metrics.measuring import Networks, curve, distance, features
+from dreampose.metrics.suite import DEFAULT, GROUPS, METRICS, Metric, choose
+
+__all__ = [
+    "METRICS",
+    "GROUPS",
+    "DEFAULT",
+    "Metric",
+    "choose",
+    "Networks",
+    "curve",
+    "features",
+    "distance",
+    "Interval",
+    "bootstrap_mean",
+    "bootstrap_statistic",
+    "frechet_distance",
+]

@@ -1,0 +1,225 @@
+#!/usr/bin/env python
+"""Clips of any method against the true ones, with Ray Data. Knows not how scores are made."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from cluster import resources
+from dreampose.errors import InputError
+from jobs import clips, driver
+
+if TYPE_CHECKING:
+    from dreampose.metrics import Metric
+
+SCORES = "scores"
+"""Folder of what was measured, within the report's."""
+EXAMPLES = """\
+  # One method: report.md, report.csv, clips.csv and index.html in out/report
+  jobs/evaluate.py --pred renders --truth clips/test --out out/report
+
+  # Several side by side, people read off the clips' names (anna-walk.mp4, anna-turn.mp4)
+  jobs/evaluate.py --pred copy=baselines/copy --pred finetuned=renders --truth clips/test \\
+      --identity '^([^-]+)-' --out out/report
+
+  # Published scores too: the folder holds vgg19-dcbb9e9d.pth and the others that are asked for
+  jobs/evaluate.py --pred renders --truth clips/test --metrics all --weights backbones \\
+      --out out/report
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; see `--help`."""
+    return driver.run(evaluate, _parser(), argv)
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Checks everything, measures what is not known yet, writes the report; gives the exit code."""
+    try:
+        from dreampose import metrics
+        from jobs import report, scoring
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"the packages of the extra 'metrics' must be installed (pip install -e "
+            f"'.[metrics]'), got no {error.name}"
+        ) from error
+
+    for name, least in (("workers", 1), ("resamples", 2), ("set_resamples", 2)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise InputError(f"{name.replace('_', '-')} must be at least {least}, got {value}")
+    if "://" in args.out:
+        raise InputError(f"out must be a folder on a disk that all nodes reach, got {args.out!r}")
+    preds = _methods(args.pred)
+    chosen = metrics.choose(args.metrics)
+    pairs = clips.pair(preds, args.truth)
+    _require_sizes(pairs, chosen)
+    people = clips.identities(
+        list(dict.fromkeys(pair.clip for pair in pairs)), args.truth, args.identity
+    )
+    provided = args.weights
+    if provided is not None and Path(provided).expanduser().is_dir():
+        provided = str(Path(provided).expanduser().absolute())
+    weights = metrics.Networks(provided).check(chosen)
+    out = Path(args.out).expanduser().absolute()
+    work = scoring.plan(pairs, chosen, weights)
+    rows = scoring.todo(work, out / SCORES)
+    print(
+        f"{len(preds)} methods, {len(people)} clips of {len(set(people.values()))} people; "
+        f"{len(pairs) - len(rows)} of {len(pairs)} pairs were scored before"
+    )
+    if rows:
+        with driver.ray_session() as total:
+            failed = _run(rows, out / SCORES, provided, total, args.workers)
+        if failed:
+            for clip, reason in failed.items():
+                print(f"rejected {clip}: {reason}")
+            print(f"no report: {len(failed)} clips could not be scored")
+            return 1
+    found = report.collect(
+        work,
+        chosen,
+        people,
+        out / SCORES,
+        resamples=args.resamples,
+        set_resamples=args.set_resamples,
+        seed=args.seed,
+    )
+    print(report.write(found, out, weights=weights))
+    print(f"report: {out / 'index.html'}")
+    return 0
+
+
+def _run(
+    rows: Sequence[Mapping[str, str]],
+    folder: Path,
+    weights: str | None,
+    total: Mapping[str, float],
+    workers: int | None,
+) -> dict[str, str]:
+    """Measures; gives the clips that could not be and why."""
+    import ray
+
+    from jobs.scoring import Scorer
+    from jobs.worklist import Worklist
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    gpus = total.get("GPU", 0) > 0
+    share = resources.preprocessing(total, num_videos=len(rows), workers=workers, gpus=gpus)
+    resources.require(total, share)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    scored = ray.data.read_datasource(
+        Worklist(rows), override_num_blocks=len(rows), num_cpus=resources.LIGHT_CPUS
+    ).map_batches(
+        Scorer,
+        fn_constructor_kwargs={
+            "folder": str(folder),
+            "weights": weights,
+            "num_threads": share.num_threads,
+            "device": "cuda" if gpus else "cpu",
+        },
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=share.num_processes),
+        **share.remote_args,
+    )
+    num_done = 0
+    failed: dict[str, str] = {}
+    with driver.bar(lambda: driver.Progress(done=num_done, total=len(rows)), unit="clip"):
+        for batch in scored.iter_batches(batch_size=1):
+            num_done += len(batch["clip"])
+            for clip, error in zip(batch["clip"], batch["error"], strict=True):
+                if error:
+                    failed[str(clip)] = str(error)
+    return dict(sorted(failed.items()))
+
+
+def _methods(flags: Sequence[str]) -> dict[str, str]:
+    """Folder of each method; a folder without a name is called by its own."""
+    found: dict[str, str] = {}
+    for flag in flags:
+        name, separator, folder = flag.partition("=")
+        if not separator:
+            name, folder = Path(flag).absolute().name, flag
+        if not name or not folder:
+            raise InputError(f"pred must be DIR or NAME=DIR, got {flag!r}")
+        if name in found:
+            raise InputError(f"pred must name each method once, got {name!r} twice")
+        found[name] = folder
+    return found
+
+
+def _require_sizes(pairs: Sequence[clips.Pair], chosen: "Sequence[Metric]") -> None:
+    """Refuses clips that a score is not defined for."""
+    for metric in chosen:
+        for pair in pairs:
+            if pair.num_frames < metric.min_frames:
+                raise InputError(
+                    f"{metric.name} must have clips of at least {metric.min_frames} frames, got "
+                    f"{pair.num_frames} in {str(pair.pred)!r}"
+                )
+            if min(pair.height, pair.width) < metric.min_size:
+                raise InputError(
+                    f"{metric.name} must have frames of at least {metric.min_size} pixels a side, "
+                    f"got {pair.height}x{pair.width} in {str(pair.pred)!r}"
+                )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = driver.parser(
+        "evaluate",
+        "Scores clips against the true ones and writes a report: tables with intervals (Markdown,\n"
+        "CSV) and a page with curves and the best and worst clips. Clips are MP4s or folders of\n"
+        "PNGs, of any method; those of the same name belong together.",
+        EXAMPLES,
+    )
+    parser.add_argument(
+        "--pred",
+        action="append",
+        required=True,
+        metavar="[NAME=]DIR",
+        help="clips of a method; may be given several times, for methods side by side",
+    )
+    parser.add_argument("--truth", required=True, metavar="DIR", help="the true clips")
+    parser.add_argument("--out", required=True, metavar="REPORT", help="folder of the report")
+    parser.add_argument(
+        "--metrics",
+        default="pixels,lite",
+        help="scores or groups of them (pixels, published, lite, all), separated by commas: l1, "
+        "psnr, ssim, tde, static, vgg, lpips, fid, fid-vid, fvd-16f, aed, lpips-lite, fid-lite, "
+        "fvd-lite (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="DIR",
+        help="folder or hub id (owner/name) with the weights that published scores need",
+    )
+    parser.add_argument(
+        "--identity",
+        metavar="RULE",
+        help="who is seen in a clip: column:NAME of the truth's manifest.csv, or a regular "
+        "expression whose first group finds the person in the clip's name; by default the column "
+        "subject where there is a manifest, else every clip shows another person",
+    )
+    parser.add_argument(
+        "--resamples", type=int, default=2000, help="of the bootstrap of means (%(default)s)"
+    )
+    parser.add_argument(
+        "--set-resamples",
+        type=int,
+        default=20,
+        help="of the bootstrap of FID and its kin, seconds each (%(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (%(default)s)")
+    parser.add_argument(
+        "--workers", type=int, help="clips scored at once; by default what the cluster holds"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
