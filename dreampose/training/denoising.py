@@ -15,11 +15,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from dreampose import checkpoints, losses, schedule, video
-from dreampose.conditions import clip_tokens, drop_conditions, pose_condition
+from dreampose.conditions import clip_tokens, drop_conditions, encode_blank, pose_condition
 from dreampose.config import Recipe, StageConfig
 from dreampose.dataset import Dataset, encoders_fingerprint
 from dreampose.denoiser import Denoiser
 from dreampose.errors import InputError
+from dreampose.latents import LatentCodec
 from dreampose.pipeline import DreamPosePipeline
 from dreampose.schedule import Scheduler
 from dreampose.training.loop import Stage
@@ -41,6 +42,7 @@ def denoising_step(
     seed: int,
     min_snr_gamma: float = 0.0,
     dropout: bool = True,
+    blank: tuple[Float[Tensor, "1 n d"], Float[Tensor, "1 c h w"]] | None = None,
 ) -> Float[Tensor, ""]:
     """The loss of a batch: L = E || eps - eps_hat(z_t, t, c) ||² (paper, eq. 1).
 
@@ -51,6 +53,7 @@ def denoising_step(
         seed: of noise, timesteps and dropout, drawn on the CPU whatever the device.
         min_snr_gamma: see `StageConfig`.
         dropout: drop conditions, as in training.
+        blank: from `encode_blank_photo`; what a dropped photo is where that is not zeros.
     """
     generator = torch.Generator().manual_seed(seed)
     latents = batch.latents
@@ -63,7 +66,9 @@ def denoising_step(
         assert batch.photos is not None
         tokens = clip_tokens(pipe.image_encoder, batch.photos, fit=recipe.photo_fit)
     conditions = Conditions(
-        tokens=pipe.adapter(tokens, batch.photo_latents), poses=pose_condition(batch.poses)
+        tokens=pipe.adapter(tokens, batch.photo_latents),
+        poses=pose_condition(batch.poses, recipe.pose_range),
+        null_tokens=None if blank is None else pipe.adapter(*(part.to(latents) for part in blank)),
     )
     if dropout:
         conditions = drop_conditions(
@@ -80,6 +85,16 @@ def denoising_step(
     if min_snr_gamma:
         weights = _min_snr(pipe.scheduler, timesteps, min_snr_gamma)
     return losses.denoising_loss(prediction, target, weights)
+
+
+def encode_blank_photo(
+    pipe: DreamPosePipeline, recipe: Recipe
+) -> tuple[Float[Tensor, "1 n d"], Float[Tensor, "1 c h w"]] | None:
+    """What the adapter is given for a dropped photo; `None` where its tokens are zeros instead."""
+    if recipe.null_image == "zeros":
+        return None
+    codec = LatentCodec(vae=pipe.vae, image_range=recipe.image_range)
+    return encode_blank(pipe.image_encoder, codec, recipe.height, recipe.width, recipe.photo_fit)
 
 
 class BaseStage(Stage):
@@ -117,6 +132,7 @@ class BaseStage(Stage):
         if not recipe.image_encoder_frozen:
             self.image_encoder = trainable_encoder(pipe)
         self._outer = (pipe,)
+        self._blank = encode_blank_photo(pipe, recipe)
         self._data = {"train": data, "validation": validation}
         self._recipe, self._config = recipe, config
 
@@ -169,6 +185,7 @@ class BaseStage(Stage):
             seed=batch["seed"],
             min_snr_gamma=self._config.min_snr_gamma if self.training else 0.0,
             dropout=self.training,
+            blank=self._blank,
         )
 
     def save(self, folder: Path) -> None:
