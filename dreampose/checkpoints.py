@@ -12,6 +12,7 @@ from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from dreampose import base as bases
+from dreampose import lora
 from dreampose.conditions import ImageAdapter
 from dreampose.config import Recipe
 from dreampose.denoiser import widen
@@ -126,12 +127,12 @@ def save(
     """Writes a model folder of safetensors; it appears whole or not at all.
 
     Args:
-        pipe: left untouched.
+        pipe: left untouched; low-rank updates in it are merged into the weights.
         folder: replaced when it exists.
         dtype: of the tensors on disk; None keeps the model's own.
         text: of a model card, written as README.md.
     """
-    parts: dict[str, Any] = {name: getattr(pipe, name) for name in MODELS}
+    parts: dict[str, Any] = {name: lora.merged(getattr(pipe, name)) for name in MODELS}
     if dtype is not None:
         parts = {name: _cast(module, dtype) for name, module in parts.items()}
     copied = DreamPosePipeline(**parts, scheduler=pipe.scheduler, recipe=pipe.config["recipe"])

@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from dreampose import card, checkpoints, subjects
+from dreampose import card, checkpoints, lora, subjects
 from dreampose.cli.model import load as load_model
 from dreampose.config import PRESETS, Preset, Recipe, StageConfig
 
@@ -92,7 +92,15 @@ def describe_subject(folder: Path) -> Iterator[str]:
     yield f"recipe        {subject.recipe}"
     yield f"base model    {subject.base}"
     yield f"photos        {len(subject.photos)}"
-    yield f"weights of    {', '.join(parts)}"
+    if subject.method == "lora":
+        for name, update in lora.read(folder / lora.FILE).items():
+            number = sum(tensor.numel() for tensor in update.tensors.values())
+            yield (
+                f"updates       {name}: rank {subject.rank}, {number / 1e6:.3f} M parameters of "
+                f"{len(update.tensors) // 2} layers"
+            )
+    if parts:
+        yield f"weights of    {', '.join(parts)}"
 
 
 def licence(folder: Path) -> str:
