@@ -90,6 +90,13 @@ def stated_licence(card: Path) -> str | None:
     return found[1] if found else None
 
 
+def stated_origin(card: Path) -> list[str]:
+    """What a card says the model was made from, a line each."""
+    if not card.is_file():
+        return []
+    return re.findall(r"^- (made from .*)$", card.read_text(encoding="utf-8"), re.MULTILINE)
+
+
 def licence_of(base: str) -> str | None:
     """The licence of a base: of a known hub id, or what the card in its folder states."""
     return LICENCES.get(base) or stated_licence(Path(base) / "README.md")

@@ -52,14 +52,23 @@ def folder(
     return found, f"{text}@{revision or found.name}"
 
 
+def check_id(repo: str) -> None:
+    """Checks that a name can be a repository's.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if not re.fullmatch(_ID, repo):
+        raise InputError(f"push_to_hub must be a hub id like owner/name, got {repo!r}")
+
+
 def push(path: str | Path, repo: str, *, private: bool) -> str:
     """Sends a folder's files to the hub and returns where they are; the repository is made.
 
     Raises:
         InputError: `repo` is no hub id, or the hub refuses or cannot be reached.
     """
-    if not re.fullmatch(_ID, repo):
-        raise InputError(f"push_to_hub must be a hub id like owner/name, got {repo!r}")
+    check_id(repo)
     api = HfApi()
     try:
         api.create_repo(repo, private=private, exist_ok=True)

@@ -6,9 +6,8 @@ With --base alone the model is the paper's starting point, ready for training. K
 import argparse
 from pathlib import Path
 
-from dreampose import card, checkpoints, published, subjects
+from dreampose import card, checkpoints, export, published, subjects
 from dreampose.cli.model import quiet
-from dreampose.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         InputError: see `dreampose.published.import_model`; or OUT is in the way.
     """
-    check_output(args.out)
+    export.check_new(args.out)
     quiet()
     pipe, source = published.import_model(
         args.base,
@@ -82,9 +81,11 @@ def run(args: argparse.Namespace) -> None:
         pose_range=args.pose_range and tuple(args.pose_range),
     )
     files = {"UNet": args.unet, "adapter": args.adapter, "VAE": args.vae}
-    origin = [f"base: {source}"]
+    origin = [f"made from base: {source}"]
     origin += [
-        f"{part}: {path.name}, sha256 {card.file_hash(path)}" for part, path in files.items() if path
+        f"made from {part}: {path.name}, sha256 {card.file_hash(path)}"
+        for part, path in files.items()
+        if path
     ]
     checkpoints.save(
         pipe,
@@ -99,12 +100,3 @@ def run(args: argparse.Namespace) -> None:
         f"fingerprint {subjects.fingerprint(pipe)}"
     )
 
-
-def check_output(folder: Path) -> None:
-    """Refuses to replace anything.
-
-    Raises:
-        InputError: something of that name exists.
-    """
-    if folder.exists():
-        raise InputError(f"out must be a new folder, got the existing {str(folder)!r}")

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from dreampose import checkpoints, lora, training
+from dreampose import checkpoints, lora, published, training
 from dreampose.config import catwalk, replace
 from dreampose.errors import InputError
 from dreampose.poses import Motion
@@ -176,3 +176,30 @@ class TestLora:
             with pytest.raises(InputError, match=said):
                 finetune(tiny_pipeline, tmp_path / "ada", **options)
         assert not [*tmp_path.iterdir()]
+
+    def test_imported_weights_are_finetuned_in_their_own_ranges(
+        self, sd_folder, drawn, tmp_path
+    ) -> None:
+        """Stable Diffusion's kind of VAE, [0, 1] pixels, and a black photo as the null image."""
+        pipe, _ = published.import_model(sd_folder, height=80, width=64)
+        recipe = replace(
+            pipe.recipe,
+            **published.QUIRKS,
+            image_dropout=1.0, pose_dropout=0.0, both_dropout=0.0,
+            subject_stage=replace(pipe.recipe.subject_stage, batch_size=2),
+        )  # fmt: skip
+        pipe.register_to_config(recipe=recipe.to_dict())
+        before = checkpoints.fingerprint(pipe)
+        clip, motion = drawn(7, 80, 64)
+        reports = run(
+            clip, motion, pipe, tmp_path / "ada", method="lora", num_steps=2, num_vae_steps=1
+        )
+        assert all(np.isfinite(report.loss) for report in reports)
+        pipe.load_subject(tmp_path / "ada")
+        assert {"unet", "adapter"} <= {
+            key.split(".")[0] for key in load_file(tmp_path / "ada" / lora.FILE)
+        }
+        # Every photo was dropped: what taught the adapter is the black photo.
+        assert lora.read(tmp_path / "ada" / lora.FILE)["adapter"].tensors["mix.lora_B.weight"].any()
+        pipe.unload_subject()
+        assert checkpoints.fingerprint(pipe) == before
