@@ -236,9 +236,7 @@ def _file_config(
         ) from error
 
 
-def _image_encoder(
-    source: str | Path | None, base: Path | None
-) -> tuple[CLIPVisionModel, str]:
+def _image_encoder(source: str | Path | None, base: Path | None) -> tuple[CLIPVisionModel, str]:
     if source is None:
         inside = None if base is None else base / "image_encoder"
         source = inside if inside is not None and inside.is_dir() else CLIP

@@ -1,4 +1,4 @@
-"""Model cards: what a model or a subject is, where it comes from, its licence. Knows no training."""
+"""Model cards: what a model or subject is, where it comes from, its licence. Knows no training."""
 
 import hashlib
 import json
@@ -84,9 +84,7 @@ def stated_licence(card: Path) -> str | None:
     """The licence that a card states."""
     if not card.is_file():
         return None
-    found = re.search(
-        r"licen[cs]e: *([\w.-]*\w)", card.read_text(encoding="utf-8"), re.IGNORECASE
-    )
+    found = re.search(r"licen[cs]e: *([\w.-]*\w)", card.read_text(encoding="utf-8"), re.IGNORECASE)
     return found[1] if found else None
 
 
@@ -121,9 +119,7 @@ def photos_hash(photos: Sequence[str]) -> str:
     return hashlib.sha256(" ".join(sorted(photos)).encode()).hexdigest()[:16]
 
 
-def _card(
-    title: str, licence: str | None, lines: Sequence[str], *, recipe: Recipe | None
-) -> str:
+def _card(title: str, licence: str | None, lines: Sequence[str], *, recipe: Recipe | None) -> str:
     header = [f"license: {licence or NOT_STATED}", "library_name: diffusers",
               "pipeline_tag: image-to-video", "tags: [dreampose, pose, fashion]"]  # fmt: skip
     text = "\n".join(["---", *header, "---", "", f"# {title}", "", METHOD])

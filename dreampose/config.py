@@ -161,7 +161,9 @@ class Recipe:
         if self.num_poses < 1 or self.num_poses % 2 == 0:
             raise InputError(f"num_poses must be odd and positive, got {self.num_poses}")
         if self.null_image == "black" and not self.image_encoder_frozen:
-            raise InputError("null_image 'black' must go with a frozen image_encoder, got one that learns")
+            raise InputError(
+                "null_image 'black' must go with a frozen image_encoder, got one that learns"
+            )
         for name in ("height", "width"):
             if getattr(self, name) % self.downscale:
                 raise InputError(

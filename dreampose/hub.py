@@ -1,4 +1,4 @@
-"""The model hub: files of a hub id, at a pinned revision, and a folder sent there. Knows no model."""
+"""The model hub: files of a hub id at a pinned revision, a folder sent there. Knows no model."""
 
 import re
 from collections.abc import Sequence

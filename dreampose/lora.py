@@ -181,7 +181,8 @@ def attach(modules: Mapping[str, nn.Module], path: Path) -> dict[str, nn.Module]
     for component, update in read(path).items():
         if component not in modules:
             raise InputError(
-                f"lora must hold layers of {' and '.join(modules)}, got {component} in {str(path)!r}"
+                f"lora must hold layers of {' and '.join(modules)}, got {component} in "
+                f"{str(path)!r}"
             )
         base = modules[component]
         _check_layers(_layers(base), update, f"{component} of {str(path)!r}")

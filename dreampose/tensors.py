@@ -131,9 +131,7 @@ def fit(module: nn.Module, tensors: Mapping[str, Tensor], name: str, path: str |
                 if key in expected and tuple(value.shape) != expected[key]
             ),
         ),
-        _list(
-            "not finite", (key for key, value in tensors.items() if not value.isfinite().all())
-        ),
+        _list("not finite", (key for key, value in tensors.items() if not value.isfinite().all())),
     ]
     if any(faults):
         raise InputError(
@@ -141,8 +139,7 @@ def fit(module: nn.Module, tensors: Mapping[str, Tensor], name: str, path: str |
             f"{'; '.join(filter(None, faults))} in {str(path)!r}"
         )
     values = {
-        key: value.float() if value.is_floating_point() else value
-        for key, value in tensors.items()
+        key: value.float() if value.is_floating_point() else value for key, value in tensors.items()
     }
     module.load_state_dict(values, strict=True, assign=True)
 

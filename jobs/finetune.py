@@ -59,9 +59,7 @@ def finetune(args: argparse.Namespace) -> int:
     """Checks everything, then finetunes on everyone who is not done; gives the exit code."""
     people = subjects.read(args.subjects)
     _check(args)
-    done_before = {
-        person.subject for person in people if _is_done(args.out, person, args.method)
-    }
+    done_before = {person.subject for person in people if _is_done(args.out, person, args.method)}
     todo = [person for person in people if person.subject not in done_before]
     failures: dict[str, str] = {}
     if todo:

@@ -121,7 +121,7 @@ def ray_cluster() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def sd_recipe() -> config.Recipe:
-    """`sd14()` at a handful of channels: an `AutoencoderKL`, the paper's 5:4 frame, CLIP's parts."""
+    """`sd14()` at a handful of channels: an `AutoencoderKL` and the paper's 5:4 frame."""
     small = tiny(config.sd14())
     return config.replace(
         small,

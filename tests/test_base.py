@@ -41,7 +41,9 @@ def as_bin(part, folder, state):
 
 
 def as_half(part, folder, state):
-    save_file({key: value.half() for key, value in state.items()}, folder / f"{STEM}.fp16.safetensors")
+    save_file(
+        {key: value.half() for key, value in state.items()}, folder / f"{STEM}.fp16.safetensors"
+    )
 
 
 def as_shards(part, folder, state):
@@ -96,7 +98,9 @@ def ldm_unet(key, layers=1):
             after_attention = 1 if block == 0 else 2
             return f"output_blocks.{(layers + 1) * block + layers}.{after_attention}.{rest}"
         number = (layers + 1) * block + index
-        place = f"input_blocks.{number + 1}" if head == "down_blocks" else f"output_blocks.{number}"
+        place = f"output_blocks.{number}"
+        if head == "down_blocks":
+            place = f"input_blocks.{number + 1}"
         place += ".0" if kind_is_resnet else ".1"
     if kind_is_resnet:
         first, _, last = rest.partition(".")
@@ -175,10 +179,10 @@ def test_a_single_files_sizes_from_the_yaml_beside_it(sd_folder, tmp_path):
 
 @pytest.mark.parametrize("safe", [True, False])
 def test_clip_with_its_text_half(folder, tmp_path, safe):
-    vision = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-                  image_size=32, patch_size=16)  # fmt: skip
-    text = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-                vocab_size=10, max_position_embeddings=4)  # fmt: skip
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+             "num_attention_heads": 2}  # fmt: skip
+    vision = {**sizes, "image_size": 32, "patch_size": 16}
+    text = {**sizes, "vocab_size": 10, "max_position_embeddings": 4}
     both = CLIPModel(CLIPConfig(text_config=CLIPTextConfig(**text).to_dict(),
                                 vision_config=CLIPVisionConfig(**vision).to_dict()))  # fmt: skip
     both.save_pretrained(tmp_path / "clip")
@@ -214,8 +218,11 @@ def test_what_is_missing_is_named(folder, tmp_path, sd_folder):
             bases.read(*args, **options)
         assert "\n" not in str(error.value)
 
-    refusal("download them, then name their folder, which must hold unet/config.json, "
-            "unet/diffusion_pytorch_model.safetensors", "CompVis/stable-diffusion-v1-4")  # fmt: skip
+    refusal(
+        "download them, then name their folder, which must hold unet/config.json, "
+        "unet/diffusion_pytorch_model.safetensors",
+        "CompVis/stable-diffusion-v1-4",
+    )
     refusal("base must be an existing folder or file, or a hub id", tmp_path / "no such thing")
     shutil.rmtree(folder / "image_encoder")
     refusal("image_encoder must be here .* which must hold config.json and model.safet", folder)
@@ -230,7 +237,9 @@ def test_what_is_missing_is_named(folder, tmp_path, sd_folder):
     broken = {k: v for k, v in load_file(encoder / "model.safetensors").items() if "fc1" not in k}
     shutil.copytree(encoder, tmp_path / "clip")
     save_file(broken, tmp_path / "clip" / "model.safetensors", {"format": "pt"})
-    refusal("image_encoder must hold every tensor .* got 2 missing: .*fc1", sd_folder, tmp_path / "clip")
+    refusal(
+        "image_encoder must hold every tensor .* got 2 missing: .*fc1", sd_folder, tmp_path / "clip"
+    )
 
 
 def test_parts_that_do_not_belong_together(sd_folder, sd_recipe, folder, tmp_path):

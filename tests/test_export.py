@@ -102,9 +102,7 @@ def test_a_subject_is_merged_into_its_base(tiny_pipeline, model, tmp_path, capsy
     words = (tmp_path / "anna", "--model", model, "--out", out, "--dtype", "float32")
     code, text = run(capsys, *words)
     assert code == 0, text
-    torch.testing.assert_close(
-        predict(checkpoints.load(out)), predict(anna), rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(predict(checkpoints.load(out)), predict(anna), rtol=1e-4, atol=1e-5)
     assert "subject: anna, merged" in (out / "README.md").read_text()
 
 

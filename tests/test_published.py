@@ -47,7 +47,11 @@ def trio(sd_folder, sd_recipe):
         "linear1.weight": torch.randn(5, 5 + 4),
         "linear1.bias": torch.randn(5),
     }
-    return {"unet": unet, "adapter": adapter, "vae": random(AutoencoderKL(**sd_recipe.vae).state_dict())}
+    return {
+        "unet": unet,
+        "adapter": adapter,
+        "vae": random(AutoencoderKL(**sd_recipe.vae).state_dict()),
+    }
 
 
 NAMES = {"unet": "unet_epoch_20.pth", "adapter": "adapter_20.pth", "vae": "vae_1499.pth"}
@@ -86,7 +90,10 @@ def test_every_layout_loads_to_the_same_tensors(sd_folder, trio, tmp_path, prefi
     ours = {"vae2clip.": "project.", "linear1.": "mix."}
     same(
         pipe.adapter,
-        {ours[key[: key.index(".") + 1]] + key.split(".")[1]: v for key, v in trio["adapter"].items()},
+        {
+            ours[key[: key.index(".") + 1]] + key.split(".")[1]: v
+            for key, v in trio["adapter"].items()
+        },
     )
 
 
@@ -186,7 +193,9 @@ def test_files_that_are_no_weights(sd_folder, trio, tmp_path):
     files["vae"].write_bytes(files["vae"].read_bytes()[:-1000])
     refusal("vae must be a file of tensors alone")
     torch.save({"x": torch.zeros(1), "y": "text"}, tmp_path / "mixed.pth")
-    refusal("vae must hold tensors alone, got a value of type str named 'y'", vae=tmp_path / "mixed.pth")
+    refusal(
+        "vae must hold tensors alone, got a value of type str named 'y'", vae=tmp_path / "mixed.pth"
+    )
 
 
 def test_code_in_a_pickle_is_not_run(sd_folder, trio, tmp_path):

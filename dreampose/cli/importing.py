@@ -99,4 +99,3 @@ def run(args: argparse.Namespace) -> None:
         f"{recipe.pose_range[0]:g} to {recipe.pose_range[1]:g}, "
         f"fingerprint {subjects.fingerprint(pipe)}"
     )
-

@@ -31,7 +31,6 @@ from dreampose.training.loop import Stage, StepReport
 from dreampose.training.views import Views, clip_windows, encode_views, photo_windows
 from dreampose.types import Clip
 
-
 METHODS = ("full", "lora")
 
 
@@ -41,7 +40,7 @@ class SubjectStage(Stage):
     def __init__(
         self, pipe: DreamPosePipeline, views: Views, *, config: StageConfig, subject: Subject
     ) -> None:
-        """Takes UNet and adapter out of `pipe` for training: whole, or the updates put into them."""
+        """Takes UNet and adapter out of `pipe` for training: whole, or the updates in them."""
         super().__init__()
         self.unet, self.adapter = pipe.unet, pipe.adapter
         if subject.method == "full":
@@ -229,7 +228,9 @@ def finetune_subject(
         tuned = _with_parts(pipe, lora.shared)
         if num_vae_steps:
             tuned.vae = copy.deepcopy(pipe.vae)
-        lora.add({"unet": tuned.unet, "adapter": tuned.adapter}, rank=rank, targets=targets, seed=seed)
+        lora.add(
+            {"unet": tuned.unet, "adapter": tuned.adapter}, rank=rank, targets=targets, seed=seed
+        )
     else:
         tuned = _with_parts(pipe, copy.deepcopy)
     tuned = tuned.to(accelerator.device)
@@ -280,9 +281,7 @@ def _steps(config: StageConfig, steps: int | None) -> int:
     return config.num_steps if steps is None else steps
 
 
-def _with_parts(
-    pipe: DreamPosePipeline, copied: Callable[[nn.Module], Any]
-) -> DreamPosePipeline:
+def _with_parts(pipe: DreamPosePipeline, copied: Callable[[nn.Module], Any]) -> DreamPosePipeline:
     parts: dict[str, Any] = {
         name: copied(part) if isinstance(part, nn.Module) else part
         for name, part in pipe.components.items()

@@ -66,7 +66,9 @@ def published_tokens(pipe, adapter, pixels):
     """c_I of pixels (1 3 80 64) in [0, 1]: encoders, then the adapter as sums."""
     square = pixels[..., 8:72, :]
     small = F.interpolate(square, size=(32, 32), mode="bicubic", antialias=True).clamp(0, 1)
-    normal = (small - torch.tensor(CLIP_MEAN)[:, None, None]) / torch.tensor(CLIP_STD)[:, None, None]
+    normal = (small - torch.tensor(CLIP_MEAN)[:, None, None]) / torch.tensor(CLIP_STD)[
+        :, None, None
+    ]
     clip = pipe.image_encoder(normal).last_hidden_state[0]
     latents = pipe.vae.encode(pixels).latent_dist.mode()[0] * 0.18215
     pooled = latents.unfold(1, 2, 2).unfold(2, 2, 2).amax((-1, -2)).reshape(4, 20)
@@ -95,7 +97,7 @@ def plms(eps, latents, betas, num_steps):
             continue
         past.append(e)
         if index == 0:
-            start, mixed = latents, e
+            _start, mixed = latents, e
         elif len(past) == 2:
             mixed = (3 * past[-1] - past[-2]) / 2
         elif len(past) == 3:
