@@ -248,9 +248,8 @@ def _image_encoder(source: str | Path | None, base: Path | None) -> tuple[CLIPVi
     if variants and not (folder / "model.safetensors").is_file():
         options["variant"] = variants[0]
     try:
-        encoder, facts = CLIPVisionModel.from_pretrained(
-            str(folder), output_loading_info=True, **options
-        )
+        load: Any = CLIPVisionModel.from_pretrained
+        encoder, facts = load(str(folder), output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(
             f"image_encoder must be a CLIP model with {needed}, got {str(folder)!r} ({error})"

@@ -4,7 +4,6 @@ Knows nothing of training. Every folder appears whole or not at all.
 """
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -89,7 +88,7 @@ def export_subject(source: Path, folder: Path, *, licence: str | None = None) ->
                       if path.is_file())  # fmt: skip
 
 
-def kohya(update: lora.Update) -> Mapping[str, Tensor]:
+def kohya(update: lora.Update) -> dict[str, Tensor]:
     """A UNet's updates under kohya's names: dots become underscores, and alpha stands beside them.
 
     `LAYER.lora_A.weight` becomes `lora_unet_LAYER.lora_down.weight`.

@@ -27,7 +27,7 @@ class _Unused:
     """Stands in for a class that old training checkpoints mention beside their weights."""
 
 
-_HARMLESS = [(_Unused, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")]
+_HARMLESS: list[Any] = [(_Unused, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")]
 
 
 def read(path: str | Path, name: str) -> dict[str, Tensor]:
