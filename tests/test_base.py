@@ -114,7 +114,8 @@ def ldm_vae(key, levels=4):
              ("downsamplers.0", "downsample"), ("upsamplers.0", "upsample"), ("resnets", "block"),
              ("mid_block.attentions.0", "mid.attn_1"), ("group_norm", "norm"), ("to_q", "q"),
              ("to_k", "k"), ("to_v", "v"), ("to_out.0", "proj_out"), ("down_blocks", "down"),
-             ("mid_block.block.0", "mid.block_1"), ("mid_block.block.1", "mid.block_2")]  # fmt: skip
+             ("mid_block.block.0", "mid.block_1"),
+             ("mid_block.block.1", "mid.block_2")]  # fmt: skip
     for level in range(levels):
         key = key.replace(f"up_blocks.{level}.", f"up.{levels - 1 - level}.")
     for ours, theirs in words:

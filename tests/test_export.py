@@ -72,7 +72,7 @@ def test_kohyas_file_is_read_by_diffusers_as_the_same_update(tiny_pipeline, tmp_
     ]
     tensors = load_file(tmp_path / "out" / export.KOHYA_FILE)
     assert all(key.startswith("lora_unet_") for key in tensors)
-    state, alphas = StableDiffusionPipeline.lora_state_dict(tensors)
+    state, alphas, *_ = StableDiffusionPipeline.lora_state_dict(tensors)
     theirs = copy.copy(tiny_pipeline)
     theirs.unet, theirs.adapter = copy.deepcopy(tiny_pipeline.unet), anna.adapter
     theirs.unet.load_lora_adapter(state, network_alphas=alphas, prefix="unet")

@@ -89,7 +89,7 @@ def plms(eps, latents, betas, num_steps):
         scale = a * (1 - b).sqrt() + (a * (1 - a) * b).sqrt()
         return (b / a).sqrt() * x - (b - a) * e / scale
 
-    past = []
+    past, start = [], latents
     for index, t in enumerate(times):
         e = eps(latents, t)
         if index == 1:  # the first step again, by the mean of both ends: Heun
@@ -97,7 +97,7 @@ def plms(eps, latents, betas, num_steps):
             continue
         past.append(e)
         if index == 0:
-            _start, mixed = latents, e
+            mixed = e
         elif len(past) == 2:
             mixed = (3 * past[-1] - past[-2]) / 2
         elif len(past) == 3:
