@@ -205,7 +205,7 @@ def score(folder: Path, clips: dict[str, Path], protocol: Protocol) -> None:
         scenes[name] = Scene(motion=motion, indices=indices, truth=truth)
 
     small = video.fit(photo[None], recipe.height, recipe.width)
-    codec = LatentCodec(vae=pipe.vae)
+    codec = LatentCodec(vae=pipe.vae, image_range=pipe.recipe.image_range)
     pictures = {name: {} for name in scenes}
     for name, scene in scenes.items():
         pictures[name]["copy"] = np.repeat(small, len(scene.indices), axis=0)

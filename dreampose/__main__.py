@@ -16,6 +16,11 @@ COMMANDS = {
     "animate": ("dreampose.cli.animate", "photo + video (or motion file) to MP4"),
     "pose": ("dreampose.poses.cli", "video to motion file, with a preview of what was seen"),
     "catwalk": ("dreampose.catwalk.cli", "render the synthetic fashion data set"),
+    "import": (
+        "dreampose.cli.importing",
+        "published weights, or a Stable Diffusion base, to model",
+    ),
+    "export": ("dreampose.cli.export", "model or subject to diffusers folder, LoRA files, hub"),
     "info": ("dreampose.cli.info", "what a model folder holds"),
 }
 """Module and summary of every command."""

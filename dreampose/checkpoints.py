@@ -11,6 +11,8 @@ from diffusers import AutoencoderTiny, PNDMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from dreampose import base as bases
+from dreampose import lora
 from dreampose.conditions import ImageAdapter
 from dreampose.config import Recipe
 from dreampose.denoiser import widen
@@ -68,21 +70,14 @@ def from_stable_diffusion(
 
     Args:
         recipe: such as `sd14()`.
-        base: folder or hub id of a Stable Diffusion model in diffusers' layout
-            (`CompVis/stable-diffusion-v1-4`); its `vae` and `unet` are used.
+        base: a Stable Diffusion model in any form that `dreampose.base.read` knows.
         image_encoder: folder or hub id of a CLIP vision model (`openai/clip-vit-base-patch32`).
 
     Raises:
         InputError: there are no such models, or they do not have the recipe's sizes.
     """
-    options = dict[str, Any](use_safetensors=True, dtype=torch.float32)
-    vae_class: type[VAE] = getattr(diffusers, recipe.vae_class)
-    try:
-        vae = vae_class.from_pretrained(str(base), subfolder="vae", **options)
-        unet = UNet2DConditionModel.from_pretrained(str(base), subfolder="unet", **options)
-        encoder = CLIPVisionModel.from_pretrained(str(image_encoder), **options)
-    except OSError as error:
-        raise InputError(f"base and image_encoder must be models, got {error}") from error
+    parts = bases.read(base, image_encoder)
+    vae, unet, encoder = parts.vae, parts.unet, parts.image_encoder
     for name, actual, expected in (
         ("unet channels", unet.config["in_channels"], recipe.unet["in_channels"]),
         ("vae latent_channels", vae.config["latent_channels"], recipe.latent_channels),
@@ -124,21 +119,28 @@ def assemble(
 
 
 def save(
-    pipe: DreamPosePipeline, folder: str | Path, dtype: torch.dtype | None = torch.float16
+    pipe: DreamPosePipeline,
+    folder: str | Path,
+    dtype: torch.dtype | None = torch.float16,
+    *,
+    text: str | None = None,
 ) -> None:
     """Writes a model folder of safetensors; it appears whole or not at all.
 
     Args:
-        pipe: left untouched.
+        pipe: left untouched; low-rank updates in it are merged into the weights.
         folder: replaced when it exists.
         dtype: of the tensors on disk; None keeps the model's own.
+        text: of a model card, written as README.md.
     """
-    parts: dict[str, Any] = {name: getattr(pipe, name) for name in MODELS}
+    parts: dict[str, Any] = {name: lora.merged(getattr(pipe, name)) for name in MODELS}
     if dtype is not None:
         parts = {name: _cast(module, dtype) for name, module in parts.items()}
     copied = DreamPosePipeline(**parts, scheduler=pipe.scheduler, recipe=pipe.config["recipe"])
     with new_folder(folder) as part:
         copied.save_pretrained(part, safe_serialization=True)
+        if text is not None:
+            (part / "README.md").write_text(text, "utf-8")
         for path in part.glob("*/config.json"):
             values = json.loads(path.read_text("utf-8"))
             # Where a part was loaded from is no property of it, and often somebody's folder.

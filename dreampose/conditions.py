@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModel
 
 from dreampose.errors import InputError
+from dreampose.latents import LatentCodec
 from dreampose.types import Conditions
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -140,16 +141,43 @@ def _letterbox(photos: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 s s"]:
     return square
 
 
-def pose_condition(windows: Float[Tensor, "b p 2 h w"]) -> Float[Tensor, "b pc h w"]:
-    """c_p = [p_{i-2} … p_{i+2}]: the window's maps joined along the channels."""
-    return rearrange(windows, "b p c h w -> b (p c) h w")
+def pose_condition(
+    windows: Float[Tensor, "b p 2 h w"], pose_range: tuple[float, float] = (0.0, 1.0)
+) -> Float[Tensor, "b pc h w"]:
+    """c_p = [p_{i-2} … p_{i+2}]: the window's maps joined along the channels.
+
+    Args:
+        windows: maps in [0, 1].
+        pose_range: what 0 and 1 become.
+    """
+    low, high = pose_range
+    joined = rearrange(windows, "b p c h w -> b (p c) h w")
+    return joined if (low, high) == (0.0, 1.0) else joined * (high - low) + low
+
+
+@torch.no_grad()
+def encode_blank(
+    image_encoder: CLIPVisionModel, codec: LatentCodec, height: int, width: int, fit: str
+) -> tuple[Float[Tensor, "1 n d"], Float[Tensor, "1 c h w"]]:
+    """Tokens of a black photo and latents of zeros: the adapter's input for the 'black' null image.
+
+    The published code drops the photo by setting its pixels to zero before either encoder.
+    """
+    black = torch.full((1, 3, height, width), -1.0, device=image_encoder.device)
+    return clip_tokens(image_encoder, black, fit), codec.blank(height, width)
 
 
 def null_conditions(conditions: Conditions, *, image: bool = True, pose: bool = True) -> Conditions:
-    """The same conditions with image, pose or both replaced by ∅: zero tokens, zero maps."""
+    """The same conditions with image, pose or both replaced by ∅: null tokens, zero maps."""
+    null = conditions.null_tokens
+    if null is None:
+        null = torch.zeros_like(conditions.tokens)
     return Conditions(
-        tokens=torch.zeros_like(conditions.tokens) if image else conditions.tokens,
+        tokens=null.to(conditions.tokens).expand_as(conditions.tokens)
+        if image
+        else conditions.tokens,
         poses=torch.zeros_like(conditions.poses) if pose else conditions.poses,
+        null_tokens=conditions.null_tokens,
     )
 
 
@@ -174,8 +202,13 @@ def drop_conditions(
     draw = torch.rand(len(conditions.tokens), generator=generator)
     drop_pose = (draw < pose) | ((draw >= pose + image) & (draw < pose + image + both))
     drop_image = (draw >= pose) & (draw < pose + image + both)
+    tokens = _zero(conditions.tokens, drop_image)
+    if conditions.null_tokens is not None:
+        tokens = tokens + _zero(conditions.null_tokens.expand_as(tokens), ~drop_image)
     return Conditions(
-        tokens=_zero(conditions.tokens, drop_image), poses=_zero(conditions.poses, drop_pose)
+        tokens=tokens,
+        poses=_zero(conditions.poses, drop_pose),
+        null_tokens=conditions.null_tokens,
     )
 
 

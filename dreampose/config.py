@@ -114,6 +114,14 @@ class Recipe:
     image_encoder_frozen: bool
     photo_fit: str = "letterbox"
     """How the photo becomes the encoder's square input: 'letterbox' (whole person) or 'crop'."""
+    image_range: tuple[float, float] = (-1.0, 1.0)
+    """What black and white are to the VAE."""
+    pose_range: tuple[float, float] = (0.0, 1.0)
+    """What 0 and 1 of a pose map are to the UNet; the null pose is 0 in any case."""
+    pose_resize: str = "area"
+    """How pose maps come onto the latent grid: 'area' (mean of a cell) or 'nearest'."""
+    null_image: str = "zeros"
+    """The null image condition: 'zeros', or 'black', what the adapter makes of a black photo."""
     scheduler: Mapping[str, Any]
     """Keyword arguments of `PNDMScheduler`: betas and prediction type belong to the weights."""
     image_scale: float
@@ -134,10 +142,32 @@ class Recipe:
     base_stage: StageConfig
     subject_stage: StageConfig
     subject_vae_stage: StageConfig
+    lora_rank: int = 4
+    lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0", "project", "mix")
+    """Layers of UNet and adapter that low-rank finetuning changes, by the end of their names."""
+    lora_learning_rate: float = 1e-4
+    """Of low-rank finetuning; its other numbers are those of `subject_stage`."""
 
     def __post_init__(self) -> None:
+        for name, known in (
+            ("photo_fit", ("letterbox", "crop")),
+            ("pose_resize", ("area", "nearest")),
+            ("null_image", ("zeros", "black")),
+        ):
+            if getattr(self, name) not in known:
+                raise InputError(
+                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
+                )
+        for name in ("image_range", "pose_range"):
+            low, high = getattr(self, name)
+            if not low < high:
+                raise InputError(f"{name} must be two rising numbers, got {low:g} and {high:g}")
         if self.num_poses < 1 or self.num_poses % 2 == 0:
             raise InputError(f"num_poses must be odd and positive, got {self.num_poses}")
+        if self.null_image == "black" and not self.image_encoder_frozen:
+            raise InputError(
+                "null_image 'black' must go with a frozen image_encoder, got one that learns"
+            )
         for name in ("height", "width"):
             if getattr(self, name) % self.downscale:
                 raise InputError(
@@ -225,6 +255,8 @@ def catwalk() -> Recipe:
         },
         image_scale=2.0,
         pose_scale=2.0,
+        lora_rank=2,
+        lora_learning_rate=1e-3,
         num_crops=2,
         num_recolours=2,
         vae_stage=StageConfig(
@@ -313,7 +345,9 @@ RECIPES = {"catwalk": catwalk, "sd14": sd14}
 
 
 def recipe(name: str | Path) -> Recipe:
-    """The recipe of that name, or the one written as JSON (`Recipe.to_dict`) in that file.
+    """The recipe of that name, or the one in that JSON file.
+
+    The file holds `Recipe.to_dict`, or is the `model_index.json` of a model.
 
     Raises:
         InputError: no recipe has that name, or the file holds none.
@@ -325,7 +359,8 @@ def recipe(name: str | Path) -> Recipe:
             f"recipe must be one of {', '.join(RECIPES)} or a .json file, got {str(name)!r}"
         )
     try:
-        return Recipe.from_dict(json.loads(Path(name).read_text("utf-8")))
+        values = json.loads(Path(name).read_text("utf-8"))
+        return Recipe.from_dict(values.get("recipe", values))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
             f"recipe must be a file that holds one, got {str(name)!r} ({error})"

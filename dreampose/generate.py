@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from dreampose import poses, subjects, video
-from dreampose.conditions import clip_tokens, pose_condition
+from dreampose.conditions import clip_tokens, encode_blank, pose_condition
 from dreampose.config import PRESETS
 from dreampose.denoiser import Denoiser
 from dreampose.errors import InputError
@@ -38,6 +38,7 @@ class Request:
     photo_choice: index of the photo used at each call of the model.
     noise: start noise, shared by all frames.
     poses: pose condition c_p of every frame.
+    null_tokens: the null image condition where it is not zeros.
     step_seed: of the noise that stochastic schedulers add, also shared by all frames.
     fps: frames per second of the motion.
     """
@@ -53,6 +54,7 @@ class Request:
     pose_scale: float
     step_seed: int
     fps: float
+    null_tokens: Float[Tensor, "1 n d"] | None = None
 
     @property
     def num_frames(self) -> int:
@@ -135,11 +137,17 @@ def prepare(
 
     fitted = [video.fit(photo[None], recipe.height, recipe.width) for photo in photos]
     images = video.to_model(np.concatenate(fitted)).to(pipe.vae.device)
-    photo_latents = LatentCodec(vae=pipe.vae).encode(images)
+    codec = LatentCodec(vae=pipe.vae, image_range=recipe.image_range)
     tokens = clip_tokens(pipe.image_encoder, images, recipe.photo_fit)
-    photo_tokens = pipe.adapter(tokens.to(pipe.adapter.dtype), photo_latents)
+    photo_tokens = pipe.adapter(tokens.to(pipe.adapter.dtype), codec.encode(images))
+    null_tokens = None
+    if recipe.null_image == "black":
+        blank, blank_latents = encode_blank(
+            pipe.image_encoder, codec, recipe.height, recipe.width, recipe.photo_fit
+        )
+        null_tokens = pipe.adapter(blank.to(pipe.adapter.dtype), blank_latents).float().cpu()
 
-    grid = poses.to_grid(torch.from_numpy(motion.maps), recipe.latent_size)
+    grid = poses.to_grid(torch.from_numpy(motion.maps), recipe.latent_size, recipe.pose_resize)
     frames = torch.from_numpy(windows(motion.num_frames, recipe.num_poses))
     generator = torch.Generator().manual_seed(seed) if generator is None else generator
     noise = torch.randn(1, recipe.latent_channels, *recipe.latent_size, generator=generator)
@@ -147,7 +155,8 @@ def prepare(
         photo_tokens=photo_tokens.float().cpu(),
         photo_choice=torch.randint(len(photos), (num_calls,), generator=generator),
         noise=noise,
-        poses=pose_condition(grid[frames].float()),
+        poses=pose_condition(grid[frames].float(), recipe.pose_range),
+        null_tokens=null_tokens,
         scheduler=scheduler,
         scheduler_kwargs=dict(scheduler_kwargs or {}),
         num_inference_steps=num_steps,
@@ -201,12 +210,13 @@ def render_frames(
     )
     frame_poses = request.poses[list(indices)].to(device)
     denoiser = Denoiser(unet=pipe.unet)
+    null_tokens = None if request.null_tokens is None else request.null_tokens.to(device)
 
     def guided(photo: int) -> Model:
         tokens = request.photo_tokens[photo].to(device).expand(count, -1, -1)
         return guide(
             denoiser,
-            Conditions(tokens=tokens, poses=frame_poses),
+            Conditions(tokens=tokens, poses=frame_poses, null_tokens=null_tokens),
             request.image_scale,
             request.pose_scale,
             join_branches=join_branches,
@@ -229,7 +239,8 @@ def render_frames(
         latents = step.latents
         if callback is not None:
             callback(step.index + 1, step.num_steps)
-    return video.to_pixels(LatentCodec(vae=pipe.vae).decode(latents))
+    codec = LatentCodec(vae=pipe.vae, image_range=pipe.recipe.image_range)
+    return video.to_pixels(codec.decode(latents))
 
 
 def _scale(name: str, given: float | None, preset: float | None, recipe: float) -> float:

@@ -28,9 +28,12 @@ class LatentCodec:
 
     With the VAE's raw latent r, mean m, deviation s, shift a and factor f (all from its
     configuration; m, s are per channel), the scaled latent is ((r - m) / s - a) * f.
+
+    image_range: what -1 and 1 are to the VAE; some published weights were trained on [0, 1].
     """
 
     vae: VAE
+    image_range: tuple[float, float] = (-1.0, 1.0)
 
     def encode(
         self, images: Float[Tensor, "b 3 H W"], generator: torch.Generator | None = None
@@ -41,7 +44,23 @@ class LatentCodec:
             images: any H, W that are multiples of the VAE's downscaling.
             generator: draws from an `AutoencoderKL`'s posterior; without it, its mode is taken.
         """
-        images = images.to(self.vae.dtype)
+        return self._encode_raw(self.to_range(images).to(self.vae.dtype), generator)
+
+    def to_range(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 H W"]:
+        """Images in [-1, 1] as the VAE sees them."""
+        if self.image_range == (-1.0, 1.0):
+            return images
+        low, high = self.image_range
+        return (images + 1) / 2 * (high - low) + low
+
+    def blank(self, height: int, width: int) -> Float[Tensor, "1 c h w"]:
+        """Scaled latents of an image whose every value is 0 to the VAE."""
+        zeros = torch.zeros(1, 3, height, width, device=self.vae.device, dtype=self.vae.dtype)
+        return self._encode_raw(zeros, None)
+
+    def _encode_raw(
+        self, images: Float[Tensor, "b 3 H W"], generator: torch.Generator | None
+    ) -> Float[Tensor, "b c h w"]:
         if isinstance(self.vae, AutoencoderTiny):
             # Its forward() would quantise to bytes; encode() does not.
             raw = self.vae.encode(images, return_dict=False)[0]
@@ -56,7 +75,11 @@ class LatentCodec:
         latents = latents.to(self.vae.dtype)
         mean, deviation = self._statistics(latents)
         raw = (latents / self._factor + self._shift) * deviation + mean
-        return self.vae.decode(raw, return_dict=False)[0]  # pyright: ignore[reportArgumentType]
+        decoded: Tensor = self.vae.decode(raw, return_dict=False)[0]  # pyright: ignore[reportArgumentType, reportAssignmentType]
+        if self.image_range == (-1.0, 1.0):
+            return decoded
+        low, high = self.image_range
+        return (decoded - low) / (high - low) * 2 - 1
 
     @property
     def _factor(self) -> float:

@@ -1,7 +1,8 @@
 """Weights finetuned on one person, and whose they are. Knows nothing of training or sampling.
 
-A subject's folder holds only the tensors that finetuning may change, as safetensors, beside
-`subject.json`: name, recipe, fingerprint of the base model, and what its photos look like.
+A subject's folder holds only the tensors that finetuning may change, as safetensors, or low-rank
+updates of them (`dreampose.lora`), beside `subject.json`: name, recipe, fingerprint of the base
+model, and what its photos look like.
 """
 
 import copy
@@ -24,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPVisionModel
 
+from dreampose import lora
 from dreampose.conditions import ImageAdapter
 from dreampose.config import Recipe
 from dreampose.errors import InputError, SubjectMismatchWarning
@@ -50,7 +52,8 @@ Over two clips each of 12 catwalk identities one person's frames are at most 12 
 class Subject:
     """Whose weights these are and which base model they belong to.
 
-    looks: `look` of each photo. photos: `photo_hash` of each photo.
+    looks: `look` of each photo. photos: `photo_hash` of each photo. method: 'full' or 'lora', then
+    with its rank.
     """
 
     name: str
@@ -58,6 +61,8 @@ class Subject:
     base: str
     photos: tuple[str, ...]
     looks: tuple[tuple[float, ...], ...]
+    method: str = "full"
+    rank: int = 0
 
 
 @runtime_checkable
@@ -81,13 +86,17 @@ class Components(Protocol):
         ...
 
 
-def describe(pipe: Components, name: str, photos: Sequence[Photo]) -> Subject:
+def describe(
+    pipe: Components, name: str, photos: Sequence[Photo], *, method: str = "full", rank: int = 0
+) -> Subject:
     """The `Subject` of these photos, for weights that are about to be trained from `pipe`.
 
     Args:
         pipe: the base model, before it is changed.
         name: of the subject, as the user calls it.
         photos: as the user gave them, before any resizing.
+        method: 'full' or 'lora'.
+        rank: of the updates of 'lora'.
     """
     return Subject(
         name=name,
@@ -95,6 +104,8 @@ def describe(pipe: Components, name: str, photos: Sequence[Photo]) -> Subject:
         base=fingerprint(pipe),
         photos=tuple(photo_hash(photo) for photo in photos),
         looks=tuple(tuple(look(photo).round(2).tolist()) for photo in photos),
+        method=method,
+        rank=rank,
     )
 
 
@@ -183,16 +194,23 @@ def save_subject(
 ) -> None:
     """Writes a subject's weights; the folder appears whole or not at all.
 
+    Of a component with low-rank updates in it, those alone are written.
+
     Args:
         folder: replaced when it exists.
         pipe: the finetuned model.
         subject: from `describe`, called on the base model before it was finetuned.
         components: those that were changed, among 'unet', 'adapter' and 'vae'.
-        dtype: of the tensors on disk.
+        dtype: of the tensors on disk; updates are float32.
     """
+    modules: dict[str, nn.Module] = {name: getattr(pipe, name) for name in components}
+    updated = {name: module for name, module in modules.items() if lora.is_in(module)}
     with new_folder(folder) as part:
-        for component in components:
-            module: nn.Module = getattr(pipe, component)
+        if updated:
+            lora.save(part / lora.FILE, updated)
+        for component, module in modules.items():
+            if component in updated:
+                continue
             tensors = {
                 name: tensor.detach().to("cpu", dtype).contiguous()
                 for name, tensor in module.state_dict().items()
@@ -250,6 +268,9 @@ def subject_modules(pipe: Components, folder: str | Path) -> tuple[Subject, dict
             f"(fingerprint {actual}), got {subject.base}: finetune it again"
         )
     modules: dict[str, nn.Module] = {}
+    if subject.method == "lora":
+        parts: dict[str, nn.Module] = {name: getattr(pipe, name) for name in ("unet", "adapter")}
+        modules |= lora.attach(parts, Path(folder) / lora.FILE)
     for component in TRAINED:
         path = Path(folder) / component / WEIGHTS
         if not path.is_file():

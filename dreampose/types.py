@@ -31,10 +31,12 @@ class Conditions:
 
     tokens: image condition c_I after the adapter; zeros are the null condition.
     poses: the pose window c_p on the latent grid, `p` maps of 2 channels joined; zeros are null.
+    null_tokens: the null image condition where it is not zeros.
     """
 
     tokens: Float[Tensor, "b n d"]
     poses: Float[Tensor, "b pc h w"]
+    null_tokens: Float[Tensor, "1 n d"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

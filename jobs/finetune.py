@@ -25,6 +25,9 @@ EXAMPLES = """\
   #   chloe,photos/chloe/*.jpg
   jobs/finetune.py --model models/catwalk --subjects subjects.csv --out subjects
 
+  # Low-rank updates: a hundredth of the size
+  jobs/finetune.py --model models/catwalk --subjects subjects.csv --out subjects --method lora
+
   # Then, for one of them
   python -m dreampose animate --photo photos/anna.jpg --subject subjects/anna --motion walk.npz \\
       --out anna.mp4
@@ -37,6 +40,9 @@ class Order:
 
     model: str
     out: str
+    method: str
+    rank: int | None
+    targets: tuple[str, ...] | None
     num_steps: int | None
     num_vae_steps: int | None
     seed: int
@@ -53,7 +59,7 @@ def finetune(args: argparse.Namespace) -> int:
     """Checks everything, then finetunes on everyone who is not done; gives the exit code."""
     people = subjects.read(args.subjects)
     _check(args)
-    done_before = {person.subject for person in people if _is_done(args.out, person)}
+    done_before = {person.subject for person in people if _is_done(args.out, person, args.method)}
     todo = [person for person in people if person.subject not in done_before]
     failures: dict[str, str] = {}
     if todo:
@@ -85,6 +91,9 @@ def _run(
     order = Order(
         model=storage.absolute(args.model),
         out=storage.absolute(args.out),
+        method=args.method,
+        rank=args.rank,
+        targets=_targets(args),
         num_steps=args.steps,
         num_vae_steps=args.vae_steps,
         seed=args.seed,
@@ -151,6 +160,9 @@ def finetune_one(order: Order, person: Person, board: Any) -> None:
             Path(order.out) / person.subject,
             name=person.subject,
             accelerator=Accelerator(),
+            method=order.method,
+            lora_rank=order.rank,
+            lora_targets=order.targets,
             num_steps=order.num_steps,
             num_vae_steps=order.num_vae_steps,
             seed=order.seed,
@@ -170,17 +182,28 @@ def _reason(error: BaseException) -> str:
     return text if isinstance(error, InputError) else f"{type(error).__name__}: {text[:300]}"
 
 
-def _is_done(out: str, person: Person) -> bool:
-    """Whether the folder holds weights of these very photos."""
+def _targets(args: argparse.Namespace) -> tuple[str, ...] | None:
+    if args.lora_targets is None:
+        return None
+    return tuple(target.strip() for target in args.lora_targets.split(",") if target.strip())
+
+
+def _is_done(out: str, person: Person, method: str) -> bool:
+    """Whether the folder holds weights of these very photos, made by this method."""
     from dreampose import video
     from dreampose.subjects import photo_hash, read_subject
 
     folder = Path(out) / person.subject
     if not folder.exists():
         return False
-    known = read_subject(folder).photos
+    known = read_subject(folder)
     hashes = tuple(photo_hash(video.read_photo(photo)) for photo in person.photos)
-    if known != hashes:
+    if known.method != method:
+        raise InputError(
+            f"out must hold no weights of {person.subject!r} by another method than {method}, got "
+            f"{known.method} in {str(folder)!r}: choose another folder or delete that one"
+        )
+    if known.photos != hashes:
         raise InputError(
             f"out must hold no weights of other photos of {person.subject!r}, got {str(folder)!r}: "
             "choose another folder or delete that one"
@@ -201,11 +224,21 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("steps", "vae_steps"):
         if (value := getattr(args, name)) is not None and value < 0:
             raise InputError(f"{name} must be at least 0, got {value}")
-    if args.steps == 0 and args.vae_steps == 0:
+    if args.steps == 0 and (args.vae_steps == 0 or (args.method == "lora" and not args.vae_steps)):
         raise InputError("steps and vae_steps must not both be 0")
+    if args.method != "lora" and (args.rank is not None or args.lora_targets is not None):
+        raise InputError(f"rank and lora_targets must go with the method lora, got {args.method}")
+    from dreampose import lora
     from dreampose.cli import model
 
-    model.load(args.model)
+    pipe = model.load(args.model)
+    if args.method == "lora":
+        recipe, targets = pipe.recipe, _targets(args)
+        lora.check(
+            {"unet": pipe.unet, "adapter": pipe.adapter},
+            rank=recipe.lora_rank if args.rank is None else args.rank,
+            targets=recipe.lora_targets if targets is None else targets,
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -224,9 +257,24 @@ def _parser() -> argparse.ArgumentParser:
         "relative to the file); one photo works, three are better, more than five add little",
     )
     parser.add_argument("--out", required=True, help="folder of the results, one folder each")
+    parser.add_argument(
+        "--method",
+        choices=("full", "lora"),
+        default="full",
+        help="train every weight of UNet and adapter, then the decoder; or low-rank updates, a "
+        "hundredth of the size (%(default)s)",
+    )
+    parser.add_argument("--rank", type=int, help="of low-rank updates, instead of the recipe's")
+    parser.add_argument(
+        "--lora-targets",
+        metavar="A,B",
+        help="layers to update, by the ends of their names, e.g. to_q,to_v,project",
+    )
     parser.add_argument("--steps", type=int, help="of UNet and adapter, instead of the recipe's")
     parser.add_argument(
-        "--vae-steps", type=int, help="of the decoder, instead of the recipe's; 0 leaves it alone"
+        "--vae-steps",
+        type=int,
+        help="of the decoder, instead of the recipe's (0 for lora); 0 leaves it alone",
     )
     parser.add_argument("--seed", type=int, default=0, help="of crops and noise (%(default)s)")
     parser.add_argument(

@@ -74,7 +74,7 @@ class Sheets:
             frames = clip.array(0, "frames")
             chosen = np.linspace(0, len(frames) - 1, 4).astype(int)
             if self._order.stage == "vae":
-                codec = LatentCodec(vae=pipe.vae)
+                codec = LatentCodec(vae=pipe.vae, image_range=pipe.recipe.image_range)
                 with torch.no_grad():
                     images = video.to_model(frames[chosen]).to(pipe.vae.device)
                     made = video.to_pixels(codec.decode(codec.encode(images)))

@@ -118,3 +118,34 @@ def ray_cluster() -> Iterator[Any]:
         )
     yield ray
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def sd_recipe() -> config.Recipe:
+    """`sd14()` at a handful of channels: an `AutoencoderKL` and the paper's 5:4 frame."""
+    small = tiny(config.sd14())
+    return config.replace(
+        small,
+        height=80,
+        width=64,
+        vae_class="AutoencoderKL",
+        vae={**config.sd14().vae, "block_out_channels": (4,) * 4, "layers_per_block": 1,
+             "norm_num_groups": 2},
+        unet={**small.unet, "sample_size": 8},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def sd_folder(sd_recipe: config.Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of `sd_recipe` as a Stable Diffusion folder in diffusers' layout."""
+    from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    torch.manual_seed(1)
+    folder = tmp_path_factory.mktemp("base") / "sd"
+    AutoencoderKL(**sd_recipe.vae).save_pretrained(folder / "vae")
+    UNet2DConditionModel(**sd_recipe.unet).save_pretrained(folder / "unet")
+    PNDMScheduler(**sd_recipe.scheduler).save_pretrained(folder / "scheduler")
+    encoder = CLIPVisionModel(CLIPVisionConfig(**sd_recipe.image_encoder))
+    encoder.save_pretrained(folder / "image_encoder")
+    return folder

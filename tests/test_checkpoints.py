@@ -108,7 +108,7 @@ def test_stable_diffusions_folders_become_a_model(tiny_recipe, tmp_path):
     pipe = checkpoints.from_stable_diffusion(tiny_recipe, tmp_path / "sd", tmp_path / "clip")
     assert torch.equal(pipe.unet.conv_in.weight[:, :8], unet.conv_in.weight)
     assert not pipe.unet.conv_in.weight[:, 8:].any()
-    with pytest.raises(InputError, match="base and image_encoder must be models"):
+    with pytest.raises(InputError, match="base must be an existing folder"):
         checkpoints.from_stable_diffusion(tiny_recipe, tmp_path / "no", tmp_path / "clip")
     wrong = config.replace(
         tiny_recipe, image_encoder={**tiny_recipe.image_encoder, "hidden_size": 32}

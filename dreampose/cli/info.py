@@ -4,11 +4,10 @@ A subject's folder is described as well. Knows nothing of Ray.
 """
 
 import argparse
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from dreampose import checkpoints, subjects
+from dreampose import card, checkpoints, lora, subjects
 from dreampose.cli.model import load as load_model
 from dreampose.config import PRESETS, Preset, Recipe, StageConfig
 
@@ -43,7 +42,10 @@ def describe_model(folder: Path) -> Iterator[str]:
         f"recipe        {recipe.name}: {recipe.height}x{recipe.width} pixels, latents "
         + "x".join(str(length) for length in (recipe.latent_channels, *recipe.latent_size))
     )
-    yield f"poses         window of {recipe.num_poses}, {recipe.pose_channels} channels each"
+    yield f"window        {recipe.num_poses} poses, {recipe.pose_channels} channels each"
+    for line in card.conventions(recipe):
+        kind, _, text = line.partition(": ")
+        yield f"{kind:<14}{text}"
     yield f"guidance      image_scale {recipe.image_scale:g}, pose_scale {recipe.pose_scale:g}"
     yield f"prediction    {pipe.scheduler.config['prediction_type']}"
     yield "components"
@@ -90,16 +92,17 @@ def describe_subject(folder: Path) -> Iterator[str]:
     yield f"recipe        {subject.recipe}"
     yield f"base model    {subject.base}"
     yield f"photos        {len(subject.photos)}"
-    yield f"weights of    {', '.join(parts)}"
+    if subject.method == "lora":
+        for name, update in lora.read(folder / lora.FILE).items():
+            number = sum(tensor.numel() for tensor in update.tensors.values())
+            yield (
+                f"updates       {name}: rank {subject.rank}, {number / 1e6:.3f} M parameters of "
+                f"{len(update.tensors) // 2} layers"
+            )
+    if parts:
+        yield f"weights of    {', '.join(parts)}"
 
 
 def licence(folder: Path) -> str:
     """What the folder's model card says; never guessed."""
-    card = folder / "README.md"
-    if card.is_file():
-        stated = re.search(
-            r"licen[cs]e: *([\w.-]*\w)", card.read_text(encoding="utf-8"), re.IGNORECASE
-        )
-        if stated:
-            return stated[1]
-    return "not stated in the folder's README.md"
+    return card.stated_licence(folder / "README.md") or "not stated in the folder's README.md"

@@ -15,8 +15,14 @@ def load(folder: str | Path) -> DreamPosePipeline:
     Raises:
         InputError: the folder holds no model.
     """
+    quiet()
+    return checkpoints.load(folder)
+
+
+def quiet() -> None:
+    """Switches off the libraries' progress bars and their remarks."""
     diffusers_logging.disable_progress_bar()
     # It warns of a value that its own AutoencoderTiny writes into the configuration.
     diffusers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    return checkpoints.load(folder)
+    transformers_logging.set_verbosity_error()

@@ -159,7 +159,9 @@ def encode_clip(
     ]
     pose_crops = np.stack(
         [
-            poses.to_grid(augment.crop(maps, box * factor), recipe.latent_size).numpy()
+            poses.to_grid(
+                augment.crop(maps, box * factor), recipe.latent_size, recipe.pose_resize
+            ).numpy()
             for box in boxes
         ]
     )
@@ -174,7 +176,7 @@ def encode_clip(
     model_fingerprint = None
     if pipe is not None:
         model_fingerprint = encoders_fingerprint(pipe)
-        codec = LatentCodec(vae=pipe.vae)
+        codec = LatentCodec(vae=pipe.vae, image_range=pipe.recipe.image_range)
         arrays["latents"] = np.stack([_encode(codec.encode, frames, pipe.vae) for frames in crops])
         if recipe.image_encoder_frozen:
             arrays["tokens"] = _encode(

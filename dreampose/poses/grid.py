@@ -17,14 +17,21 @@ _LEFT, _RIGHT, _MIDDLE = (255, 140, 0), (0, 120, 255), (255, 255, 255)
 
 
 def to_grid(
-    maps: Float[np.ndarray, "t 2 H W"] | Float[Tensor, "t 2 H W"], size: tuple[int, int]
+    maps: Float[np.ndarray, "t 2 H W"] | Float[Tensor, "t 2 H W"],
+    size: tuple[int, int],
+    resize: str = "area",
 ) -> Float[Tensor, "t 2 h w"]:
-    """Averages maps over the cells of a grid of `size` (height, width).
+    """Brings maps onto a grid of `size` (height, width).
 
-    A cell's value over that of a cell full of body is the share of it that the body covers.
+    Args:
+        maps: any size.
+        size: of the grid.
+        resize: 'area' averages over each cell: its value over that of a cell full of body is the
+            share of it that the body covers. 'nearest' takes each cell's first pixel, as the
+            published code does.
     """
     tensor = torch.from_numpy(maps) if isinstance(maps, np.ndarray) else maps
-    return functional.interpolate(tensor, size=size, mode="area")
+    return functional.interpolate(tensor, size=size, mode=resize)
 
 
 def draw_preview(

@@ -118,7 +118,10 @@ def _start(recipe: Recipe, model: str | Path | None, seed: int) -> DreamPosePipe
     if model is None:
         return checkpoints.build(recipe, seed=seed)
     pipe = checkpoints.load(model)
-    for name in ("name", "height", "width", "num_poses", "vae", "unet", "image_encoder"):
+    for name in (
+        *("name", "height", "width", "num_poses", "vae", "unet", "image_encoder"),
+        *("photo_fit", "image_range", "pose_range", "pose_resize", "null_image"),
+    ):
         # As JSON with sorted keys, which is how the model's folder keeps them.
         expected, got = (
             json.dumps(getattr(owner, name), sort_keys=True) for owner in (recipe, pipe.recipe)

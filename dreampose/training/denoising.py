@@ -15,11 +15,18 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from dreampose import checkpoints, losses, schedule, video
-from dreampose.conditions import clip_tokens, drop_conditions, pose_condition, token_maps
+from dreampose.conditions import (
+    clip_tokens,
+    drop_conditions,
+    encode_blank,
+    pose_condition,
+    token_maps,
+)
 from dreampose.config import Recipe, StageConfig
 from dreampose.dataset import Dataset, encoders_fingerprint
 from dreampose.denoiser import Denoiser
 from dreampose.errors import InputError
+from dreampose.latents import LatentCodec
 from dreampose.pipeline import DreamPosePipeline
 from dreampose.schedule import Scheduler
 from dreampose.training.loop import Stage
@@ -44,6 +51,7 @@ def denoising_step(
     seed: int,
     min_snr_gamma: float = 0.0,
     dropout: bool = True,
+    blank: tuple[Float[Tensor, "1 n d"], Float[Tensor, "1 c h w"]] | None = None,
 ) -> Float[Tensor, ""]:
     """The loss of a batch: L = E || eps - eps_hat(z_t, t, c) ||² (paper, eq. 1).
 
@@ -54,6 +62,7 @@ def denoising_step(
         seed: of noise, timesteps and dropout, drawn on the CPU whatever the device.
         min_snr_gamma: see `StageConfig`.
         dropout: drop conditions, as in training.
+        blank: from `encode_blank_photo`; what a dropped photo is where that is not zeros.
     """
     generator = torch.Generator().manual_seed(seed)
     latents = batch.latents
@@ -66,7 +75,9 @@ def denoising_step(
         assert batch.photos is not None
         tokens = clip_tokens(pipe.image_encoder, batch.photos, fit=recipe.photo_fit)
     conditions = Conditions(
-        tokens=pipe.adapter(tokens, batch.photo_latents), poses=pose_condition(batch.poses)
+        tokens=pipe.adapter(tokens, batch.photo_latents),
+        poses=pose_condition(batch.poses, recipe.pose_range),
+        null_tokens=None if blank is None else pipe.adapter(*(part.to(latents) for part in blank)),
     )
     if dropout:
         conditions = drop_conditions(
@@ -83,6 +94,16 @@ def denoising_step(
     if min_snr_gamma:
         weights = _min_snr(pipe.scheduler, timesteps, min_snr_gamma)
     return losses.denoising_loss(prediction, target, weights)
+
+
+def encode_blank_photo(
+    pipe: DreamPosePipeline, recipe: Recipe
+) -> tuple[Float[Tensor, "1 n d"], Float[Tensor, "1 c h w"]] | None:
+    """What the adapter is given for a dropped photo; `None` where its tokens are zeros instead."""
+    if recipe.null_image == "zeros":
+        return None
+    codec = LatentCodec(vae=pipe.vae, image_range=recipe.image_range)
+    return encode_blank(pipe.image_encoder, codec, recipe.height, recipe.width, recipe.photo_fit)
 
 
 class BaseStage(Stage):
@@ -126,6 +147,7 @@ class BaseStage(Stage):
             for parameter in self.reader.parameters():
                 nn.init.zeros_(parameter)
         self._outer = (pipe,)
+        self._blank = encode_blank_photo(pipe, recipe)
         self._data = {"train": data, "validation": validation}
         self._recipe, self._config = recipe, config
 
@@ -189,6 +211,7 @@ class BaseStage(Stage):
             seed=batch["seed"],
             min_snr_gamma=config.min_snr_gamma if self.training else 0.0,
             dropout=self.training,
+            blank=self._blank,
         )
         return loss if reading is None else loss + reading
 

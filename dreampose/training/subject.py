@@ -19,17 +19,19 @@ from diffusers import AutoencoderKL
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from dreampose import checkpoints, losses, poses, video
+from dreampose import checkpoints, lora, losses, poses, video
 from dreampose.config import StageConfig
 from dreampose.errors import InputError
 from dreampose.latents import LatentCodec
 from dreampose.pipeline import DreamPosePipeline
 from dreampose.subjects import Photo, Subject
 from dreampose.training import loop
-from dreampose.training.denoising import denoising_step, make_batch
+from dreampose.training.denoising import denoising_step, encode_blank_photo, make_batch
 from dreampose.training.loop import Stage, StepReport
 from dreampose.training.views import Views, clip_windows, encode_views, photo_windows
 from dreampose.types import Clip
+
+METHODS = ("full", "lora")
 
 
 class SubjectStage(Stage):
@@ -38,13 +40,15 @@ class SubjectStage(Stage):
     def __init__(
         self, pipe: DreamPosePipeline, views: Views, *, config: StageConfig, subject: Subject
     ) -> None:
-        """Takes UNet and adapter out of `pipe` for training."""
+        """Takes UNet and adapter out of `pipe` for training: whole, or the updates in them."""
         super().__init__()
+        self.unet, self.adapter = pipe.unet, pipe.adapter
+        if subject.method == "full":
+            self.requires_grad_(True)
         # This memory layout is a sixth faster on CPUs, and what tensor cores want.
-        self.unet = pipe.unet.requires_grad_(True)
         self.unet.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.adapter = pipe.adapter.requires_grad_(True)
         self._outer = (pipe,)
+        self._blank = encode_blank_photo(pipe, pipe.recipe)
         self._views, self._config, self._subject = views, config, subject
         self._recipe = pipe.recipe
 
@@ -79,6 +83,7 @@ class SubjectStage(Stage):
             recipe=self._recipe,
             seed=batch["seed"],
             min_snr_gamma=self._config.min_snr_gamma,
+            blank=self._blank,
         )
 
     def save(self, folder: Path) -> None:
@@ -133,7 +138,9 @@ class DecoderStage(Stage):
 
     def forward(self, batch: dict[str, Any]) -> Float[Tensor, ""]:
         """Reconstruction error of the decoded windows."""
-        images = LatentCodec(vae=self._outer[0].vae).decode(batch["latents"])
+        pipe = self._outer[0]
+        codec = LatentCodec(vae=pipe.vae, image_range=pipe.recipe.image_range)
+        images = codec.decode(batch["latents"])
         return losses.reconstruction_loss(
             images, batch["images"], edge_weight=self._config.edge_weight
         )
@@ -152,6 +159,9 @@ def finetune_subject(
     accelerator: Accelerator,
     motions: Sequence[poses.Motion] | None = None,
     clip: tuple[Clip, poses.Motion] | None = None,
+    method: str = "full",
+    lora_rank: int | None = None,
+    lora_targets: Sequence[str] | None = None,
     num_steps: int | None = None,
     num_vae_steps: int | None = None,
     seed: int = 0,
@@ -173,6 +183,10 @@ def finetune_subject(
         accelerator: device and precision.
         motions: a motion of one frame for each photo; `None` asks the pose estimator.
         clip: a short video of the subject and its motion, used beside the photos.
+        method: 'full' trains every weight; 'lora' low-rank updates of some layers, which take a
+            hundredth of the space, and leaves the decoder alone unless `num_vae_steps` is given.
+        lora_rank: instead of the recipe's.
+        lora_targets: ends of the names of the layers to update, instead of the recipe's.
         num_steps: of UNet and adapter, instead of the recipe's.
         num_vae_steps: of the decoder, instead of the recipe's; 0 leaves it alone.
         seed: of crops and noise.
@@ -181,31 +195,55 @@ def finetune_subject(
         checkpoint_every: steps between checkpoints.
 
     Raises:
-        InputError: no photo, nobody in a photo, or `out` holds another subject.
+        InputError: no photo, nobody in a photo, `out` holds another subject, or there is no such
+            method, rank or layer.
     """
     if not photos:
         raise InputError("photos must be at least one, got none")
-    out = Path(out)
-    subject = checkpoints.describe(pipe, name, photos)
+    if method not in METHODS:
+        raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    out, recipe = Path(out), pipe.recipe
+    rank = recipe.lora_rank if lora_rank is None else lora_rank
+    targets = tuple(recipe.lora_targets if lora_targets is None else lora_targets)
+    run_name, stage_config = "", recipe.subject_stage
+    if method == "lora":
+        lora.check({"unet": pipe.unet, "adapter": pipe.adapter}, rank=rank, targets=targets)
+        run_name = f" lora rank={rank} targets={','.join(targets)}"
+        stage_config = replace(stage_config, learning_rate=recipe.lora_learning_rate)
+        num_vae_steps = num_vae_steps or 0
+    subject = checkpoints.describe(
+        pipe, name, photos, method=method, rank=rank if method == "lora" else 0
+    )
     if resume and out.exists():
         if checkpoints.read_subject(out) == subject:
             return
         raise InputError(f"out must be free or hold the same subject, got another in {str(out)!r}")
-    recipe = pipe.recipe
     frames = list(photos)
     around = photo_windows(photos, recipe, motions)
     if clip is not None:
         more_frames, more_windows = clip_windows(*clip, recipe)
         frames, around = [*frames, *more_frames], [*around, *more_windows]
-    tuned = _copied(pipe).to(accelerator.device)
+    if method == "lora":
+        # Weights that stay as they are need no copy.
+        tuned = _with_parts(pipe, lora.shared)
+        if num_vae_steps:
+            tuned.vae = copy.deepcopy(pipe.vae)
+        lora.add(
+            {"unet": tuned.unet, "adapter": tuned.adapter}, rank=rank, targets=targets, seed=seed
+        )
+    else:
+        tuned = _with_parts(pipe, copy.deepcopy)
+    tuned = tuned.to(accelerator.device)
     views = encode_views(tuned, frames, around, seed=seed)
 
     work = out.with_name(f".{out.name}.training")
     if not resume:
         shutil.rmtree(work, ignore_errors=True)
-    key = hashlib.sha256(json.dumps(asdict(subject)).encode()).hexdigest()[:16]
+    facts = asdict(subject)
+    facts = {name: facts[name] for name in ("name", "recipe", "base", "photos", "looks")}
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     plan = [
-        ("unet", SubjectStage, recipe.subject_stage, num_steps),
+        ("unet", SubjectStage, stage_config, num_steps),
         ("decoder", DecoderStage, recipe.subject_vae_stage, num_vae_steps),
     ]
     lengths = [_steps(config, steps) for _, _, config, steps in plan]
@@ -218,7 +256,7 @@ def finetune_subject(
             config=config,
             accelerator=accelerator,
             out=work / label,
-            name=f"{key} seed={seed}",
+            name=f"{key} seed={seed}{run_name}",
             label=label,
             seed=seed,
             max_steps=steps,
@@ -243,9 +281,9 @@ def _steps(config: StageConfig, steps: int | None) -> int:
     return config.num_steps if steps is None else steps
 
 
-def _copied(pipe: DreamPosePipeline) -> DreamPosePipeline:
+def _with_parts(pipe: DreamPosePipeline, copied: Callable[[nn.Module], Any]) -> DreamPosePipeline:
     parts: dict[str, Any] = {
-        name: copy.deepcopy(part) if isinstance(part, nn.Module) else part
+        name: copied(part) if isinstance(part, nn.Module) else part
         for name, part in pipe.components.items()
     }
     return DreamPosePipeline(**parts, recipe=pipe.config["recipe"])

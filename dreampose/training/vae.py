@@ -15,7 +15,7 @@ from torch import Tensor
 from dreampose import augment, checkpoints, losses, video
 from dreampose.config import StageConfig
 from dreampose.dataset import Dataset
-from dreampose.latents import calibrate, is_cosine_encoder
+from dreampose.latents import LatentCodec, calibrate, is_cosine_encoder
 from dreampose.pipeline import DreamPosePipeline
 from dreampose.training.loop import Stage
 
@@ -55,6 +55,7 @@ class VaeStage(Stage):
         self._outer = (pipe,)
         self._data = {"train": data, "validation": validation}
         self._config = config
+        self._codec = LatentCodec(vae=pipe.vae, image_range=pipe.recipe.image_range)
 
     def num_items(self, split: str) -> int:
         """Frames of the split."""
@@ -79,7 +80,7 @@ class VaeStage(Stage):
     def forward(self, batch: dict[str, Any]) -> Float[Tensor, ""]:
         """Reconstruction error, with the posterior's divergence for an `AutoencoderKL`."""
         truth = batch["pixels"].permute(0, 3, 1, 2).float().div(127.5).sub(1)
-        truth = truth.contiguous(memory_format=torch.channels_last)
+        truth = self._codec.to_range(truth).contiguous(memory_format=torch.channels_last)
         if isinstance(self.vae, AutoencoderTiny):
             latents = self.vae.encode(truth, return_dict=False)[0]
             if self.training and self._config.latent_noise:
@@ -109,7 +110,7 @@ class VaeStage(Stage):
         count = max(8, _CALIBRATION_PIXELS // (recipe.height * recipe.width))
         items = np.unique(np.linspace(0, len(data) - 1, count).astype(np.int64))
         frames = np.stack([data.photo(*data.targets[item].tolist()) for item in items])
-        calibrate(self.vae, video.to_model(frames).to(self.vae.device))
+        calibrate(self.vae, self._codec.to_range(video.to_model(frames)).to(self.vae.device))
         checkpoints.save(self._outer[0], folder, dtype=None)
 
     def _crop(

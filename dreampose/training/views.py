@@ -88,8 +88,9 @@ def encode_views(
         for box in boxes * factor:
             pixels.append(augment.crop_frames(full, box, recipe.height, recipe.width)[0])
             cut = np.ascontiguousarray(augment.crop(maps, box))
-            grids.append(poses.to_grid(cut, recipe.latent_size))
-    codec, device = LatentCodec(vae=pipe.vae), pipe.vae.device
+            grids.append(poses.to_grid(cut, recipe.latent_size, recipe.pose_resize))
+    codec = LatentCodec(vae=pipe.vae, image_range=recipe.image_range)
+    device = pipe.vae.device
     latents: list[Tensor] = []
     tokens: list[Tensor] = []
     for start in range(0, len(pixels), _ENCODE_BATCH):

@@ -144,3 +144,24 @@ class TestRefusals:
         flags = ["--model", tiny_model, "--subjects", people, "--out", tmp_path / "subjects"]
         assert finetune.main([str(flag) for flag in flags]) == 2
         assert f"no weights of other photos of {bert.subject!r}" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("flags", "said"),
+        [
+            (("--rank", 4), "rank and lora_targets must go with the method lora, got full"),
+            (("--method", "lora", "--rank", 0), "rank must be at least 1, got 0"),
+            (("--method", "lora", "--lora-targets", "to_q,to_z"), "got 'to_z'"),
+            (("--method", "lora", "--steps", 0), "must not both be 0"),
+        ],
+    )
+    def test_low_rank_flags(self, capsys, people, tmp_path, tiny_model, flags, said):
+        assert said in self.refusal(capsys, people, tmp_path, *flags, "--model", tiny_model)
+
+    def test_weights_by_another_method_in_the_way(self, capsys, people, tmp_path, tiny_model):
+        _, bert, _ = subjects.read(people)
+        pipe = checkpoints.load(tiny_model)
+        full = checkpoints.describe(pipe, "bert", [video.read_photo(bert.photos[0])])
+        checkpoints.save_subject(tmp_path / "subjects" / "bert", pipe, full)
+        flags = ["--model", tiny_model, "--subjects", people, "--out", tmp_path / "subjects"]
+        assert finetune.main([*map(str, flags), "--method", "lora"]) == 2
+        assert "by another method than lora, got full" in capsys.readouterr().err

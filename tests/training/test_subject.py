@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from dreampose import checkpoints, training
+from dreampose import checkpoints, lora, published, training
 from dreampose.config import catwalk, replace
 from dreampose.errors import InputError
 from dreampose.poses import Motion
@@ -128,3 +128,78 @@ def test_a_clip_of_the_subject_brings_its_own_windows(drawn) -> None:
     assert len(frames) == len(around) == 5
     assert (around[0] == motion.maps[[0, 0, 0, 1, 2]]).all()
     assert (around[4] == motion.maps[[2, 3, 4, 4, 4]]).all()
+
+
+class TestLora:
+    def test_stopped_finetuning_ends_with_the_same_updates(
+        self, tiny_pipeline, finetune, tmp_path
+    ) -> None:
+        before = checkpoints.fingerprint(tiny_pipeline)
+        options = {"method": "lora", "lora_rank": 2}
+        whole = finetune(tiny_pipeline, tmp_path / "whole", **options)
+        first = finetune(tiny_pipeline, tmp_path / "parts", stop_after=2, **options)
+        with pytest.raises(InputError, match="same stage, recipe and seed"):
+            finetune(tiny_pipeline, tmp_path / "parts", method="lora", lora_rank=1)
+        second = finetune(tiny_pipeline, tmp_path / "parts", **options)
+        assert [report.stage for report in whole] == ["unet"] * 3 + ["decoder"] * 3
+        assert [report.loss for report in first + second] == [report.loss for report in whole]
+        files = [tmp_path / name / lora.FILE for name in ("whole", "parts")]
+        expected, got = map(load_file, files)
+        assert expected.keys() == got.keys()
+        assert all((expected[key] == got[key]).all() for key in expected)
+        assert all(value.abs().max() > 0 for value in expected.values()), "B was trained"
+        assert checkpoints.fingerprint(tiny_pipeline) == before, "the base is left untouched"
+        assert (tmp_path / "whole" / "vae").exists()
+
+    def test_a_subject_holds_updates_alone(self, tiny_pipeline, finetune, tmp_path) -> None:
+        reports = finetune(
+            tiny_pipeline, tmp_path / "ada", method="lora", num_vae_steps=None, num_steps=2
+        )
+        assert [report.stage for report in reports] == ["unet"] * 2
+        assert sorted(path.name for path in (tmp_path / "ada").iterdir()) == [
+            lora.FILE,
+            "subject.json",
+        ]
+        assert reports[0].lr == tiny_pipeline.recipe.lora_learning_rate
+        before = checkpoints.fingerprint(tiny_pipeline)
+        tiny_pipeline.load_subject(tmp_path / "ada")
+        assert tiny_pipeline.subject.rank == tiny_pipeline.recipe.lora_rank
+        tiny_pipeline.unload_subject()
+        assert checkpoints.fingerprint(tiny_pipeline) == before
+
+    def test_refusals_come_before_the_work(self, tiny_pipeline, finetune, tmp_path) -> None:
+        for options, said in (
+            ({"method": "half"}, "method must be one of full, lora, got 'half'"),
+            ({"method": "lora", "lora_rank": 0}, "rank must be at least 1, got 0"),
+            ({"method": "lora", "lora_targets": ["to_z"]}, "got 'to_z'"),
+        ):
+            with pytest.raises(InputError, match=said):
+                finetune(tiny_pipeline, tmp_path / "ada", **options)
+        assert not [*tmp_path.iterdir()]
+
+    def test_imported_weights_are_finetuned_in_their_own_ranges(
+        self, sd_folder, drawn, tmp_path
+    ) -> None:
+        """Stable Diffusion's kind of VAE, [0, 1] pixels, and a black photo as the null image."""
+        pipe, _ = published.import_model(sd_folder, height=80, width=64)
+        recipe = replace(
+            pipe.recipe,
+            **published.QUIRKS,
+            image_dropout=1.0, pose_dropout=0.0, both_dropout=0.0,
+            subject_stage=replace(pipe.recipe.subject_stage, batch_size=2),
+        )  # fmt: skip
+        pipe.register_to_config(recipe=recipe.to_dict())
+        before = checkpoints.fingerprint(pipe)
+        clip, motion = drawn(7, 80, 64)
+        reports = run(
+            clip, motion, pipe, tmp_path / "ada", method="lora", num_steps=2, num_vae_steps=1
+        )
+        assert all(np.isfinite(report.loss) for report in reports)
+        pipe.load_subject(tmp_path / "ada")
+        assert {"unet", "adapter"} <= {
+            key.split(".")[0] for key in load_file(tmp_path / "ada" / lora.FILE)
+        }
+        # Every photo was dropped: what taught the adapter is the black photo.
+        assert lora.read(tmp_path / "ada" / lora.FILE)["adapter"].tensors["mix.lora_B.weight"].any()
+        pipe.unload_subject()
+        assert checkpoints.fingerprint(pipe) == before

@@ -1,0 +1,76 @@
+"""A model or a subject becomes files for other programs, with a model card.
+
+A model becomes a diffusers folder. A subject becomes its folder with a card, a LoRA also in kohya's
+layout; with --model, a whole diffusers folder with the subject's weights merged in. Nothing leaves
+this machine without --push-to-hub.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from dreampose import card, export, hub
+from dreampose.cli.model import load as load_model
+from dreampose.errors import InputError
+
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's flags."""
+    parser.add_argument(
+        "source", type=Path, metavar="MODEL|SUBJECT", help="folder of a model or of a subject"
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--model", type=Path, help="of a subject: the base model to merge its weights into"
+    )
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="float16", help="of a model's weights (%(default)s)"
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="training data, whose fingerprint the card states"
+    )
+    parser.add_argument("--licence", help="for the card (default: what the source's card states)")
+    parser.add_argument(
+        "--push-to-hub", metavar="OWNER/NAME", help="also send the folder to this hub repository"
+    )
+    parser.add_argument("--private", action="store_true", help="make that repository private")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the command.
+
+    Raises:
+        InputError: the source is neither, flags do not go together, or OUT is in the way.
+    """
+    export.check_new(args.out)
+    if args.private and not args.push_to_hub:
+        raise InputError("private must go with push_to_hub, got private alone")
+    if args.push_to_hub:
+        hub.check_id(args.push_to_hub)
+    is_subject = (args.source / "subject.json").is_file()
+    if args.model is not None and not is_subject:
+        raise InputError(f"model must go with a subject, got the model {str(args.source)!r}")
+    if args.data is not None and not [*args.data.rglob("*.parquet")]:
+        raise InputError(f"data must be a folder of Parquet files, got {str(args.data)!r}")
+    whole = args.source if not is_subject else args.model
+    licence = args.licence or card.stated_licence((whole or args.source) / "README.md")
+    if whole is None:
+        export.export_subject(args.source, args.out, licence=licence)
+    else:
+        pipe = load_model(whole)
+        if is_subject:
+            pipe.load_subject(args.source)
+        export.export_model(
+            pipe,
+            args.out,
+            dtype=DTYPES[args.dtype],
+            origin=card.stated_origin(whole / "README.md"),
+            licence=licence,
+            data=card.data_hash(args.data) if args.data is not None else None,
+        )
+    print(f"{args.out}: {', '.join(sorted(path.name for path in args.out.iterdir()))}")
+    if args.push_to_hub:
+        print(hub.push(args.out, args.push_to_hub, private=args.private))
