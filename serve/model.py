@@ -17,7 +17,7 @@ from dreampose import checkpoints, generate, video
 from dreampose.errors import SubjectMismatchWarning
 from dreampose.pipeline import DreamPosePipeline
 from dreampose.poses.motion import Motion
-from serve.store import Prepared, RenderRequest
+from serve.records import Prepared, RenderRequest
 
 
 def load(folder: str, num_threads: int) -> DreamPosePipeline:
@@ -46,7 +46,7 @@ def prepare(
         prepared = generate.prepare(
             pipe,
             [video.read_photo(folder / f"{number}.img") for number in range(len(photos))],
-            Motion.load(folder / "motion.npz"),
+            beginning(Motion.load(folder / "motion.npz"), request.seconds),
             preset=request.preset,
             seed=request.seed,
             image_scale=request.image_scale,
@@ -60,6 +60,24 @@ def prepare(
         fps=prepared.fps,
         warnings=told,
     )
+
+
+def beginning(motion: Motion, seconds: float | None) -> Motion:
+    """The first seconds of a motion, all of it where it is shorter or nothing was asked."""
+    if seconds is None or seconds * motion.fps >= motion.num_frames:
+        return motion
+    return motion.between(0, max(1, round(seconds * motion.fps)))
+
+
+def check(pipe: DreamPosePipeline) -> None:
+    """Computes with the model's weights where they lie, be it on a GPU that has gone.
+
+    Raises:
+        RuntimeError: that cannot be done.
+    """
+    weights = next(iter(pipe.unet.parameters()))
+    if not torch.isfinite(weights.sum()).item():
+        raise RuntimeError("weights must be finite, got others")
 
 
 def render(pipe: DreamPosePipeline, content: bytes, indices: range) -> UInt8[np.ndarray, "n H W 3"]:

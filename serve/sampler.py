@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from ray import serve as ray_serve
 
 from serve.config import Settings
-from serve.store import Prepared, RenderRequest
+from serve.records import Prepared, RenderRequest
 
 if TYPE_CHECKING:
     from dreampose.pipeline import DreamPosePipeline
@@ -63,6 +63,10 @@ class Sampler:
         """Renders some frames of a prepared request."""
         pipe = await self._pipe()
         return await self._do(lambda: self.model.render(pipe, content, indices))
+
+    async def ready(self) -> None:
+        """Answers once the thread that renders has touched the model."""
+        await self._do(lambda: self.model.check(self.base))
 
     async def _pipe(self) -> "DreamPosePipeline":
         """The base model, or a copy with the weights of the subject that this call is for."""

@@ -12,8 +12,9 @@ from dreampose import video
 from dreampose.errors import InputError
 from serve import renderer as renderer_module
 from serve.config import Settings
+from serve.records import Prepared, RenderRequest
 from serve.renderer import Renderer, cut
-from serve.store import Prepared, RenderRequest, Store
+from serve.store import Store
 
 NUM_FRAMES, FPS = 10, 12.5
 """Of `motion_file`."""

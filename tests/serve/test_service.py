@@ -17,7 +17,8 @@ from dreampose.poses import Motion
 from serve import app
 from serve.application import renderer_app
 from serve.config import Settings
-from serve.store import RenderRequest, Store
+from serve.records import RenderRequest
+from serve.store import Store
 
 pytestmark = pytest.mark.ray
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from dreampose.errors import InputError
-from serve.store import RenderRequest, Store, write_atomically
+from serve.records import RenderRequest
+from serve.store import Store, write_atomically
 
 
 @pytest.fixture
