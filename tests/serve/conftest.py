@@ -140,6 +140,12 @@ class Tally:
 
 
 @pytest.fixture
+def make_tally():
+    """`Tally`, for tests that cannot import this file."""
+    return Tally
+
+
+@pytest.fixture
 def make_service(bare_model, tmp_path, motion_file):
     """Makes the interface of a service whose work is done by a stand-in; closes it at the end.
 
