@@ -136,6 +136,10 @@ def _check_video(path: Path, kind: str, limits: Limits) -> Facts:
             fps = _check_fps(float(rate) if rate else 0.0, limits)
             size = stream.codec_context.width, stream.codec_context.height
             _check_size("motion", *size, limits.frame_megapixels)
+            # Frames may be larger than the header says: the decoder allocates none of those. A
+            # tenth more, since it counts in whole blocks.
+            most = int(1.1e6 * limits.frame_megapixels) + 4096
+            stream.codec_context.options = {"max_pixels": str(most)}
             num_frames = 0
             for frame in container.decode(stream):
                 num_frames += 1
