@@ -1,6 +1,7 @@
 """What the tests of the service share."""
 
 import asyncio
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -145,35 +146,45 @@ def make_tally():
     return Tally
 
 
-@pytest.fixture
-def make_service(bare_model, tmp_path, motion_file):
-    """Makes the interface of a service whose work is done by a stand-in; closes it at the end.
+def start(folder, model, **settings):
+    """The interface of a service in a folder, whose work is done by a stand-in.
 
     Gives `client` (at this machine), `service`, `backend`, `tally`, and `app` for other clients.
     """
-    opened = []
+    walking_square().save(folder / "default.npz")
+    defaults = {
+        "model": str(model),
+        "storage": str(folder / "videos"),
+        "motions": str(folder / "motions"),
+        "subjects": str(folder / "subjects"),
+        "default_motion": str(folder / "default.npz"),
+    }
+    backend, tally = StandIn(), Tally()
+    service = Service(Settings(**(defaults | settings)), backend, tally)
+    app = build(service, manage=True)
+    client = TestClient(app, base_url="http://127.0.0.1:8000", client=HERE)
+    return SimpleNamespace(client=client, service=service, backend=backend, tally=tally, app=app)
 
-    def make(*, backend=None, **settings):
-        defaults = {
-            "model": str(bare_model),
-            "storage": str(tmp_path / "videos"),
-            "motions": str(tmp_path / "motions"),
-            "subjects": str(tmp_path / "subjects"),
-            "default_motion": str(motion_file),
-        }
-        backend, tally = backend or StandIn(), Tally()
-        service = Service(Settings(**(defaults | settings)), backend, tally)
-        app = build(service, manage=True)
-        client = TestClient(app, base_url="http://127.0.0.1:8000", client=HERE)
-        client.__enter__()
-        opened.append(client)
-        return SimpleNamespace(
-            client=client, service=service, backend=backend, tally=tally, app=app
-        )
 
-    yield make
-    for client in opened:
-        client.__exit__(None, None, None)
+@pytest.fixture
+def make_service(bare_model, tmp_path):
+    """Starts services as `start` does, several on the same folder if wanted, and ends them."""
+    with contextlib.ExitStack() as opened:
+
+        def make(**settings):
+            running = start(tmp_path, bare_model, **settings)
+            opened.enter_context(running.client)
+            return running
+
+        yield make
+
+
+@pytest.fixture(scope="module")
+def shared(bare_model, tmp_path_factory):
+    """One service for all tests of a module that leave nothing behind."""
+    running = start(tmp_path_factory.mktemp("shared"), bare_model, posts_per_minute=10**6)
+    with running.client:
+        yield running
 
 
 @pytest.fixture

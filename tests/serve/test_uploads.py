@@ -171,26 +171,26 @@ TRACKS = {
 
 
 @pytest.mark.parametrize("name", PHOTOS)
-def test_a_bad_photo_is_a_sentence(running, motion_file, name):
-    answer = running.client.post(
+def test_a_bad_photo_is_a_sentence(shared, motion_file, name):
+    answer = shared.client.post(
         "/v1/videos",
         files={"input_reference": ("photo.png", PHOTOS[name]), "motion": motion_file.read_bytes()},
     )
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["message"].startswith("photo ")
-    assert running.client.get("/healthz").status_code == 200
-    assert running.backend.calls == []
+    assert shared.client.get("/healthz").status_code == 200
+    assert shared.backend.calls == []
 
 
 @pytest.mark.parametrize("name", TRACKS)
-def test_a_bad_motion_is_a_sentence(running, name):
-    answer = running.client.post("/v1/motions", files={"file": ("motion.npz", TRACKS[name])})
+def test_a_bad_motion_is_a_sentence(shared, name):
+    answer = shared.client.post("/v1/motions", files={"file": ("motion.npz", TRACKS[name])})
     assert answer.status_code == 400, answer.text
     error = answer.json()["error"]
     assert error["message"].startswith("motion must "), error
     assert "/tmp" not in error["message"]
-    assert running.client.get("/healthz").status_code == 200
-    assert not running.service.motions.root.exists()
+    assert shared.client.get("/healthz").status_code == 200
+    assert not shared.service.motions.root.exists()
 
 
 @pytest.mark.parametrize(
@@ -223,31 +223,31 @@ def test_a_bad_motion_is_a_sentence(running, name):
         ({"input_reference": "not a file"}, "input_reference"),
     ],
 )
-def test_a_bad_field_is_named(running, photo_file, fields, field):
+def test_a_bad_field_is_named(shared, photo_file, fields, field):
     files = {} if "input_reference" in fields else {"input_reference": photo_file.read_bytes()}
-    answer = running.client.post("/v1/videos", data=fields, files=files or {"prompt": (None, "x")})
+    answer = shared.client.post("/v1/videos", data=fields, files=files or {"prompt": (None, "x")})
     assert answer.status_code == 400, answer.text
     error = answer.json()["error"]
     assert error["param"] == field, error
     assert len(error["message"]) < 400
-    assert running.backend.calls == []
+    assert shared.backend.calls == []
 
 
 @pytest.mark.parametrize(
     "video_id", ["..", "..%2f..%2fetc", "%00", "video_0", "a" * 300, "ü", "-rf", "video_%0a", "%2e"]
 )
 @pytest.mark.parametrize("kind", ["videos", "motions", "subjects"])
-def test_a_bad_id_is_not_found(running, kind, video_id):
+def test_a_bad_id_is_not_found(shared, kind, video_id):
     for method in ("GET", "DELETE"):
-        answer = running.client.request(method, f"/v1/{kind}/{video_id}")
+        answer = shared.client.request(method, f"/v1/{kind}/{video_id}")
         assert answer.status_code in (404, 405), answer.text
 
 
 @pytest.mark.parametrize("content", [b"", b"--b", b"--b\r\n\r\n\r\n--b--", b"\0" * 100])
-def test_a_broken_form_is_refused(running, content):
+def test_a_broken_form_is_refused(shared, content):
     for kind in ("multipart/form-data; boundary=b", "multipart/form-data", "text/plain", ""):
         headers = {"Content-Type": kind}
-        answer = running.client.post("/v1/videos", content=content, headers=headers)
+        answer = shared.client.post("/v1/videos", content=content, headers=headers)
         assert answer.status_code == 400, answer.text
         assert answer.json()["error"]["message"]
 
