@@ -35,7 +35,9 @@ class Limits(BaseModel):
         max_seconds: length of a motion.
         max_fps: frames per second of a motion.
         probe_timeout_s: seconds that looking at an upload may take.
-        render_timeout_s: seconds that rendering a video may take, from the moment it begins.
+        render_timeout_s: seconds that rendering a video, or reading a motion's poses, may take from
+            the moment it begins.
+        finetune_timeout_s: seconds that one finetuning may take.
         keep_hours: how long finished videos, and poses that were not uploaded for keeping, stay.
     """
 
@@ -58,6 +60,7 @@ class Limits(BaseModel):
     max_fps: float = Field(default=120, gt=0)
     probe_timeout_s: float = Field(default=30, gt=0)
     render_timeout_s: float = Field(default=3600, gt=0)
+    finetune_timeout_s: float = Field(default=14400, gt=0)
     keep_hours: float = Field(default=168, gt=0)
 
 

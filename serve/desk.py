@@ -6,6 +6,7 @@ what an earlier one left. There is one desk at a time.
 
 import asyncio
 import bisect
+import contextlib
 import logging
 import time
 from collections import Counter, deque
@@ -19,9 +20,6 @@ from serve.measures import Measures, log
 from serve.records import RenderRequest, Video
 from serve.refusals import busy, not_found, reason
 from serve.store import NAME, Store, VideoFolder
-
-SWEEP_SECONDS = 600.0
-"""How often what is too old is looked for."""
 
 
 class Desk:
@@ -52,24 +50,28 @@ class Desk:
         self.unfinished: Counter[str] = Counter()
         """Videos of each owner that are accepted, or about to be, and not finished."""
         self.durations: deque[float] = deque([10.0], maxlen=20)
-        self.sweeper: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Takes up what is in storage."""
         for folder in await asyncio.to_thread(self.store.deleted):
             # Work on it ended with the desk that had it done, or ends when it sees the mark.
             await asyncio.to_thread(folder.remove)
-        for folder in await asyncio.to_thread(self.store.folders):
-            self._remember(folder, folder.request().owner)
-        for folder in await asyncio.to_thread(self.store.unfinished):
-            log("video taken up", video_id=folder.id)
-            self.unfinished[self.owners[folder.id]] += 1
-            self._start(folder)
-        self.sweeper = asyncio.create_task(self._sweep())
+        for folder in sorted(self.store.folders(), key=lambda folder: folder.id):
+            try:
+                owner, state = folder.request().owner, folder.video()
+            except (OSError, ValueError):
+                # What cannot be read, such as a later version's, must not keep others waiting.
+                logging.getLogger("ray.serve").exception("%s cannot be read", folder.id)
+                continue
+            self._remember(folder, owner)
+            if not state.finished:
+                log("video taken up", video_id=folder.id)
+                self.unfinished[owner] += 1
+                self._start(folder)
 
     async def close(self) -> None:
         """Lets go of everything; what is unfinished is taken up by the next desk."""
-        tasks = [*self.tasks.values(), *([self.sweeper] if self.sweeper else [])]
+        tasks = list(self.tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -138,7 +140,7 @@ class Desk:
             raise not_found("video", video_id)
         return folder
 
-    def page(
+    async def page(
         self, owner: str, *, limit: int, after: str = "", newest_first: bool = True
     ) -> tuple[list[Video], bool]:
         """Some of an owner's videos by age, and whether more follow.
@@ -155,20 +157,27 @@ class Desk:
             ids.reverse()
         elif after:
             ids = ids[bisect.bisect_right(ids, after) :]
-        videos: list[Video] = []
-        for video_id in ids:
-            folder = self.store.folder(video_id)
-            if len(videos) == limit:
-                return videos, True
-            if folder.exists():
-                videos.append(folder.video())
-        return videos, False
+
+        def read() -> tuple[list[Video], bool]:
+            videos: list[Video] = []
+            for video_id in ids:
+                if len(videos) == limit:
+                    return videos, True
+                # One that is deleted meanwhile is left out.
+                with contextlib.suppress(FileNotFoundError):
+                    folder = self.store.folder(video_id)
+                    state = folder.video() if folder.exists() else None
+                    if state and not self._is_old(state):
+                        videos.append(state)
+            return videos, False
+
+        return await asyncio.to_thread(read)
 
     async def delete(self, folder: VideoFolder) -> None:
         """Takes a video away; work on it stops, and the sampler is free within one chunk."""
         folder.mark_deleted()
         task = self.tasks.get(folder.id)
-        if task is None:
+        if task is None or task.done():
             self._forget(folder.id)
             await asyncio.to_thread(folder.remove)
             return
@@ -243,11 +252,6 @@ class Desk:
     def _show_depth(self) -> None:
         self.measures.gauge("dreampose_queue_depth", len(self.waiting))
         self.measures.gauge("dreampose_videos_in_progress", len(self.tasks) - len(self.waiting))
-
-    async def _sweep(self) -> None:
-        while True:
-            await self.sweep()
-            await asyncio.sleep(SWEEP_SECONDS)
 
     async def sweep(self) -> None:
         """Takes away what has expired."""

@@ -121,7 +121,6 @@ class Motions:
             entry = folder.entry()
             if entry and entry.motion.status in ("queued", "in_progress"):
                 self._start(folder)
-        await self.sweep()
 
     async def close(self) -> None:
         """Lets go; what is unfinished is taken up later."""
@@ -238,7 +237,8 @@ class Motions:
         now = int(time.time())
         try:
             if not target.is_file():
-                await self.backend.extract(str(upload), str(target), ESTIMATOR)
+                async with asyncio.timeout(self.live.limits.render_timeout_s):
+                    await self.backend.extract(str(upload), str(target), ESTIMATOR)
             motion = Motion.load(target)
         except Exception as error:
             logging.getLogger("ray.serve").exception("%s failed", folder.id)

@@ -222,7 +222,8 @@ class People:
         async with self.slots:
             folder.update(status="in_progress", error=None)
             try:
-                await self.backend.finetune(str(folder.path))
+                async with asyncio.timeout(self.live.limits.finetune_timeout_s):
+                    await self.backend.finetune(str(folder.path))
                 folder.update(status="completed", progress=100, completed_at=int(time.time()))
             except Exception as error:
                 logging.getLogger("ray.serve").exception("%s failed", folder.id)

@@ -230,7 +230,10 @@ class Renderer:
         known = MotionFolder(Path(self.settings.motions) / name).track(height, width, estimator)
         result, began = "hit" if known.exists() else "miss", time.monotonic()
         self.measures.count("dreampose_cache", result=result)
-        if result == "miss":
+        if result == "hit":
+            # What is in use does not grow old.
+            known.parent.touch()
+        else:
             await self._try(
                 lambda: extractor.extract.remote(str(upload), str(known), estimator),
                 f"{folder.id}: poses",

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import logging
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ from serve.motions import Motions
 from serve.people import People
 from serve.uploads import Facts, check_motion
 
+SWEEP_SECONDS = 600.0
+"""How often what is too old is looked for."""
 INTAKE = 4
 """Uploads that are looked at side by side; bounds memory, since they are read whole."""
 
@@ -49,6 +52,7 @@ class Service:
         self.posts = Rate(lambda: live.limits.posts_per_minute, "uploads")
         self.streams = Concurrency(lambda: live.limits.streams_per_key, "event streams")
         self.intake = asyncio.Semaphore(INTAKE)
+        self.sweeper: asyncio.Task[None] | None = None
         self._default: tuple[bytes, Facts] | None = None
 
     @property
@@ -66,12 +70,26 @@ class Service:
         await self.desk.open()
         await self.motions.open()
         await self.people.open()
+        self.sweeper = asyncio.create_task(self._sweep())
 
     async def close(self) -> None:
         """Lets go of what is under way, which stays in storage."""
+        if self.sweeper:
+            self.sweeper.cancel()
         await self.desk.close()
         await self.motions.close()
         await self.people.close()
+
+    async def _sweep(self) -> None:
+        """Takes away now and then what is too old."""
+        while True:
+            try:
+                await self.desk.sweep()
+                await self.motions.sweep()
+            except OSError:
+                # Storage that hiccups is no reason to stop looking.
+                logging.getLogger("ray.serve").exception("sweep")
+            await asyncio.sleep(SWEEP_SECONDS)
 
     def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Takes new limits, from now on and without a restart.

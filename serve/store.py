@@ -22,7 +22,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -227,13 +227,6 @@ class Store:
     def deleted(self) -> list[VideoFolder]:
         """Videos that nobody wants and whose files are still there."""
         return [VideoFolder(path.parent) for path in self.root.glob("*/deleted")]
-
-    def unfinished(self) -> list[VideoFolder]:
-        """Accepted videos that are neither completed nor failed, oldest first."""
-        folders = self.folders()
-        videos: Mapping[str, Video] = {folder.id: folder.video() for folder in folders}
-        waiting = [folder for folder in folders if not videos[folder.id].finished]
-        return sorted(waiting, key=lambda folder: videos[folder.id].created_at)
 
 
 def new_id(kind: str) -> str:

@@ -8,11 +8,13 @@ import base64
 import json
 import time
 from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager
 from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from serve import previews
 from serve.http.gate import Owner
@@ -84,6 +86,22 @@ async def follow(folder: VideoFolder, *, frames: bool) -> AsyncGenerator[str, No
         await asyncio.sleep(POLL_SECONDS)
 
 
+class HeldStream(StreamingResponse):
+    """A stream of events that holds a place from its first byte to its end, however it ends."""
+
+    def __init__(
+        self, events: AsyncGenerator[str, None], place: AbstractContextManager[None]
+    ) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self.place = place
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends the stream, or refuses to where there is no place."""
+        with self.place:
+            await super().__call__(scope, receive, send)
+
+
 def router(service: Service) -> APIRouter:
     """The route for a service."""
     routes = APIRouter(tags=["videos"])
@@ -97,16 +115,6 @@ def router(service: Service) -> APIRouter:
         """Server-sent events until the video ends: `progress`, `frame`, then how it ended."""
         folder = service.desk.find(video_id, owner)
         place = service.streams.hold(owner)
-        place.__enter__()  # Here, where a refusal can still be answered.
-
-        async def stream() -> AsyncGenerator[str, None]:
-            try:
-                async for line in follow(folder, frames=frames):
-                    yield line
-            finally:
-                place.__exit__(None, None, None)
-
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(stream(), media_type="text/event-stream", headers=headers)
+        return HeldStream(follow(folder, frames=frames), place)
 
     return routes

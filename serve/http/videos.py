@@ -179,8 +179,8 @@ def router(service: Service) -> APIRouter:
         order: Literal["asc", "desc"] = "desc",
     ) -> VideoList:
         """Videos by age, the newest first unless asked otherwise, page by page."""
-        data, has_more = await asyncio.to_thread(
-            service.desk.page, owner, limit=limit, after=after, newest_first=order == "desc"
+        data, has_more = await service.desk.page(
+            owner, limit=limit, after=after, newest_first=order == "desc"
         )
         first, last = (data[0].id, data[-1].id) if data else (None, None)
         return VideoList(data=data, first_id=first, last_id=last, has_more=has_more)

@@ -127,4 +127,12 @@ def test_a_client_that_goes_away_gives_its_stream_back(make_service, post, strea
         await asyncio.gather(*tasks)
         assert held == {}
 
+        async def broken(_):
+            raise OSError("the connection is gone")
+
+        lost = Client()
+        with pytest.raises(OSError, match="gone"):
+            await running.app(dict(scope), lost.receive, broken)
+        assert held == {}
+
     running.client.portal.call(come_and_go)

@@ -16,6 +16,7 @@ from serve import renderer as renderer_module
 from serve.config import Settings
 from serve.records import Prepared, RenderRequest
 from serve.renderer import Renderer, cut
+from serve.retry import call_with_retries
 from serve.store import Store, write_atomically
 
 NUM_FRAMES, FPS = 10, 12.5
@@ -200,6 +201,33 @@ def test_a_deleted_video_frees_the_samplers_at_once(folder, bare_model):
     assert samplers.cancelled == 3
     assert samplers.rendered == []
     assert running == {}
+
+
+def test_a_caller_that_is_cancelled_cancels_the_call_in_the_replica():
+    class Response:
+        """As a handle gives it: Serve goes on with the call unless it is told not to."""
+
+        cancelled = False
+
+        def __await__(self):
+            return asyncio.sleep(3600).__await__()
+
+        def cancel(self):
+            self.cancelled = True
+
+    response = Response()
+
+    async def go():
+        call = asyncio.create_task(
+            call_with_retries(lambda: response, what="x", max_tries=3, first_delay=0.001)
+        )
+        await asyncio.sleep(0.01)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+    asyncio.run(go())
+    assert response.cancelled
 
 
 def test_a_video_that_takes_too_long_is_given_up(folder, bare_model):

@@ -80,6 +80,14 @@ def test_a_motion_that_shows_nobody_says_so(running, motion_video, photo_file, f
     assert finished(running.client, f"/v1/motions/{motion['id']}")["status"] == "completed"
 
 
+def test_reading_poses_that_takes_too_long_is_given_up(make_service, motion_video, finished):
+    running = make_service(render_timeout_s=0.05)
+    running.backend.hold = True
+    motion = upload(running.client, motion_video)
+    state = finished(running.client, f"/v1/motions/{motion['id']}")
+    assert (state["status"], state["error"]["code"]) == ("failed", "extraction_failed")
+
+
 def test_unfinished_motions_and_subjects_are_taken_up(
     make_service, motion_video, photo_file, finished, eventually
 ):

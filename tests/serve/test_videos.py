@@ -127,6 +127,18 @@ def test_what_an_earlier_service_left_is_taken_up(make_service, post, finished, 
     assert not Store(second.service.settings.storage).folder(gone).path.exists()
 
 
+def test_what_cannot_be_read_keeps_nobody_waiting(make_service, post, finished, eventually):
+    first = make_service()
+    first.backend.hold = True
+    broken, video_id = (post(first.client).json()["id"] for _ in range(2))
+    eventually(lambda: len(first.backend.asked("render")) == 2)
+    folder = Store(first.service.settings.storage).folder(broken)
+    (folder.path / "request.json").write_text('{"of": "a later version"}')
+    second = make_service()
+    assert finished(second.client, f"/v1/videos/{video_id}")["status"] == "completed"
+    assert second.client.get(f"/v1/videos/{broken}").status_code == 404
+
+
 def test_a_fault_of_the_renderer_fails_the_video_alone(running, post, finished):
     running.backend.broken = RuntimeError("no such kernel")
     video_id = post(running.client).json()["id"]
