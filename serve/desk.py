@@ -21,6 +21,9 @@ from serve.records import RenderRequest, Video
 from serve.refusals import busy, not_found, reason
 from serve.store import NAME, Store, VideoFolder
 
+ABANDONED_SECONDS = 86400.0
+"""Age from which a folder that was never accepted is nobody's."""
+
 
 class Desk:
     """Accepts videos, has them rendered in order, and forgets them when they are old.
@@ -109,23 +112,28 @@ class Desk:
         self.check_room(request.owner)
         # Counted before the first pause, so that others see it.
         self.unfinished[request.owner] += 1
-        try:
-            folder = await asyncio.to_thread(
-                self.store.create,
-                request=request,
-                photos=photos,
-                motion=motion,
-                motion_suffix=motion_suffix,
-                **known,
-            )
-        except BaseException:
-            self.unfinished[request.owner] -= 1
-            raise
-        self._remember(folder, request.owner)
-        state = folder.video()
-        self._start(folder)
-        log("video accepted", video_id=folder.id, owner=request.owner or None)
-        return state
+
+        async def keep() -> Video:
+            try:
+                folder = await asyncio.to_thread(
+                    self.store.create,
+                    request=request,
+                    photos=photos,
+                    motion=motion,
+                    motion_suffix=motion_suffix,
+                    **known,
+                )
+                state = folder.video()
+            except BaseException:
+                self.unfinished[request.owner] -= 1
+                raise
+            self._remember(folder, request.owner)
+            self._start(folder)
+            log("video accepted", video_id=folder.id, owner=request.owner or None)
+            return state
+
+        # A client that goes away now leaves a video in the queue, and not half of one in storage.
+        return await asyncio.shield(asyncio.create_task(keep()))
 
     def find(self, video_id: str, owner: str) -> VideoFolder:
         """An owner's video.
@@ -260,6 +268,7 @@ class Desk:
             if folder.exists() and self._is_old(await asyncio.to_thread(folder.video)):
                 log("video expired", video_id=video_id)
                 await self.delete(folder)
+        await asyncio.to_thread(self.store.clear_abandoned, time.time() - ABANDONED_SECONDS)
 
     def _expires(self, state: Video) -> int:
         """When a finished video is forgotten."""

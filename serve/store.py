@@ -224,6 +224,13 @@ class Store:
         folders = [VideoFolder(path.parent) for path in self.root.glob("*/request.json")]
         return [folder for folder in folders if folder.exists()]
 
+    def clear_abandoned(self, before: float) -> None:
+        """Takes away what died while it was being accepted or removed, before that Unix time."""
+        for path in self.root.glob("*"):
+            is_old = path.is_dir() and path.stat().st_mtime < before
+            if is_old and not (path / "request.json").exists():
+                shutil.rmtree(path, ignore_errors=True)
+
     def deleted(self) -> list[VideoFolder]:
         """Videos that nobody wants and whose files are still there."""
         return [VideoFolder(path.parent) for path in self.root.glob("*/deleted")]

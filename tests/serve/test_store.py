@@ -78,6 +78,19 @@ def test_only_accepted_videos_that_somebody_wants_are_there(store):
     assert not deleted.path.exists(), "a video that is gone must not come back"
 
 
+def test_what_was_never_accepted_goes_after_a_while(store):
+    wanted = new_video(store, "wanted")
+    half_posted = store.root / "half" / "photos" / "0.img"
+    half_posted.parent.mkdir(parents=True)
+    half_posted.write_bytes(b"x")
+    now = wanted.path.stat().st_mtime
+    store.clear_abandoned(now - 60)
+    assert half_posted.exists()
+    store.clear_abandoned(now + 60)
+    assert not half_posted.exists()
+    assert wanted.exists()
+
+
 def test_ids_sort_by_age_and_cannot_be_guessed(store):
     ids = [new_video(store).id for _ in range(20)]
     assert ids == sorted(ids)
