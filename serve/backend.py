@@ -5,6 +5,10 @@ from typing import Protocol
 from serve.records import Video
 
 
+class StoppedError(Exception):
+    """Nobody waits for the work any more, so it was left."""
+
+
 class Backend(Protocol):
     """Work on folders in storage; every method may be called again for what was done halfway."""
 

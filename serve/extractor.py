@@ -5,9 +5,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-
-class StoppedError(Exception):
-    """Nobody waits for these poses any more."""
+from dreampose.errors import InputError
+from serve.backend import StoppedError
 
 
 class Extractor:
@@ -51,7 +50,11 @@ def extract(upload: Path, target: Path, estimator: str, stop: threading.Event) -
     if target.exists():
         return
     height, width = (int(side) for side in target.name.partition("-")[0].split("x"))
-    motion = poses.extract(
-        upload, poses.estimator(estimator), height=height, width=width, progress=check
-    )
+    try:
+        motion = poses.extract(
+            upload, poses.estimator(estimator), height=height, width=width, progress=check
+        )
+    except InputError as error:
+        # Where the server keeps files is nobody's business.
+        raise InputError(str(error).replace(str(upload), "the upload")) from error
     motion.save(target)

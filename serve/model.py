@@ -5,6 +5,7 @@ Importing it takes seconds and hundreds of megabytes, so only replicas that rend
 
 import pickle
 import tempfile
+import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from dreampose import checkpoints, generate, video
 from dreampose.errors import SubjectMismatchWarning
 from dreampose.pipeline import DreamPosePipeline
 from dreampose.poses.motion import Motion
+from serve.backend import StoppedError
 from serve.records import Prepared, RenderRequest
 
 
@@ -80,7 +82,18 @@ def check(pipe: DreamPosePipeline) -> None:
         raise RuntimeError("weights must be finite, got others")
 
 
-def render(pipe: DreamPosePipeline, content: bytes, indices: range) -> UInt8[np.ndarray, "n H W 3"]:
-    """Frames of a request that `prepare` packed, here or in another replica."""
+def render(
+    pipe: DreamPosePipeline, content: bytes, indices: range, stop: threading.Event
+) -> UInt8[np.ndarray, "n H W 3"]:
+    """Frames of a request that `prepare` packed, here or in another replica.
+
+    Raises:
+        StoppedError: `stop` was set meanwhile; that is looked for after every call of the model.
+    """
     request: generate.Request = pickle.loads(content)
-    return generate.render_frames(pipe, request, list(indices))
+
+    def check(_: int, __: int) -> None:
+        if stop.is_set():
+            raise StoppedError
+
+    return generate.render_frames(pipe, request, list(indices), callback=check)

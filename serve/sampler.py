@@ -5,6 +5,7 @@ depends on, so any replica may die at any time and another gives the same frames
 """
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -60,9 +61,16 @@ class Sampler:
         return await self._do(lambda: self.model.prepare(pipe, request, photos, motion))
 
     async def render(self, content: bytes, indices: range) -> UInt8[np.ndarray, "n H W 3"]:
-        """Renders some frames of a prepared request."""
+        """Renders some frames of a prepared request.
+
+        A caller that is cancelled frees the replica within one call of the model.
+        """
         pipe = await self._pipe()
-        return await self._do(lambda: self.model.render(pipe, content, indices))
+        stop = threading.Event()
+        try:
+            return await self._do(lambda: self.model.render(pipe, content, indices, stop))
+        finally:
+            stop.set()
 
     async def ready(self) -> None:
         """Answers once the thread that renders has touched the model."""

@@ -8,7 +8,8 @@ import pytest
 from dreampose import poses
 from dreampose.errors import InputError
 from dreampose.poses import Motion
-from serve.extractor import Extractor, StoppedError, extract
+from serve.backend import StoppedError
+from serve.extractor import Extractor, extract
 
 
 class Reader:
@@ -65,7 +66,7 @@ def test_a_caller_that_goes_away_frees_the_replica_within_a_frame(reader, tmp_pa
 
 
 def test_nobody_in_the_picture_is_told(motion_video, tmp_path):
-    with pytest.raises(InputError, match="video must show a person"):
+    with pytest.raises(InputError, match="video must show a person.*of the upload$"):
         extract(motion_video, tmp_path / "64x48-blazepose.npz", "blazepose", threading.Event())
     stop = threading.Event()
     stop.set()
