@@ -1,262 +1,147 @@
-"""The HTTP interface and the application that `serve run serve.app` starts. Knows no tensors.
+"""The application that `serve run serve.app` starts: which deployments there are, and how many.
 
-The interface follows the videos API that clients of hosted video models already speak: post a
-video, poll it, fetch its content.
+Knows no tensors and no HTTP: the interface is `serve.http`, the work behind it `serve.service`.
 """
 
-import asyncio
-import logging
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import ray
-from fastapi import FastAPI, File, Form, Request, UploadFile
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi import FastAPI
 from ray import serve as ray_serve
 from ray.serve.handle import DeploymentHandle
 
 from cluster import resources
-from dreampose import video
-from dreampose.config import PRESETS
-from dreampose.errors import InputError
-from dreampose.poses.motion import Motion
-from serve.config import Settings
+from serve.config import Autoscaling, Settings
+from serve.extractor import Extractor
+from serve.http import build
+from serve.keys import Keys
+from serve.measures import RayMeasures
+from serve.on_ray import RayBackend
 from serve.renderer import Renderer
-from serve.retry import call_with_retries, reason
 from serve.sampler import Sampler
-from serve.store import RenderRequest, Store, Video, VideoFolder
+from serve.service import Service
 
 SHUTDOWN_SECONDS = 1.0
 """What a replica that is told to go may still finish; what it does not is in storage."""
-
-logger = logging.getLogger("ray.serve")
-
-api = FastAPI(
-    title="DreamPose",
-    description="One photo of a person and a motion become a video of that person in motion.",
-)
-
-
-class RequestError(Exception):
-    """A request that cannot be answered, with its HTTP status."""
-
-    def __init__(self, status: int, code: str, message: str, field: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.code, self.message, self.field = status, code, message, field
-
-
-@api.exception_handler(RequestError)
-async def answer_request_error(_request: Request, error: RequestError) -> JSONResponse:
-    """The error object that clients of the videos API expect."""
-    body = {
-        "message": error.message,
-        "type": "invalid_request_error",
-        "code": error.code,
-        "param": error.field,
-    }
-    return JSONResponse({"error": body}, status_code=error.status)
-
-
-@api.exception_handler(InputError)
-async def answer_input_error(request: Request, error: InputError) -> JSONResponse:
-    """Bad input is the client's fault, in one sentence."""
-    field = str(error).split(" ", 1)[0]
-    return await answer_request_error(
-        request, RequestError(400, "invalid_input", str(error), field)
-    )
-
-
-@api.exception_handler(RequestValidationError)
-async def answer_validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
-    """A missing or mistyped form field, in the same shape as every other error."""
-    first = error.errors()[0]
-    field = str(first["loc"][-1])
-    message = f"{field} must be given rightly: {first['msg']}"
-    return await answer_request_error(request, RequestError(400, "invalid_form", message, field))
-
-
-# Serve copies the interface with the names that are known here, so this has to stand above it.
-def count_frames(path: Path) -> int:
-    """Frames of an uploaded video; decoding them all is the proof that it is one."""
-    return len(video.read(path).frames)
+CONNECTIONS = 256
+"""Requests that the ingress answers at a time, event streams included."""
 
 
 @ray_serve.deployment
-@ray_serve.ingress(api)
+@ray_serve.ingress()
 class Ingress:
-    """Accepts videos into storage and has them rendered.
+    """Speaks HTTP for the service.
 
-    There is one ingress: it alone takes up what an earlier one left unfinished.
+    There is one ingress: it alone holds the queue, and takes up what an earlier one left.
     """
 
-    async def __init__(self, settings: Settings, renderer: DeploymentHandle[Any]) -> None:
-        self.settings = settings
-        self.renderer = renderer
-        self.store = Store(settings.storage)
-        self.tasks: set[asyncio.Task[None]] = set()
-        for folder in await asyncio.to_thread(self.store.unfinished):
-            self._start(folder)
+    async def __init__(
+        self, settings: Settings, renderer: DeploymentHandle[Any], extractor: DeploymentHandle[Any]
+    ) -> None:
+        measures = RayMeasures()
+        backend = RayBackend(settings, renderer, extractor, measures)
+        self.service = Service(settings, backend, measures)
+        await self.service.open()
 
-    @api.get("/healthz")
-    async def healthz(self) -> dict[str, str]:
-        """Answers when the service can accept requests."""
-        return {"status": "ok"}
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """What Serve sends requests to."""
+        return build(self.service)
 
-    @api.post("/v1/videos")
-    async def create(
-        self,
-        input_reference: Annotated[list[UploadFile], File(description="photos of one person")],
-        motion: Annotated[UploadFile, File(description="a video, or a pose track (.npz)")],
-        model: Annotated[str, Form()] = "",
-        subject: Annotated[str, Form()] = "",
-        preset: Annotated[str, Form()] = "balanced",
-        seed: Annotated[int, Form(ge=0, lt=2**63)] = 0,
-        align: Annotated[bool, Form(description="fit the motion to the photo's body")] = True,
-    ) -> Video:
-        """Accepts a video to render; poll it under its id."""
-        size = sum(file.size or 0 for file in [*input_reference, motion])
-        limit = self.settings.max_upload_mb
-        if size > limit * 2**20:
-            raise RequestError(
-                413, "too_large", f"files must hold at most {limit} MB, got {size / 2**20:.0f} MB"
-            )
-        if model not in ("", self.settings.model_name):
-            raise InputError(f"model must be {self.settings.model_name!r}, got {model!r}")
-        if preset not in PRESETS:
-            raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-        if subject:
-            self.settings.subject_folder(subject)
-        photos = [await photo.read() for photo in input_reference]
-        motion_bytes = await motion.read()
-        folder = await asyncio.to_thread(
-            self._accept,
-            RenderRequest(
-                model=self.settings.model_name,
-                subject=subject,
-                preset=preset,
-                seed=seed,
-                align=align,
-            ),
-            photos,
-            motion_bytes,
-        )
-        self._start(folder)
-        return folder.video()
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Takes limits from `user_config` while everything goes on.
 
-    @api.get("/v1/videos/{video_id}")
-    async def retrieve(self, video_id: str) -> Video:
-        """The video's status and progress."""
-        return self._find(video_id).video()
-
-    @api.get("/v1/videos/{video_id}/content", response_class=FileResponse)
-    async def content(self, video_id: str) -> FileResponse:
-        """The MP4 of a completed video."""
-        folder = self._find(video_id)
-        state = folder.video()
-        if state.status != "completed":
-            raise RequestError(
-                409, "not_completed", f"id must be of a completed video, got one {state.status}"
-            )
-        return FileResponse(folder.result, media_type="video/mp4", filename=f"{video_id}.mp4")
-
-    def _find(self, video_id: str) -> VideoFolder:
-        folder = self.store.folder(video_id)
-        if not folder.exists():
-            raise RequestError(404, "not_found", f"id must be of a video, got {video_id!r}", "id")
-        return folder
-
-    def _accept(self, request: RenderRequest, photos: list[bytes], motion: bytes) -> VideoFolder:
-        """Looks at the files' contents, whatever they are called, and keeps them."""
-        is_track = motion.startswith(b"PK")
-        with tempfile.TemporaryDirectory() as name:
-            try:
-                for number, photo in enumerate(photos, start=1):
-                    path = Path(name, f"photo-{number}")
-                    path.write_bytes(photo)
-                    video.read_photo(path)
-                path = Path(name, "motion.npz" if is_track else "motion.mp4")
-                path.write_bytes(motion)
-                num_frames = Motion.load(path).num_frames if is_track else count_frames(path)
-            except InputError as error:
-                # Where the server keeps files is nobody's business.
-                raise InputError(str(error).replace(f"{name}/", "")) from error
-        num_poses = self.settings.recipe().num_poses
-        if num_frames < num_poses:
-            raise InputError(
-                f"motion must hold at least {num_poses} frames, the model's pose window, "
-                f"got {num_frames}"
-            )
-        return self.store.create(
-            request=request,
-            photos=photos,
-            motion=motion,
-            motion_suffix=".npz" if is_track else ".mp4",
-        )
-
-    def _start(self, folder: VideoFolder) -> None:
-        """Has a video rendered in the background, by another renderer if the first dies."""
-
-        async def run() -> None:
-            try:
-                await call_with_retries(
-                    lambda: self.renderer.render.remote(str(folder.path)),
-                    what=f"{folder.id}: renderer",
-                    max_tries=self.settings.max_tries,
-                    first_delay=self.settings.first_delay,
-                )
-            except Exception as error:
-                logger.exception("%s failed", folder.id)
-                folder.fail("render_failed", reason(error))
-
-        task = asyncio.create_task(run())
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        Raises:
+            InputError: no limit has such a name or may have such a value.
+        """
+        self.service.reconfigure(user_config)
 
 
-def renderer_app(settings: Settings, total: Mapping[str, float]) -> ray_serve.Application:
+def renderer_app(
+    settings: Settings,
+    total: Mapping[str, float],
+    extractor: ray_serve.Application | None = None,
+) -> ray_serve.Application:
     """Renderer and samplers alone, for callers that hold a handle instead of speaking HTTP.
+
+    There is one renderer: two that work on one video would render its frames twice.
 
     Args:
         settings: of the application.
         total: the cluster's resources, which say how many samplers there should be.
+        extractor: what reads poses from videos; by default the renderer does.
 
     Raises:
         InputError: the model's folder holds no model, or the cluster is too small.
     """
     settings.recipe()
-    share = resources.sampling(total, replicas=settings.replicas or None)
-    resources.require(total, share, at_least=share.num_processes)
+    scaling = settings.sampler_autoscaling
+    count = scaling.max_replicas if scaling else settings.replicas
+    share = resources.sampling(total, replicas=count or None)
+    at_least = max(1, scaling.min_replicas) if scaling else share.num_processes
+    resources.require(total, share, at_least=at_least)
     # Ray's `deployment` is untyped where it is not a decorator.
     deployment: Any = ray_serve.deployment
     sampler = deployment(
         Sampler,
         name="Sampler",
-        num_replicas=share.num_processes,
         max_ongoing_requests=1,
         graceful_shutdown_timeout_s=SHUTDOWN_SECONDS,
         ray_actor_options=share.remote_args,
+        **replicas(scaling, share.num_processes),
     ).bind(settings, settings.threads or share.num_threads)
     return deployment(
         Renderer,
         name="Renderer",
-        max_ongoing_requests=settings.videos_at_once,
+        # One more than videos, so that it can say meanwhile that it is there.
+        max_ongoing_requests=settings.videos_at_once + 1,
         graceful_shutdown_timeout_s=SHUTDOWN_SECONDS,
         ray_actor_options={"num_cpus": 0},
-    ).bind(settings, share.num_processes, sampler)
+    ).bind(settings, share.num_processes, sampler, extractor, measured=True)
+
+
+def replicas(scaling: Autoscaling | None, number: int) -> dict[str, Any]:
+    """How many replicas, as options of a deployment."""
+    if scaling is None:
+        return {"num_replicas": number}
+    return {"num_replicas": "auto", "autoscaling_config": scaling.model_dump()}
+
+
+def service_app(settings: Settings, total: Mapping[str, float]) -> ray_serve.Application:
+    """The whole application: ingress, renderer, samplers, extractors.
+
+    Args:
+        settings: of the application.
+        total: the cluster's resources.
+
+    Raises:
+        InputError: as `renderer_app`.
+    """
+    deployment: Any = ray_serve.deployment
+    extractor = deployment(
+        Extractor,
+        name="Extractor",
+        max_ongoing_requests=1,
+        graceful_shutdown_timeout_s=SHUTDOWN_SECONDS,
+        ray_actor_options={"num_cpus": resources.LIGHT_CPUS},
+        **replicas(settings.extractor_autoscaling, 1),
+    ).bind()
+    ingress: Any = Ingress
+    return ingress.options(
+        max_ongoing_requests=CONNECTIONS,
+        graceful_shutdown_timeout_s=SHUTDOWN_SECONDS,
+        ray_actor_options={"num_cpus": 0},
+    ).bind(settings, renderer_app(settings, total, extractor), extractor)
 
 
 def app(settings: Settings) -> ray_serve.Application:
-    """Builds the application: ingress, renderer, samplers.
+    """Builds the application for the cluster that it is started on.
 
     `serve run serve.app replicas=2 model=DIR` and `args:` of a deploy file set any field of
     `Settings`. What is wrong with them is said here, before a replica starts.
 
     Raises:
-        InputError: as `renderer_app`.
+        InputError: as `renderer_app`, or the file of API keys cannot be used.
     """
-    renderer = renderer_app(settings, ray.cluster_resources())
-    ingress: Any = Ingress
-    return ingress.options(ray_actor_options={"num_cpus": 0}).bind(settings, renderer)
+    Keys(settings.keys).hashes()
+    return service_app(settings, ray.cluster_resources())

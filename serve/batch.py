@@ -21,8 +21,10 @@ from serve.application import renderer_app
 from serve.catalog import Item
 from serve.config import Settings
 from serve.output import Output
-from serve.retry import call_with_retries, reason
-from serve.store import Video, VideoFolder, digest
+from serve.records import Video
+from serve.refusals import reason
+from serve.retry import call_with_retries
+from serve.store import VideoFolder, digest
 
 POLL_SECONDS = 0.5
 
@@ -68,7 +70,10 @@ def find_renderer(settings: Settings) -> DeploymentHandle[Any] | None:
         if "Renderer" not in application.deployments:
             continue
         handle = ray_serve.get_deployment_handle("Renderer", name)
-        if handle.describe.remote().result() == settings.served():
+        folder, version, subjects = handle.describe.remote().result()
+        # An application that also has subjects serves a catalogue that names none.
+        same_model = (folder, version) == settings.served()[:2]
+        if same_model and settings.subjects in ("", subjects):
             return handle
     return None
 

@@ -5,6 +5,7 @@ Importing it takes seconds and hundreds of megabytes, so only replicas that rend
 
 import pickle
 import tempfile
+import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,8 @@ from dreampose import checkpoints, generate, video
 from dreampose.errors import SubjectMismatchWarning
 from dreampose.pipeline import DreamPosePipeline
 from dreampose.poses.motion import Motion
-from serve.store import Prepared, RenderRequest
+from serve.backend import StoppedError
+from serve.records import Prepared, RenderRequest
 
 
 def load(folder: str, num_threads: int) -> DreamPosePipeline:
@@ -46,7 +48,7 @@ def prepare(
         prepared = generate.prepare(
             pipe,
             [video.read_photo(folder / f"{number}.img") for number in range(len(photos))],
-            Motion.load(folder / "motion.npz"),
+            beginning(Motion.load(folder / "motion.npz"), request.seconds),
             preset=request.preset,
             seed=request.seed,
             image_scale=request.image_scale,
@@ -62,7 +64,36 @@ def prepare(
     )
 
 
-def render(pipe: DreamPosePipeline, content: bytes, indices: range) -> UInt8[np.ndarray, "n H W 3"]:
-    """Frames of a request that `prepare` packed, here or in another replica."""
+def beginning(motion: Motion, seconds: float | None) -> Motion:
+    """The first seconds of a motion, all of it where it is shorter or nothing was asked."""
+    if seconds is None or seconds * motion.fps >= motion.num_frames:
+        return motion
+    return motion.between(0, max(1, round(seconds * motion.fps)))
+
+
+def check(pipe: DreamPosePipeline) -> None:
+    """Computes with the model's weights where they lie, be it on a GPU that has gone.
+
+    Raises:
+        RuntimeError: that cannot be done.
+    """
+    weights = next(iter(pipe.unet.parameters()))
+    if not torch.isfinite(weights.sum()).item():
+        raise RuntimeError("weights must be finite, got others")
+
+
+def render(
+    pipe: DreamPosePipeline, content: bytes, indices: range, stop: threading.Event
+) -> UInt8[np.ndarray, "n H W 3"]:
+    """Frames of a request that `prepare` packed, here or in another replica.
+
+    Raises:
+        StoppedError: `stop` was set meanwhile; that is looked for after every call of the model.
+    """
     request: generate.Request = pickle.loads(content)
-    return generate.render_frames(pipe, request, list(indices))
+
+    def check(_: int, __: int) -> None:
+        if stop.is_set():
+            raise StoppedError
+
+    return generate.render_frames(pipe, request, list(indices), callback=check)

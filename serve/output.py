@@ -24,7 +24,8 @@ from dreampose.poses.motion import Motion
 from serve.catalog import OPTIONAL, REASON, REQUIRED, Item
 from serve.config import Settings
 from serve.page import Entry, page
-from serve.store import RenderRequest, Store, VideoFolder, digest, write_atomically
+from serve.records import RenderRequest
+from serve.store import Store, VideoFolder, digest, write_atomically
 
 PHOTO_HEIGHT = 640
 """Photos are shown at most this high, in pixels; the originals may be of any size."""

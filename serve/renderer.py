@@ -9,6 +9,7 @@ import io
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,20 @@ from ray.serve.handle import DeploymentHandle
 
 from dreampose import poses, video
 from dreampose.errors import InputError
+from dreampose.poses.motion import Motion
 from serve.config import Settings
-from serve.retry import call_with_retries, reason
-from serve.store import Prepared, Video, VideoFolder, write_atomically
+from serve.measures import Measures, NoMeasures, RayMeasures
+from serve.motions import MotionFolder, motion_id
+from serve.records import Prepared, RenderRequest, Video
+from serve.refusals import reason
+from serve.retry import call_with_retries
+from serve.store import VideoFolder, write_atomically
+
+WATCH_SECONDS = 0.25
+"""How often it is looked whether a video is still wanted."""
+
+READY_SECONDS = 60.0
+"""An answer of a sampler counts so long as a proof that there is one."""
 
 logger = logging.getLogger("ray.serve")
 
@@ -45,13 +57,43 @@ class Renderer:
     """Works on several videos at once; each is a coroutine that mostly waits for samplers."""
 
     def __init__(
-        self, settings: Settings, num_samplers: int, sampler: DeploymentHandle[Any]
+        self,
+        settings: Settings,
+        num_samplers: int,
+        sampler: DeploymentHandle[Any],
+        extractor: DeploymentHandle[Any] | None = None,
+        *,
+        measured: bool = False,
     ) -> None:
+        """Starts with nothing to do.
+
+        Args:
+            settings: of the application.
+            num_samplers: how many there are at most.
+            sampler: what renders frames.
+            extractor: what reads poses from videos; without one that is done here.
+            measured: whether numbers go to Prometheus.
+        """
         self.settings = settings
         self.served = settings.served()
         self.num_samplers = num_samplers
         self.sampler = sampler
+        self.extractor = extractor
+        self.measures: Measures = RayMeasures() if measured else NoMeasures()
         self.running: dict[str, asyncio.Task[Video]] = {}
+        self.answered = float("-inf")
+        """When a sampler last did what it was asked, by the monotonic clock."""
+
+    async def ready(self) -> None:
+        """Asks a sampler for a sign of its model, unless one has just rendered.
+
+        Samplers that may go away when nobody needs them are not called back for this.
+        """
+        scaling = self.settings.sampler_autoscaling
+        may_be_none = scaling is not None and scaling.min_replicas == 0
+        if not may_be_none and time.monotonic() - self.answered > READY_SECONDS:
+            await self.sampler.ready.remote()
+            self.answered = time.monotonic()
 
     async def describe(self) -> tuple[str, str, str]:
         """What was served when this started, so that a job can tell whether it may use it."""
@@ -73,30 +115,61 @@ class Renderer:
         if state.finished:
             return state
         folder.update(status="in_progress")
+        work = asyncio.create_task(self._complete(folder))
         try:
-            return await self._complete(folder)
+            return await self._attend(folder, work)
         except InputError as error:
             return folder.fail("invalid_input", reason(error))
         except Exception as error:  # a poisoned video must fail alone
+            if folder.is_deleted():
+                return state.model_copy(update={"status": "cancelled"})
             logger.exception("%s failed", folder.id)
             return folder.fail("render_failed", reason(error))
+        finally:
+            work.cancel()
+
+    async def _attend(self, folder: VideoFolder, work: asyncio.Task[Video]) -> Video:
+        """Waits for a video's work, and ends it when nobody wants it or it takes too long.
+
+        The mark in storage is looked for, whoever sets it and whatever process died meanwhile.
+        """
+        timeout, began = folder.request().timeout_s, time.monotonic()
+        while True:
+            await asyncio.wait({work}, timeout=WATCH_SECONDS)
+            if work.done():
+                return work.result()
+            too_long = timeout is not None and time.monotonic() - began > timeout
+            deleted = folder.is_deleted()
+            if not (too_long or deleted):
+                continue
+            state = folder.video()
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+            if deleted:
+                return state.model_copy(update={"status": "cancelled"})
+            return folder.fail("timed_out", f"rendering must end within {timeout:g} s, got no end")
 
     async def _complete(self, folder: VideoFolder) -> Video:
         request = folder.request()
-        recipe = self.settings.recipe()
-        await asyncio.to_thread(extract_motion, folder, recipe.height, recipe.width)
+        await self._extract(folder, request)
         sampler = self.sampler.options(
             multiplexed_model_id=self.settings.subject_id(request.subject)
         )
         photos = [path.read_bytes() for path in folder.photos]
         motion = folder.motion.read_bytes()
+        began = time.monotonic()
         prepared: Prepared = await self._try(
             lambda: sampler.prepare.remote(request, photos, motion), f"{folder.id}: preparation"
         )
+        self.answered = time.monotonic()
+        self._measure("prepare", began, prepared.num_frames)
         num_frames, fps = prepared.num_frames, prepared.fps
         missing = set(range(num_frames)) - folder.finished_frames()
         folder.update(
-            num_frames=num_frames, fps=fps, warnings=prepared.warnings, num_frames_rendered=0
+            num_frames=num_frames,
+            fps=fps,
+            num_frames_rendered=0,
+            warnings=[*request.notes, *prepared.warnings],
         )
         # Put once: every chunk's call carries a reference, and each sampler's node fetches it.
         reference = ray.put(prepared.content)
@@ -106,10 +179,14 @@ class Renderer:
         async def render_chunk(indices: range) -> None:
             nonlocal num_rendered
             async with slots:
+                began = time.monotonic()
                 frames = await self._try(
                     lambda: sampler.render.remote(reference, indices),
                     f"{folder.id}: frames {indices.start} to {indices.stop - 1}",
                 )
+            self.answered = time.monotonic()
+            self._measure("render", began, len(indices))
+            self.measures.count("dreampose_frames", len(indices))
             await asyncio.to_thread(folder.write_chunk, indices, frames)
             num_rendered += len(indices)
             done = num_frames - len(missing) + num_rendered
@@ -125,7 +202,9 @@ class Renderer:
         finally:
             for task in tasks:
                 task.cancel()
+        began = time.monotonic()
         size = await asyncio.to_thread(write_result, folder, num_frames, fps)
+        self._measure("encode", began, num_frames)
         done = folder.update(
             status="completed",
             progress=100,
@@ -136,13 +215,44 @@ class Renderer:
         folder.drop_chunks()
         return done
 
+    async def _extract(self, folder: VideoFolder, request: RenderRequest) -> None:
+        """Reads the poses of an uploaded video, unless those of the same content are known."""
+        upload = folder.upload
+        if folder.motion.exists() or upload is None:
+            return
+        recipe = self.settings.recipe()
+        height, width = recipe.height, recipe.width
+        if self.extractor is None:
+            await asyncio.to_thread(extract_motion, folder, height, width)
+            return
+        extractor, estimator = self.extractor, request.estimator
+        name = await asyncio.to_thread(motion_id, upload)
+        known = MotionFolder(Path(self.settings.motions) / name).track(height, width, estimator)
+        result, began = "hit" if known.exists() else "miss", time.monotonic()
+        self.measures.count("dreampose_cache", result=result)
+        if result == "hit":
+            # What is in use does not grow old.
+            known.parent.touch()
+        else:
+            await self._try(
+                lambda: extractor.extract.remote(str(upload), str(known), estimator),
+                f"{folder.id}: poses",
+            )
+            self._measure("extract", began, Motion.load(known).num_frames)
+        await asyncio.to_thread(lambda: write_atomically(folder.motion, known.read_bytes()))
+
     async def _try(self, call: Callable[[], Awaitable[Any]], what: str) -> Any:
         return await call_with_retries(
             call,
             what=what,
             max_tries=self.settings.max_tries,
             first_delay=self.settings.first_delay,
+            measures=self.measures,
         )
+
+    def _measure(self, stage: str, began: float, num_frames: int) -> None:
+        seconds = (time.monotonic() - began) / max(1, num_frames)
+        self.measures.observe("dreampose_seconds_per_frame", seconds, stage=stage)
 
 
 def extract_motion(folder: VideoFolder, height: int, width: int) -> None:

@@ -9,7 +9,7 @@ from typing import TypeVar
 from ray.exceptions import ObjectLostError, RayActorError, WorkerCrashedError
 from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
 
-from dreampose.errors import InputError
+from serve.measures import Measures, NoMeasures
 
 LOST = (
     RayActorError,
@@ -26,20 +26,33 @@ logger = logging.getLogger("ray.serve")
 
 
 async def call_with_retries(
-    call: Callable[[], Awaitable[Result]], *, what: str, max_tries: int, first_delay: float
+    call: Callable[[], Awaitable[Result]],
+    *,
+    what: str,
+    max_tries: int,
+    first_delay: float,
+    measures: Measures | None = None,
 ) -> Result:
     """Awaits `call()`, again with back-off when the replica died or was full.
 
     The delay doubles from `first_delay` seconds up to 8 s, with up to a quarter of jitter so that
-    many waiting callers do not come back at the same instant.
+    many waiting callers do not come back at the same instant. Whoever is cancelled while waiting
+    cancels the call as well, which Serve does not do by itself.
 
     Raises:
         BaseException: what the call itself raised, or the last loss after `max_tries`.
     """
     for attempt in range(1, max_tries + 1):
+        response = call()
         try:
-            return await call()
+            return await response
+        except asyncio.CancelledError:
+            # A handle's response can be cancelled; a coroutine, a test's stand-in, already is.
+            cancel: Callable[[], object] = getattr(response, "cancel", lambda: None)
+            cancel()
+            raise
         except LOST as error:
+            (measures or NoMeasures()).count("dreampose_retries", fault=type(error).__name__)
             if attempt == max_tries:
                 raise
             delay = min(8.0, first_delay * 2 ** (attempt - 1)) * random.uniform(1.0, 1.25)
@@ -49,11 +62,3 @@ async def call_with_retries(
             )  # fmt: skip
             await asyncio.sleep(delay)
     raise AssertionError("unreachable: the last try returns or raises")
-
-
-def reason(error: BaseException) -> str:
-    """An error in one sentence, without the trace that Ray adds to what a replica raised."""
-    cause = getattr(error, "cause", None)
-    error = cause if isinstance(cause, BaseException) else error
-    text = " ".join(str(error).split())
-    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text[:500]}"

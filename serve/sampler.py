@@ -5,6 +5,7 @@ depends on, so any replica may die at any time and another gives the same frames
 """
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,7 +15,7 @@ from jaxtyping import UInt8
 from ray import serve as ray_serve
 
 from serve.config import Settings
-from serve.store import Prepared, RenderRequest
+from serve.records import Prepared, RenderRequest
 
 if TYPE_CHECKING:
     from dreampose.pipeline import DreamPosePipeline
@@ -60,9 +61,20 @@ class Sampler:
         return await self._do(lambda: self.model.prepare(pipe, request, photos, motion))
 
     async def render(self, content: bytes, indices: range) -> UInt8[np.ndarray, "n H W 3"]:
-        """Renders some frames of a prepared request."""
+        """Renders some frames of a prepared request.
+
+        A caller that is cancelled frees the replica within one call of the model.
+        """
         pipe = await self._pipe()
-        return await self._do(lambda: self.model.render(pipe, content, indices))
+        stop = threading.Event()
+        try:
+            return await self._do(lambda: self.model.render(pipe, content, indices, stop))
+        finally:
+            stop.set()
+
+    async def ready(self) -> None:
+        """Answers once the thread that renders has touched the model."""
+        await self._do(lambda: self.model.check(self.base))
 
     async def _pipe(self) -> "DreamPosePipeline":
         """The base model, or a copy with the weights of the subject that this call is for."""

@@ -9,6 +9,8 @@ renamed, so that a reader sees all of it or nothing. Layout of one video's folde
     motion.npz | upload.*   the motion; extracted from the uploaded video once
     chunks/000000-000008.npz   finished frames, the file name says which
     video.mp4, poster.png   the result
+    thumbnail.webp, spritesheet.jpg   made from it when first asked for
+    deleted                 nobody wants it any more: work on it stops, then the folder goes
 
 A folder may lie on any filesystem that all replicas see.
 """
@@ -20,105 +22,33 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from pydantic import BaseModel, ConfigDict
 
 from dreampose.errors import InputError
+from serve.records import Fault, RenderRequest, Video
 
-Status = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """What an id, an item or a subject may be called: safe as a file name everywhere."""
 
 
-class RenderRequest(BaseModel):
-    """What a user asks for, apart from the photos and the motion themselves.
+def write_atomically(path: Path, content: bytes, *, mode: int | None = None) -> None:
+    """Writes a file that appears whole or not at all, even if the process is killed.
 
-    Attributes:
-        subject: name of finetuned weights; empty renders with the base model.
-        preset: one of `dreampose.config.PRESETS`.
-        seed: of the start noise and of all else that is drawn.
-        image_scale: guidance scale of the photo, `None` takes the preset's or the recipe's.
-        pose_scale: guidance scale of the pose, `None` likewise.
-        align: fit the motion to the photo's body.
-        estimator: pose estimator for an uploaded video.
+    Args:
+        path: of the file; its folder is made.
+        content: of the file.
+        mode: who may read it; by default whom the process's umask lets.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: str = ""
-    subject: str = ""
-    preset: str = "balanced"
-    seed: int = 0
-    image_scale: float | None = None
-    pose_scale: float | None = None
-    align: bool = True
-    estimator: str = "blazepose"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """A request that a sampler made ready, packed: whoever carries it needs no model code.
-
-    Attributes:
-        content: what every sampler can render frames from.
-        num_frames: frames of the video.
-        fps: frames per second.
-        warnings: sentences to tell the user.
-    """
-
-    content: bytes
-    num_frames: int
-    fps: float
-    warnings: list[str]
-
-
-class VideoError(BaseModel):
-    """Why a video failed: a code for programs and a sentence for people."""
-
-    code: str
-    message: str
-
-
-class Video(BaseModel):
-    """The video object of the HTTP interface. Times are Unix seconds, progress is 0 to 100."""
-
-    id: str
-    object: Literal["video"] = "video"
-    status: Status = "queued"
-    progress: int = 0
-    created_at: int
-    completed_at: int | None = None
-    expires_at: int | None = None
-    model: str = ""
-    subject: str = ""
-    preset: str = ""
-    seed: int = 0
-    size: str | None = None
-    seconds: str | None = None
-    fps: float | None = None
-    num_frames: int | None = None
-    num_frames_rendered: int = 0
-    """Frames rendered since the video was last taken up; the rest was found in storage."""
-    warnings: list[str] = []
-    error: VideoError | None = None
-
-    @property
-    def finished(self) -> bool:
-        """Nothing more will happen to it."""
-        return self.status in ("completed", "failed", "cancelled")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file that appears whole or not at all, even if the process is killed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
+        if mode is not None:
+            part.touch(mode)
         part.write_bytes(content)
         part.replace(path)
     finally:
@@ -162,8 +92,23 @@ class VideoFolder:
         return sorted((self.path / "photos").glob("*"), key=lambda path: int(path.stem))
 
     def exists(self) -> bool:
-        """Whether the video was accepted: all of its inputs are there."""
-        return (self.path / "request.json").is_file()
+        """Whether the video was accepted, all of its inputs being there, and is still wanted."""
+        return (self.path / "request.json").is_file() and not self.is_deleted()
+
+    def mark_deleted(self) -> None:
+        """Makes everybody who works on the video stop; `remove` takes the files away."""
+        write_atomically(self.path / "deleted", b"")
+
+    def is_deleted(self) -> bool:
+        """Whether nobody wants the video any more."""
+        return (self.path / "deleted").is_file() or not self.path.is_dir()
+
+    def remove(self) -> None:
+        """Takes the folder away, its mark last, so that what is half gone stays deleted."""
+        self.drop_chunks()
+        for path in sorted(self.path.glob("*"), key=lambda path: path.name == "deleted"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def request(self) -> RenderRequest:
         """What was asked."""
@@ -181,7 +126,7 @@ class VideoFolder:
 
     def fail(self, code: str, message: str) -> Video:
         """Marks the video as failed; `code` is for programs, the sentence for people."""
-        error = VideoError(code=code, message=message)
+        error = Fault(code=code, message=message)
         return self.update(status="failed", completed_at=int(time.time()), error=error)
 
     def finished_chunks(self) -> Iterator[tuple[range, Path]]:
@@ -200,6 +145,8 @@ class VideoFolder:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, frames=frames)
         name = f"{indices.start:06d}-{indices.stop:06d}.npz"
+        # Not with its parents: a video that was deleted meanwhile must not come back.
+        (self.path / "chunks").mkdir(exist_ok=True)
         write_atomically(self.path / "chunks" / name, buffer.getvalue())
 
     def frames(self) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
@@ -232,6 +179,7 @@ class Store:
         motion: bytes,
         motion_suffix: str,
         video_id: str | None = None,
+        **known: Any,
     ) -> VideoFolder:
         """Accepts a video: writes its inputs, and the request last.
 
@@ -240,9 +188,11 @@ class Store:
             photos: encoded pictures (PNG, JPEG, …).
             motion: a pose track (`.npz`) or an encoded video.
             motion_suffix: ".npz" for a pose track, the video's own suffix otherwise.
-            video_id: a name the caller keeps; by default one that cannot be guessed.
+            video_id: a name the caller keeps; by default one that cannot be guessed and whose
+                order is that of creation.
+            known: what can be told of the video object already, such as its size.
         """
-        folder = self.folder(video_id or f"video_{secrets.token_hex(16)}")
+        folder = self.folder(video_id or new_id("video"))
         for number, photo in enumerate(photos):
             write_atomically(folder.path / "photos" / f"{number}.img", photo)
         name = "motion.npz" if motion_suffix == ".npz" else f"upload{motion_suffix}"
@@ -254,6 +204,8 @@ class Store:
             subject=request.subject,
             preset=request.preset,
             seed=request.seed,
+            warnings=request.notes,
+            **known,
         )
         write_atomically(folder.path / "video.json", video.model_dump_json(indent=1).encode())
         write_atomically(folder.path / "request.json", request.model_dump_json(indent=1).encode())
@@ -267,12 +219,26 @@ class Store:
         """
         return VideoFolder(self.root / checked_name("id", video_id))
 
-    def unfinished(self) -> list[VideoFolder]:
-        """Accepted videos that are neither completed nor failed, oldest first."""
+    def folders(self) -> list[VideoFolder]:
+        """Every accepted video, in no order."""
         folders = [VideoFolder(path.parent) for path in self.root.glob("*/request.json")]
-        videos: Mapping[str, Video] = {folder.id: folder.video() for folder in folders}
-        waiting = [folder for folder in folders if not videos[folder.id].finished]
-        return sorted(waiting, key=lambda folder: videos[folder.id].created_at)
+        return [folder for folder in folders if folder.exists()]
+
+    def clear_abandoned(self, before: float) -> None:
+        """Takes away what died while it was being accepted or removed, before that Unix time."""
+        for path in self.root.glob("*"):
+            is_old = path.is_dir() and path.stat().st_mtime < before
+            if is_old and not (path / "request.json").exists():
+                shutil.rmtree(path, ignore_errors=True)
+
+    def deleted(self) -> list[VideoFolder]:
+        """Videos that nobody wants and whose files are still there."""
+        return [VideoFolder(path.parent) for path in self.root.glob("*/deleted")]
+
+
+def new_id(kind: str) -> str:
+    """An id that cannot be guessed; ids of one kind sort by the time at which they were made."""
+    return f"{kind}_{time.time_ns() // 1000:014x}{secrets.token_hex(10)}"
 
 
 def checked_name(field: str, name: str) -> str:

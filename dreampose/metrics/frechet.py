@@ -7,7 +7,6 @@ anywhere and put together later. Images are RGB floats in [0, 1], `(t, 3, H, W)`
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -43,7 +42,7 @@ def frechet_distance(first: Float[np.ndarray, "n d"], second: Float[np.ndarray, 
 def _trace_of_root(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> float:
     """Trace of (aᵀa bᵀb)^½: the sum of the singular values of a bᵀ."""
     if min(len(a), len(b)) <= a.shape[1]:
-        return float(scipy.linalg.svdvals(a @ b.T).sum())
+        return float(np.linalg.svd(a @ b.T, compute_uv=False).sum())
     # More rows than columns: the same from d x d matrices. With aᵀa = l lᵀ the eigenvalues of
     # aᵀa bᵀb are those of the symmetric lᵀ bᵀb l.
     covariance = a.T @ a

@@ -1,14 +1,30 @@
 """What the tests of the service share."""
 
+import asyncio
+import contextlib
 import json
+import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 from PIL import Image
 
+from dreampose import video
 from dreampose.poses import Motion
+from serve.config import Settings
+from serve.http import build
+from serve.people import JobFolder
+from serve.renderer import write_result
+from serve.service import Service
+from serve.store import VideoFolder
 
 NUM_FRAMES, FPS = 10, 12.5
+HERE = ("127.0.0.1", 50000)
+PATIENCE = 60
+"""Seconds to wait for something that takes a few milliseconds on a machine that has time."""
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +62,185 @@ def photo_file(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
     return tmp_path / "photo.png"
+
+
+class StandIn:
+    """Does the service's work in this process, as far as it is let.
+
+    hold: keeps whatever begins from ending. Everything that was asked for is noted in `calls`.
+    """
+
+    def __init__(self):
+        self.hold = False
+        self.broken = None
+        self.calls = []
+        self.at_once = self.most_at_once = 0
+
+    def asked(self, kind):
+        return [call for name, call in self.calls if name == kind]
+
+    async def _held(self, until=lambda: False):
+        while self.hold and not until():
+            await asyncio.sleep(0.01)
+        if self.broken:
+            raise self.broken
+
+    async def render(self, path):
+        folder = VideoFolder(path)
+        self.calls.append(("render", folder.id))
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            frames = np.full((NUM_FRAMES, 64, 48, 3), 80, np.uint8)
+            folder.update(status="in_progress", num_frames=NUM_FRAMES)
+            folder.write_chunk(range(4), frames[:4])
+            folder.update(progress=40, num_frames_rendered=4)
+            await self._held(folder.is_deleted)
+            if folder.is_deleted():
+                return folder.video().model_copy(update={"status": "cancelled"})
+            folder.write_chunk(range(4, NUM_FRAMES), frames[4:])
+            write_result(folder, NUM_FRAMES, FPS)
+            folder.drop_chunks()
+            return folder.update(status="completed", progress=100, completed_at=int(time.time()))
+        finally:
+            self.at_once -= 1
+
+    async def extract(self, upload, target, estimator):
+        self.calls.append(("extract", Path(upload).read_bytes()))
+        await self._held()
+        walking_square().save(target)
+
+    async def finetune(self, path):
+        job = JobFolder(path)
+        self.calls.append(("finetune", job.id))
+        job.update(progress=50)
+        await self._held()
+        job.weights.mkdir()
+        (job.weights / "subject.json").write_text("{}")
+
+    async def ready(self):
+        if self.broken:
+            raise self.broken
+
+
+class Tally:
+    """Keeps the numbers that would go to Prometheus."""
+
+    def __init__(self):
+        self.counts, self.gauges, self.values = {}, {}, {}
+
+    def count(self, name, value=1, **tags):
+        key = (name, *tags.values())
+        self.counts[key] = self.counts.get(key, 0) + value
+
+    def gauge(self, name, value):
+        self.gauges.setdefault(name, []).append(value)
+
+    def observe(self, name, value, **tags):
+        self.values.setdefault((name, *tags.values()), []).append(value)
+
+
+@pytest.fixture
+def make_tally():
+    """`Tally`, for tests that cannot import this file."""
+    return Tally
+
+
+def start(folder, model, **settings):
+    """The interface of a service in a folder, whose work is done by a stand-in.
+
+    Gives `client` (at this machine), `service`, `backend`, `tally`, and `app` for other clients.
+    """
+    walking_square().save(folder / "default.npz")
+    defaults = {
+        "model": str(model),
+        "storage": str(folder / "videos"),
+        "motions": str(folder / "motions"),
+        "subjects": str(folder / "subjects"),
+        "default_motion": str(folder / "default.npz"),
+    }
+    backend, tally = StandIn(), Tally()
+    service = Service(Settings(**(defaults | settings)), backend, tally)
+    app = build(service, manage=True)
+    client = TestClient(app, base_url="http://127.0.0.1:8000", client=HERE)
+    return SimpleNamespace(client=client, service=service, backend=backend, tally=tally, app=app)
+
+
+@pytest.fixture
+def make_service(bare_model, tmp_path):
+    """Starts services as `start` does, several on the same folder if wanted, and ends them."""
+    with contextlib.ExitStack() as opened:
+
+        def make(**settings):
+            running = start(tmp_path, bare_model, **settings)
+            opened.enter_context(running.client)
+            return running
+
+        yield make
+
+
+@pytest.fixture(scope="module")
+def shared(bare_model, tmp_path_factory):
+    """One service for all tests of a module that leave nothing behind."""
+    running = start(tmp_path_factory.mktemp("shared"), bare_model, posts_per_minute=10**6)
+    with running.client:
+        yield running
+
+
+@pytest.fixture
+def running(make_service):
+    """A service with the usual settings."""
+    return make_service()
+
+
+@pytest.fixture
+def motion_video(tmp_path):
+    """A video of ten frames; nobody is in it, which only a pose estimator finds out."""
+    path = tmp_path / "motion.mp4"
+    frames = np.zeros((NUM_FRAMES, 64, 48, 3), np.uint8)
+    frames[:, 10:50, 10:30] = 200
+    video.write(path, frames, FPS)
+    return path
+
+
+@pytest.fixture
+def post(photo_file):
+    """Posts a video: a photo, and what the test adds."""
+
+    def send(client, *, photos=1, motion=None, headers=None, **fields):
+        files = [("input_reference", ("x", photo_file.read_bytes())) for _ in range(photos)]
+        if motion is not None:
+            files.append(("motion", ("x", Path(motion).read_bytes())))
+        return client.post("/v1/videos", data=fields, files=files, headers=headers)
+
+    return send
+
+
+def wait_until(condition):
+    """Waits until something is true and gives it."""
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        if found := condition():
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"not true after {PATIENCE} s")
+
+
+@pytest.fixture
+def finished():
+    """Waits for the end of a video, a motion or a subject, and gives its object."""
+
+    def wait(client, path):
+        def ended():
+            state = client.get(path).raise_for_status().json()
+            return state if state["status"] not in ("queued", "in_progress") else None
+
+        return wait_until(ended)
+
+    return wait
+
+
+@pytest.fixture
+def eventually():
+    """`wait_until`, for tests that cannot import this file."""
+    return wait_until

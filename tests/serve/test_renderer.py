@@ -1,6 +1,7 @@
 """The renderer against a stand-in for the sampler replicas: what is rendered, tried, kept."""
 
 import asyncio
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,10 +11,13 @@ from ray.serve.exceptions import BackPressureError
 
 from dreampose import video
 from dreampose.errors import InputError
+from dreampose.poses.motion import Motion
 from serve import renderer as renderer_module
 from serve.config import Settings
+from serve.records import Prepared, RenderRequest
 from serve.renderer import Renderer, cut
-from serve.store import Prepared, RenderRequest, Store
+from serve.retry import call_with_retries
+from serve.store import Store, write_atomically
 
 NUM_FRAMES, FPS = 10, 12.5
 """Of `motion_file`."""
@@ -31,7 +35,11 @@ class Samplers:
         self.losses = list(losses)
         self.rendered = []
         self.subject = None
+        self.hold = False
+        self.cancelled = 0
+        self.checked = 0
         self.prepare = SimpleNamespace(remote=self._prepare)
+        self.ready = SimpleNamespace(remote=self._ready)
         self.render = SimpleNamespace(remote=self._render)
 
     def options(self, *, multiplexed_model_id):
@@ -41,8 +49,17 @@ class Samplers:
     async def _prepare(self, request, photos, motion):
         return Prepared(content=b"", num_frames=NUM_FRAMES, fps=FPS, warnings=["a warning"])
 
+    async def _ready(self):
+        self.checked += 1
+
     async def _render(self, reference, indices):
         await asyncio.sleep(0)
+        try:
+            while self.hold:
+                await asyncio.sleep(0.01)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
         if self.losses:
             raise self.losses.pop(0)
         self.rendered.append(indices)
@@ -145,3 +162,146 @@ def test_a_second_call_joins_the_first(folder, bare_model):
     first, second = asyncio.run(twice())
     assert first == second
     assert len(samplers.rendered) == 3
+
+
+class Extractors:
+    """Looks like a handle of the deployment that reads poses."""
+
+    def __init__(self):
+        self.uploads = []
+        self.extract = SimpleNamespace(remote=self._extract)
+
+    async def _extract(self, upload, target, estimator):
+        self.uploads.append(Path(upload).read_bytes())
+        maps = np.zeros((NUM_FRAMES, 2, 64, 48), np.float32)
+        joints, confidence = np.zeros((NUM_FRAMES, 3, 4), np.float32), np.ones(NUM_FRAMES)
+        Motion(maps=maps, joints=joints, confidence=confidence.astype(np.float32), fps=FPS).save(
+            target
+        )
+
+
+def test_a_deleted_video_frees_the_samplers_at_once(folder, bare_model):
+    samplers = Samplers()
+    samplers.hold = True
+    settings = served(bare_model, chunk_size=4)
+
+    async def go():
+        renderer = Renderer(settings, 2, samplers)
+        call = asyncio.create_task(renderer.render(str(folder.path)))
+        while folder.video().num_frames is None:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        folder.mark_deleted()
+        state = await asyncio.wait_for(call, 30)
+        return state, renderer.running
+
+    state, running = asyncio.run(go())
+    assert state.status == "cancelled"
+    # All three chunks were on their way; none is waited for and none is tried again.
+    assert samplers.cancelled == 3
+    assert samplers.rendered == []
+    assert running == {}
+
+
+def test_a_caller_that_is_cancelled_cancels_the_call_in_the_replica():
+    class Response:
+        """As a handle gives it: Serve goes on with the call unless it is told not to."""
+
+        cancelled = False
+
+        def __await__(self):
+            return asyncio.sleep(3600).__await__()
+
+        def cancel(self):
+            self.cancelled = True
+
+    response = Response()
+
+    async def go():
+        call = asyncio.create_task(
+            call_with_retries(lambda: response, what="x", max_tries=3, first_delay=0.001)
+        )
+        await asyncio.sleep(0.01)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+    asyncio.run(go())
+    assert response.cancelled
+
+
+def test_a_video_that_takes_too_long_is_given_up(folder, bare_model):
+    request = folder.request().model_copy(update={"timeout_s": 0.01})
+    write_atomically(folder.path / "request.json", request.model_dump_json().encode())
+    samplers = Samplers()
+    samplers.hold = True
+    state = render(folder, samplers, bare_model, chunk_size=4)
+    assert (state.status, state.error.code) == ("failed", "timed_out")
+    assert samplers.cancelled == 3
+
+
+def test_what_was_known_when_a_video_was_accepted_is_told_at_its_end(folder, bare_model):
+    request = folder.request().model_copy(update={"notes": ["prompt is ignored"]})
+    write_atomically(folder.path / "request.json", request.model_dump_json().encode())
+    state = render(folder, Samplers(), bare_model)
+    assert state.warnings == ["prompt is ignored", "a warning"]
+
+
+def test_poses_of_the_same_upload_are_read_once(tmp_path, bare_model, monkeypatch):
+    monkeypatch.setattr(renderer_module.ray, "put", lambda value: value)
+    extractors = Extractors()
+    settings = served(bare_model, motions=str(tmp_path / "motions"))
+    store = Store(tmp_path / "videos")
+
+    async def go():
+        renderer = Renderer(settings, 2, Samplers(), extractors)
+        states = []
+        for content in (b"walk", b"walk", b"turn"):
+            folder = store.create(
+                request=RenderRequest(), photos=[b"photo"], motion=content, motion_suffix=".mp4"
+            )
+            states.append(await renderer.render(str(folder.path)))
+            assert Motion.load(folder.motion).num_frames == NUM_FRAMES
+        return states
+
+    assert {state.status for state in asyncio.run(go())} == {"completed"}
+    assert extractors.uploads == [b"walk", b"turn"]
+
+
+def test_a_sampler_is_asked_for_a_sign_unless_one_has_just_rendered(folder, bare_model):
+    samplers = Samplers()
+    settings = served(bare_model)
+
+    async def go():
+        renderer = Renderer(settings, 2, samplers)
+        await renderer.ready()
+        assert samplers.checked == 1
+        await renderer.render(str(folder.path))
+        await renderer.ready()
+        assert samplers.checked == 1
+
+    asyncio.run(go())
+
+
+def test_numbers_are_told(folder, bare_model, make_tally):
+    tally = make_tally()
+    settings = served(bare_model, chunk_size=4)
+
+    async def go():
+        renderer = Renderer(settings, 2, Samplers([ActorDiedError()]))
+        renderer.measures = tally
+        return await renderer.render(str(folder.path))
+
+    asyncio.run(go())
+    assert tally.counts["dreampose_frames",] == NUM_FRAMES
+    assert tally.counts["dreampose_retries", "ActorDiedError"] == 1
+    assert len(tally.values["dreampose_seconds_per_frame", "render"]) == 3
+    for stage in ("prepare", "encode"):
+        assert len(tally.values["dreampose_seconds_per_frame", stage]) == 1
+
+
+@pytest.mark.parametrize(("seconds", "num_frames"), [(None, 10), (0.48, 6), (0.8, 10), (4.0, 10)])
+def test_only_the_beginning_that_was_asked_for_is_rendered(motion_file, seconds, num_frames):
+    from serve.model import beginning
+
+    assert beginning(Motion.load(motion_file), seconds).num_frames == num_frames

@@ -5,6 +5,8 @@ Tolerance: bitwise the same where chunks are of equal shape, at most one grey le
 
 import socket
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -17,10 +19,12 @@ from dreampose.poses import Motion
 from serve import app
 from serve.application import renderer_app
 from serve.config import Settings
-from serve.store import RenderRequest, Store
+from serve.records import RenderRequest
+from serve.store import Store
 
 pytestmark = pytest.mark.ray
 
+ROOT = Path(__file__).parents[2]
 SEED = 3
 PATIENCE = 300
 """Seconds that a render may take on a busy machine."""
@@ -40,9 +44,16 @@ def service(ray_cluster, model, tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     ray_serve.start(http_options={"host": "127.0.0.1", "port": port})
+    root = tmp_path_factory.mktemp("service")
     settings = Settings(
         model=str(model),
-        storage=str(tmp_path_factory.mktemp("storage")),
+        storage=str(root / "videos"),
+        motions=str(root / "motions"),
+        subjects=str(root / "subjects"),
+        # A photo of noise shows nobody to fit a motion to; whoever wants that posts both.
+        default_motion="",
+        finetune_steps=2,
+        finetune_vae_steps=1,
         replicas=3,
         chunk_size=8,
         threads=1,
@@ -109,6 +120,7 @@ def decoded(tmp_path, frames_or_bytes, fps=12.5):
 
 def test_post_poll_fetch(service, photo_file, motion_file, tmp_path, reference):
     assert service.get("/healthz").json() == {"status": "ok"}
+    assert service.get("/readyz").json() == {"status": "ok"}
     answer = post(service, photo_file, motion_file)
     assert answer.status_code == 200, answer.text
     created = answer.json()
@@ -172,7 +184,7 @@ def test_bad_requests_are_sentences(service, photo_file, motion_file, tmp_path):
     text.write_text("no video at all")
     for answer, sentence in (
         (post(service, motion_file, motion_file), "photo must be a picture"),
-        (post(service, photo_file, text), "video must be a file"),
+        (post(service, photo_file, text), "motion must be a video file"),
         (post(service, photo_file, short), "motion must hold at least 5 frames"),
         (post(service, photo_file, motion_file, preset="best"), "preset must be one of"),
         (post(service, photo_file, motion_file, seed="-1"), "seed must be given rightly"),
@@ -185,3 +197,87 @@ def test_bad_requests_are_sentences(service, photo_file, motion_file, tmp_path):
     for path in ("/v1/videos/video_0", "/v1/videos/video_0/content"):
         assert service.get(path).status_code == 404
     assert service.get("/v1/videos/..%2f..%2fetc").status_code in (400, 404)
+
+
+@pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
+def test_the_openai_client_creates_polls_lists_downloads_and_deletes(
+    service, photo_file, motion_file, tmp_path, reference
+):
+    openai = pytest.importorskip("openai")
+    client = openai.OpenAI(api_key="none", base_url=f"{service.base_url}/v1", max_retries=0)
+    motion = client.post(
+        "/motions",
+        cast_to=dict,
+        files={"file": motion_file.read_bytes()},
+        options={"headers": {"Content-Type": "multipart/form-data"}},
+    )
+    fields = {"motion": motion["id"], "preset": "fast", "seed": SEED, "align": False}
+    created = client.videos.create(prompt="walk", input_reference=photo_file, extra_body=fields)
+    finished(service, created.id)
+    assert client.videos.retrieve(created.id).status == "completed"
+    assert created.id in [video.id for video in client.videos.list(limit=1)]
+    content = client.videos.download_content(created.id).read()
+    expected = reference(photo_file, motion_file, 8, "fast")
+    np.testing.assert_array_equal(decoded(tmp_path, content), decoded(tmp_path, expected))
+    assert client.videos.delete(created.id).deleted
+    assert service.get(f"/v1/videos/{created.id}").status_code == 404
+
+
+def test_a_video_that_is_deleted_frees_the_samplers(service, photo_file, tmp_path, motion_file):
+    """A hundred frames of a hundred steps would keep them busy for long."""
+    motion = Motion.load(motion_file)
+    long = replace(
+        motion,
+        maps=np.tile(motion.maps, (20, 1, 1, 1)),
+        joints=np.tile(motion.joints, (20, 1, 1)),
+        confidence=np.tile(motion.confidence, 20),
+    )
+    long.save(tmp_path / "long.npz")
+    video_id = post(service, photo_file, tmp_path / "long.npz", preset="exact").json()["id"]
+    lines = []
+    with service.stream("GET", f"/v1/videos/{video_id}/events", timeout=PATIENCE) as stream:
+        for line in stream.iter_lines():
+            lines.append(line)
+            if line == "event: frame" and "deleted" not in lines:
+                service.delete(f"/v1/videos/{video_id}").raise_for_status()
+                lines.append("deleted")
+    assert lines.count("event: frame") < 200
+    assert [line for line in lines if line.startswith("event: ")][-1] == "event: cancelled"
+    # Were the other 24 chunks still rendered, this would come after them.
+    began = time.monotonic()
+    other = post(service, photo_file, motion_file, preset="fast").json()["id"]
+    state = finished(service, other)
+    assert state["status"] == "completed", state
+    rendering = time.monotonic() - began
+    assert rendering < PATIENCE / 2
+
+
+def test_a_video_that_shows_nobody_fails_with_that_reason(service, photo_file, tmp_path):
+    """Through the replicas that read poses, which start when they are needed."""
+    frames = np.random.default_rng(0).integers(0, 256, (6, 64, 48, 3), dtype=np.uint8)
+    video.write(tmp_path / "noise.mp4", frames, 12.5)
+    video_id = post(service, photo_file, tmp_path / "noise.mp4").json()["id"]
+    state = finished(service, video_id)
+    assert (state["status"], state["error"]["code"]) == ("failed", "invalid_input"), state
+    assert "must show a person" in state["error"]["message"]
+
+
+def test_a_subject_is_finetuned_in_the_background_and_then_used(service, motion_file):
+    photo = ROOT / "examples" / "photos" / "skirt.png"
+    answer = service.post("/v1/subjects", files={"photos": photo.read_bytes()})
+    subject = answer.raise_for_status().json()
+    early = post(service, photo, motion_file, subject=subject["id"]).json()
+    assert "rendered with the base model" in early["warnings"][0]
+    until = time.monotonic() + PATIENCE
+    while subject["status"] in ("queued", "in_progress") and time.monotonic() < until:
+        time.sleep(0.5)
+        subject = service.get(f"/v1/subjects/{subject['id']}").json()
+    assert subject["status"] == "completed", subject
+    late = post(service, photo, motion_file, subject=subject["id"]).json()
+    states = [finished(service, video_id) for video_id in (early["id"], late["id"])]
+    assert [state["status"] for state in states] == ["completed"] * 2, states
+    assert [state["subject"] for state in states] == ["", subject["id"]]
+    early_mp4, late_mp4 = (
+        service.get(f"/v1/videos/{state['id']}/content").content for state in states
+    )
+    assert early_mp4 != late_mp4

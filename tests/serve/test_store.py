@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from dreampose.errors import InputError
-from serve.store import RenderRequest, Store, write_atomically
+from serve.records import RenderRequest
+from serve.store import Store, write_atomically
 
 
 @pytest.fixture
@@ -62,14 +63,38 @@ def test_frames_end_where_one_is_missing(store):
     assert [int(frame[0, 0, 0]) for frame in folder.frames()] == [0, 1]
 
 
-def test_only_accepted_and_unfinished_videos_are_taken_up(store):
-    done, failed, waiting = (new_video(store, name) for name in ("done", "failed", "waiting"))
-    done.update(status="completed")
-    failed.update(status="failed")
+def test_only_accepted_videos_that_somebody_wants_are_there(store):
+    wanted, deleted = (new_video(store, name) for name in ("wanted", "deleted"))
+    deleted.mark_deleted()
     half_posted = store.root / "half" / "photos" / "0.img"
     half_posted.parent.mkdir(parents=True)
     half_posted.write_bytes(b"x")
-    assert [folder.id for folder in store.unfinished()] == [waiting.id]
+    assert [folder.id for folder in store.folders()] == [wanted.id]
+    assert [folder.id for folder in store.deleted()] == [deleted.id]
+    deleted.remove()
+    assert not deleted.path.exists()
+    with pytest.raises(FileNotFoundError):
+        deleted.write_chunk(range(1), numbered(range(1)))
+    assert not deleted.path.exists(), "a video that is gone must not come back"
+
+
+def test_what_was_never_accepted_goes_after_a_while(store):
+    wanted = new_video(store, "wanted")
+    half_posted = store.root / "half" / "photos" / "0.img"
+    half_posted.parent.mkdir(parents=True)
+    half_posted.write_bytes(b"x")
+    now = wanted.path.stat().st_mtime
+    store.clear_abandoned(now - 60)
+    assert half_posted.exists()
+    store.clear_abandoned(now + 60)
+    assert not half_posted.exists()
+    assert wanted.exists()
+
+
+def test_ids_sort_by_age_and_cannot_be_guessed(store):
+    ids = [new_video(store).id for _ in range(20)]
+    assert ids == sorted(ids)
+    assert len({video_id[-20:] for video_id in ids}) == 20
 
 
 @pytest.mark.parametrize(

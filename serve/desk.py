@@ -1,0 +1,279 @@
+"""Videos between request and end: the queue, what is listed, what is deleted or too old.
+
+Knows neither HTTP nor Ray. All that must outlive the process is in storage; a new desk takes up
+what an earlier one left. There is one desk at a time.
+"""
+
+import asyncio
+import bisect
+import contextlib
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import Any
+
+from serve.backend import Backend
+from serve.config import Settings
+from serve.limits import Live
+from serve.measures import Measures, log
+from serve.records import RenderRequest, Video
+from serve.refusals import busy, not_found, reason
+from serve.store import NAME, Store, VideoFolder
+
+ABANDONED_SECONDS = 86400.0
+"""Age from which a folder that was never accepted is nobody's."""
+
+
+class Desk:
+    """Accepts videos, has them rendered in order, and forgets them when they are old.
+
+    Args:
+        settings: of the application.
+        live: the limits, which may change.
+        backend: what renders.
+        measures: where numbers go.
+    """
+
+    def __init__(
+        self, settings: Settings, live: Live, backend: Backend, measures: Measures
+    ) -> None:
+        self.settings = settings
+        self.live = live
+        self.backend = backend
+        self.measures = measures
+        self.store = Store(settings.storage)
+        self.slots = asyncio.Semaphore(settings.videos_at_once)
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+        self.waiting: set[str] = set()
+        self.owners: dict[str, str] = {}
+        """Of every video."""
+        self.ids: list[str] = []
+        """Of every video in the order of creation."""
+        self.unfinished: Counter[str] = Counter()
+        """Videos of each owner that are accepted, or about to be, and not finished."""
+        self.durations: deque[float] = deque([10.0], maxlen=20)
+
+    async def open(self) -> None:
+        """Takes up what is in storage."""
+        for folder in await asyncio.to_thread(self.store.deleted):
+            # Work on it ended with the desk that had it done, or ends when it sees the mark.
+            await asyncio.to_thread(folder.remove)
+        for folder in sorted(self.store.folders(), key=lambda folder: folder.id):
+            try:
+                owner, state = folder.request().owner, folder.video()
+            except (OSError, ValueError):
+                # What cannot be read, such as a later version's, must not keep others waiting.
+                logging.getLogger("ray.serve").exception("%s cannot be read", folder.id)
+                continue
+            self._remember(folder, owner)
+            if not state.finished:
+                log("video taken up", video_id=folder.id)
+                self.unfinished[owner] += 1
+                self._start(folder)
+
+    async def close(self) -> None:
+        """Lets go of everything; what is unfinished is taken up by the next desk."""
+        tasks = list(self.tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def check_room(self, owner: str) -> None:
+        """Refuses one more video if there are too many.
+
+        Raises:
+            RequestError: with the time after which there should be room.
+        """
+        limits, total = self.live.limits, self.unfinished.total()
+        wait = sum(self.durations) / len(self.durations)
+        if total >= limits.queue + self.settings.videos_at_once:
+            raise busy(f"queue must have room, got {len(self.waiting)} videos waiting", wait)
+        if self.unfinished[owner] >= limits.videos_per_key:
+            raise busy(
+                f"a key may have at most {limits.videos_per_key} unfinished videos, got as many",
+                wait,
+            )
+
+    async def accept(
+        self,
+        request: RenderRequest,
+        *,
+        photos: Sequence[bytes],
+        motion: bytes,
+        motion_suffix: str,
+        **known: Any,
+    ) -> Video:
+        """Keeps a video's inputs and queues it; gives its first state.
+
+        Raises:
+            RequestError: there are too many.
+        """
+        self.check_room(request.owner)
+        # Counted before the first pause, so that others see it.
+        self.unfinished[request.owner] += 1
+
+        async def keep() -> Video:
+            try:
+                folder = await asyncio.to_thread(
+                    self.store.create,
+                    request=request,
+                    photos=photos,
+                    motion=motion,
+                    motion_suffix=motion_suffix,
+                    **known,
+                )
+                state = folder.video()
+            except BaseException:
+                self.unfinished[request.owner] -= 1
+                raise
+            self._remember(folder, request.owner)
+            self._start(folder)
+            log("video accepted", video_id=folder.id, owner=request.owner or None)
+            return state
+
+        # A client that goes away now leaves a video in the queue, and not half of one in storage.
+        return await asyncio.shield(asyncio.create_task(keep()))
+
+    def find(self, video_id: str, owner: str) -> VideoFolder:
+        """An owner's video.
+
+        Raises:
+            RequestError: there is none of that id.
+        """
+        if not NAME.fullmatch(video_id) or self.owners.get(video_id) != owner:
+            raise not_found("video", video_id)
+        folder = self.store.folder(video_id)
+        if not folder.exists() or self._is_old(folder.video()):
+            raise not_found("video", video_id)
+        return folder
+
+    async def page(
+        self, owner: str, *, limit: int, after: str = "", newest_first: bool = True
+    ) -> tuple[list[Video], bool]:
+        """Some of an owner's videos by age, and whether more follow.
+
+        Args:
+            owner: whose.
+            limit: how many at most.
+            after: id of the last one seen; it may be gone by now.
+            newest_first: or oldest first.
+        """
+        ids = [video_id for video_id in self.ids if self.owners[video_id] == owner]
+        if newest_first:
+            ids = ids[: bisect.bisect_left(ids, after)] if after else ids
+            ids.reverse()
+        elif after:
+            ids = ids[bisect.bisect_right(ids, after) :]
+
+        def read() -> tuple[list[Video], bool]:
+            videos: list[Video] = []
+            for video_id in ids:
+                if len(videos) == limit:
+                    return videos, True
+                # One that is deleted meanwhile is left out.
+                with contextlib.suppress(FileNotFoundError):
+                    folder = self.store.folder(video_id)
+                    state = folder.video() if folder.exists() else None
+                    if state and not self._is_old(state):
+                        videos.append(state)
+            return videos, False
+
+        return await asyncio.to_thread(read)
+
+    async def delete(self, folder: VideoFolder) -> None:
+        """Takes a video away; work on it stops, and the sampler is free within one chunk."""
+        folder.mark_deleted()
+        task = self.tasks.get(folder.id)
+        if task is None or task.done():
+            self._forget(folder.id)
+            await asyncio.to_thread(folder.remove)
+            return
+        if folder.id in self.waiting:
+            task.cancel()
+        # Else the renderer sees the mark. The files go when nobody writes there any more.
+        log("video cancelled", video_id=folder.id)
+
+    def uses_subject(self, subject: str) -> bool:
+        """Whether an unfinished video needs a subject's weights."""
+        folders = (self.store.folder(video_id) for video_id in self.tasks)
+        return any(folder.request().subject == subject for folder in folders if folder.exists())
+
+    def _remember(self, folder: VideoFolder, owner: str) -> None:
+        self.owners[folder.id] = owner
+        bisect.insort(self.ids, folder.id)
+
+    def _forget(self, video_id: str) -> None:
+        if self.owners.pop(video_id, None) is not None:
+            self.ids.remove(video_id)
+
+    def _start(self, folder: VideoFolder) -> None:
+        self.waiting.add(folder.id)
+        task = asyncio.create_task(self._run(folder))
+        self.tasks[folder.id] = task
+        self._show_depth()
+
+        def end(_: asyncio.Task[None]) -> None:
+            self.tasks.pop(folder.id, None)
+            self._show_depth()
+
+        task.add_done_callback(end)
+
+    async def _run(self, folder: VideoFolder) -> None:
+        """Has a video rendered when it is its turn."""
+        try:
+            async with self.slots:
+                self.waiting.discard(folder.id)
+                self._show_depth()
+                began = time.monotonic()
+                await self._render(folder)
+                self.durations.append(time.monotonic() - began)
+        finally:
+            self.waiting.discard(folder.id)
+            self.unfinished[self.owners[folder.id]] -= 1
+            if folder.is_deleted():
+                self._forget(folder.id)
+                await asyncio.to_thread(folder.remove)
+
+    async def _render(self, folder: VideoFolder) -> None:
+        if folder.is_deleted():
+            return
+        try:
+            state = await self.backend.render(str(folder.path))
+        except Exception as error:
+            if not folder.is_deleted():
+                logging.getLogger("ray.serve").exception("%s failed", folder.id)
+                state = folder.fail("render_failed", reason(error))
+        if folder.is_deleted():
+            self.measures.count("dreampose_videos", status="cancelled")
+            return
+        state = folder.update(expires_at=self._expires(state))
+        self.measures.count("dreampose_videos", status=state.status)
+        log(
+            f"video {state.status}",
+            video_id=folder.id,
+            frames=state.num_frames,
+            rendered=state.num_frames_rendered,
+            reason=state.error and state.error.message,
+        )
+
+    def _show_depth(self) -> None:
+        self.measures.gauge("dreampose_queue_depth", len(self.waiting))
+        self.measures.gauge("dreampose_videos_in_progress", len(self.tasks) - len(self.waiting))
+
+    async def sweep(self) -> None:
+        """Takes away what has expired."""
+        for video_id in list(self.ids):
+            folder = self.store.folder(video_id)
+            if folder.exists() and self._is_old(await asyncio.to_thread(folder.video)):
+                log("video expired", video_id=video_id)
+                await self.delete(folder)
+        await asyncio.to_thread(self.store.clear_abandoned, time.time() - ABANDONED_SECONDS)
+
+    def _expires(self, state: Video) -> int:
+        """When a finished video is forgotten."""
+        ended = state.completed_at or state.created_at
+        return state.expires_at or int(ended + 3600 * self.live.limits.keep_hours)
+
+    def _is_old(self, state: Video) -> bool:
+        return state.finished and self._expires(state) <= time.time()

@@ -1,0 +1,54 @@
+"""`/v1/motions`: upload a motion once, use it for many videos. Knows nothing of poses."""
+
+import asyncio
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, File, UploadFile
+from pydantic import BaseModel
+
+from serve.http.gate import Owner
+from serve.http.videos import Deleted
+from serve.motions import StoredMotion
+from serve.service import Service
+
+
+class MotionList(BaseModel):
+    """Every stored motion of a key."""
+
+    object: Literal["list"] = "list"
+    data: list[StoredMotion]
+    has_more: Literal[False] = False
+
+
+def router(service: Service) -> APIRouter:
+    """The routes for a service."""
+    routes = APIRouter(tags=["motions"])
+
+    @routes.post("/v1/motions")
+    async def create(
+        owner: Owner,
+        file: Annotated[UploadFile, File(description="a video, or a motion file (.npz)")],
+    ) -> StoredMotion:
+        """Keeps a motion; its id is made from the file's content, so twice gives the same one."""
+        async with service.intake:
+            content = await file.read()
+            facts = await service.look_at_motion(content)
+            return service.motions.add(owner, content, facts)
+
+    @routes.get("/v1/motions")
+    async def list_motions(owner: Owner) -> MotionList:
+        """The stored motions, the newest first."""
+        return MotionList(data=await asyncio.to_thread(service.motions.all, owner))
+
+    @routes.get("/v1/motions/{motion_id}")
+    async def retrieve(motion_id: str, owner: Owner) -> StoredMotion:
+        """What is known of a motion."""
+        return service.motions.get(motion_id, owner)
+
+    @routes.delete("/v1/motions/{motion_id}")
+    async def delete(motion_id: str, owner: Owner) -> Deleted:
+        """Forgets a motion; videos that were asked for with it are rendered all the same."""
+        await service.motions.delete(motion_id, owner)
+        return Deleted(id=motion_id, object="motion.deleted")
+
+    return routes

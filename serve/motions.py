@@ -1,0 +1,255 @@
+"""Stored motions: a video's poses, read once and used again. Knows neither HTTP nor Ray.
+
+A motion's id is the hash of the file that was uploaded. Layout of one motion's folder:
+
+    motion.json          who uploaded it and what is known of it; absent where the poses were only
+                         read for a video, in which case they go after a while
+    upload.*             the video; absent where the upload was a motion file
+    HxW-ESTIMATOR.npz    the poses
+"""
+
+import asyncio
+import logging
+import re
+import shutil
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from dreampose.errors import InputError
+from dreampose.poses.motion import Motion
+from serve.backend import Backend
+from serve.config import Settings
+from serve.limits import Live
+from serve.measures import log
+from serve.records import Fault, Status
+from serve.refusals import RequestError, not_found, reason
+from serve.store import digest, write_atomically
+from serve.uploads import Facts
+
+ESTIMATOR = "blazepose"
+PREFIX = "motion_"
+ID = re.compile(PREFIX + "[0-9a-f]{32}")
+
+
+class StoredMotion(BaseModel):
+    """The motion object of the HTTP interface. Times are Unix seconds."""
+
+    id: str
+    object: Literal["motion"] = "motion"
+    status: Status = "queued"
+    created_at: int
+    completed_at: int | None = None
+    num_frames: int
+    num_filled: int = 0
+    """Frames without a pose of their own, filled from neighbours."""
+    fps: float
+    seconds: str
+    error: Fault | None = None
+
+
+class Entry(BaseModel):
+    """What lies in `motion.json`."""
+
+    motion: StoredMotion
+    owners: list[str]
+
+
+class MotionFolder:
+    """One motion in storage."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def id(self) -> str:
+        """Of the motion."""
+        return self.path.name
+
+    @property
+    def upload(self) -> Path | None:
+        """The video, if one was uploaded."""
+        return next(iter(sorted(self.path.glob("upload.*"))), None)
+
+    def track(self, height: int, width: int, estimator: str = ESTIMATOR) -> Path:
+        """Where the poses are, or will be."""
+        return self.path / f"{height}x{width}-{estimator}.npz"
+
+    def entry(self) -> Entry | None:
+        """What is known, None where nobody uploaded it for keeping."""
+        try:
+            return Entry.model_validate_json((self.path / "motion.json").read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def write(self, motion: StoredMotion, owners: list[str]) -> StoredMotion:
+        """Keeps what is known."""
+        text = Entry(motion=motion, owners=owners).model_dump_json(indent=1)
+        write_atomically(self.path / "motion.json", text.encode())
+        return motion
+
+    def update(self, **changes: Any) -> StoredMotion:
+        """Writes some fields of the motion."""
+        entry = self.entry()
+        if entry is None:
+            raise FileNotFoundError(self.path)
+        motion = StoredMotion.model_validate(entry.motion.model_dump() | changes)
+        return self.write(motion, entry.owners)
+
+
+def motion_id(content: bytes | Path) -> str:
+    """The id of a file's content."""
+    return PREFIX + digest(content)[:32]
+
+
+class Motions:
+    """Keeps motions and has their poses read in the background."""
+
+    def __init__(self, settings: Settings, live: Live, backend: Backend) -> None:
+        self.live = live
+        self.backend = backend
+        self.root = Path(settings.motions)
+        recipe = settings.recipe()
+        self.size = recipe.height, recipe.width
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def open(self) -> None:
+        """Takes up what is unfinished in storage."""
+        for folder in self._folders():
+            entry = folder.entry()
+            if entry and entry.motion.status in ("queued", "in_progress"):
+                self._start(folder)
+
+    async def close(self) -> None:
+        """Lets go; what is unfinished is taken up later."""
+        for task in list(self.tasks.values()):
+            task.cancel()
+        await asyncio.gather(*self.tasks.values(), return_exceptions=True)
+
+    def add(self, owner: str, content: bytes, facts: Facts) -> StoredMotion:
+        """Keeps a motion that was looked at; the same content is kept once, whoever sends it."""
+        folder = MotionFolder(self.root / motion_id(content))
+        entry = folder.entry()
+        if entry and entry.motion.status != "failed":
+            owners = entry.owners if owner in entry.owners else [*entry.owners, owner]
+            return folder.write(entry.motion, owners)
+        is_track = facts.suffix == ".npz"
+        target = folder.track(*self.size) if is_track else folder.path / f"upload{facts.suffix}"
+        write_atomically(target, content)
+        now = int(time.time())
+        motion = StoredMotion(
+            id=folder.id,
+            status="completed" if is_track else "queued",
+            created_at=now,
+            completed_at=now if is_track else None,
+            num_frames=facts.num_frames,
+            num_filled=Motion.load(target).num_filled if is_track else 0,
+            fps=facts.fps,
+            seconds=f"{facts.seconds:g}",
+        )
+        folder.write(motion, [owner])
+        if not is_track:
+            self._start(folder)
+        log("motion accepted", motion=folder.id)
+        return motion
+
+    def find(self, name: str, owner: str) -> MotionFolder:
+        """An owner's motion.
+
+        Raises:
+            RequestError: there is none of that id.
+        """
+        # Anything but such an id might name another folder.
+        folder = MotionFolder(self.root / name) if ID.fullmatch(name) else None
+        entry = folder.entry() if folder else None
+        if folder is None or entry is None or owner not in entry.owners:
+            raise not_found("motion", name)
+        return folder
+
+    def get(self, name: str, owner: str) -> StoredMotion:
+        """What is known of an owner's motion; raises as `find`."""
+        entry = self.find(name, owner).entry()
+        assert entry is not None
+        return entry.motion
+
+    def content(self, name: str, owner: str) -> tuple[bytes, Facts]:
+        """What a video needs of a motion: its poses, or its video where they are not read yet.
+
+        Raises:
+            RequestError: there is none of that id.
+            InputError: its poses could not be read.
+        """
+        folder, motion = self.find(name, owner), self.get(name, owner)
+        if motion.error is not None:
+            raise InputError(f"motion must show a pose, got: {motion.error.message}")
+        track = folder.track(*self.size)
+        path = track if track.is_file() else folder.upload
+        if path is None:
+            raise RequestError(409, "not_ready", "motion must be uploaded again for this model")
+        facts = Facts(suffix=path.suffix, num_frames=motion.num_frames, fps=motion.fps)
+        return path.read_bytes(), facts
+
+    def all(self, owner: str) -> list[StoredMotion]:
+        """An owner's motions, the newest first."""
+        entries = [entry for folder in self._folders() if (entry := folder.entry())]
+        mine = [entry.motion for entry in entries if owner in entry.owners]
+        return sorted(mine, key=lambda motion: motion.created_at, reverse=True)
+
+    async def delete(self, name: str, owner: str) -> None:
+        """Takes an owner's motion away; videos that were asked for with it keep their copy.
+
+        Raises:
+            RequestError: there is none of that id.
+        """
+        folder = self.find(name, owner)
+        entry = folder.entry()
+        assert entry is not None
+        owners = [other for other in entry.owners if other != owner]
+        if owners:
+            folder.write(entry.motion, owners)
+            return
+        if task := self.tasks.get(name):
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await asyncio.to_thread(shutil.rmtree, folder.path, True)
+
+    async def sweep(self) -> None:
+        """Takes away poses that were read for a video long ago and that nobody keeps."""
+        oldest = time.time() - 3600 * self.live.limits.keep_hours
+        for folder in self._folders():
+            if folder.entry() is None and folder.path.stat().st_mtime < oldest:
+                await asyncio.to_thread(shutil.rmtree, folder.path, True)
+
+    def _folders(self) -> list[MotionFolder]:
+        return [MotionFolder(path) for path in self.root.glob(f"{PREFIX}*") if path.is_dir()]
+
+    def _start(self, folder: MotionFolder) -> None:
+        task = asyncio.create_task(self._run(folder))
+        self.tasks[folder.id] = task
+        task.add_done_callback(lambda _: self.tasks.pop(folder.id, None))
+
+    async def _run(self, folder: MotionFolder) -> None:
+        target, upload = folder.track(*self.size), folder.upload
+        assert upload is not None
+        folder.update(status="in_progress")
+        now = int(time.time())
+        try:
+            if not target.is_file():
+                async with asyncio.timeout(self.live.limits.render_timeout_s):
+                    await self.backend.extract(str(upload), str(target), ESTIMATOR)
+            motion = Motion.load(target)
+        except Exception as error:
+            logging.getLogger("ray.serve").exception("%s failed", folder.id)
+            code = "invalid_input" if isinstance(error, InputError) else "extraction_failed"
+            fault = Fault(code=code, message=reason(error))
+            folder.update(status="failed", completed_at=now, error=fault)
+            return
+        folder.update(
+            status="completed",
+            completed_at=int(time.time()),
+            num_frames=motion.num_frames,
+            num_filled=motion.num_filled,
+        )
+        log("motion completed", motion=folder.id)

@@ -1,0 +1,138 @@
+"""What is deployed: the YAML, the deployments and how they scale, what finetuning asks for."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+from ray.serve.schema import ServeDeploySchema
+
+from dreampose.errors import InputError
+from serve.application import service_app
+from serve.config import Limits, Settings
+from serve.measures import METRICS
+from serve.on_ray import finetune_needs
+
+ROOT = Path(__file__).parents[2]
+CPUS = {"CPU": 8.0}
+
+
+@pytest.fixture
+def deployed():
+    return yaml.safe_load((ROOT / "serve" / "deploy.yaml").read_text("utf-8"))
+
+
+def deployments(application):
+    """Every deployment of an application by name, without starting Ray."""
+    found, waiting = {}, [application]
+    while waiting:
+        current = waiting.pop()
+        deployment = current._bound_deployment
+        found[deployment.name] = deployment
+        arguments = [*deployment.init_args, *deployment.init_kwargs.values()]
+        waiting += [value for value in arguments if hasattr(value, "_bound_deployment")]
+    return found
+
+
+def test_serve_accepts_the_file(deployed):
+    schema = ServeDeploySchema.model_validate(deployed)
+    (application,) = schema.applications
+    assert (application.import_path, application.route_prefix) == ("serve.app", "/")
+    # Serve itself lets unknown keys of its own pass in silence.
+    assert deployed.keys() <= ServeDeploySchema.model_fields.keys()
+    assert deployed["applications"][0].keys() <= type(application).model_fields.keys()
+    for deployment in deployed["applications"][0]["deployments"]:
+        assert deployment.keys() <= type(application.deployments[0]).model_fields.keys()
+
+
+def test_the_application_takes_what_the_file_sets(deployed, bare_model):
+    application = deployed["applications"][0]
+    settings = Settings(**{**application["args"], "model": str(bare_model)})
+    built = deployments(service_app(settings, CPUS))
+    assert {item["name"] for item in application["deployments"]} == built.keys()
+    (ingress,) = (item for item in application["deployments"] if item["name"] == "Ingress")
+    assert settings.limits(ingress["user_config"]).queue == 20
+    # Whoever may call it must show a key.
+    assert settings.keys
+    assert not settings.open
+
+
+def test_deployments_scale_each_for_itself(bare_model):
+    settings = Settings(
+        model=str(bare_model),
+        sampler_autoscaling='{"min_replicas": 0, "max_replicas": 4}',
+        extractor_autoscaling={"min_replicas": 1, "max_replicas": 3},
+    )
+    built = deployments(service_app(settings, CPUS))
+    scaling = {
+        name: built[name]._deployment_config.autoscaling_config for name in ("Sampler", "Extractor")
+    }
+    assert (scaling["Sampler"].min_replicas, scaling["Sampler"].max_replicas) == (0, 4)
+    assert (scaling["Extractor"].min_replicas, scaling["Extractor"].max_replicas) == (1, 3)
+    # Two of these would render frames twice, or hold two queues.
+    for name in ("Ingress", "Renderer"):
+        assert built[name].num_replicas == 1
+        assert built[name]._deployment_config.autoscaling_config is None
+    fixed = deployments(service_app(Settings(model=str(bare_model), replicas=3), CPUS))
+    assert fixed["Sampler"].num_replicas == 3
+
+
+def test_event_streams_do_not_keep_others_waiting(bare_model):
+    built = deployments(service_app(Settings(model=str(bare_model)), CPUS))
+    assert built["Ingress"].max_ongoing_requests >= 5 * Limits().streams_per_key
+    assert built["Renderer"].max_ongoing_requests > Settings().videos_at_once
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"quue": 3},
+        {"queue": -1},
+        {"sampler_autoscaling": {"max_replica": 3}},
+        {"sampler_autoscaling": {"min_replicas": 3, "max_replicas": 2}},
+        {"extractor_autoscaling": {"max_replicas": 0}},
+    ],
+)
+def test_a_misspelt_or_impossible_setting_is_refused(wrong):
+    with pytest.raises(ValidationError):
+        Settings(**wrong)
+
+
+def test_finetuning_says_so_where_no_gpu_is_left():
+    settings = Settings()
+    assert finetune_needs(settings, {"CPU": 2.0}, {}) == {"num_cpus": 0.5}
+    assert finetune_needs(settings, {"CPU": 16.0}, {}) == {"num_cpus": 4.0}
+    total = {"CPU": 8.0, "GPU": 2.0}
+    assert finetune_needs(settings, total, {"GPU": 1.0}) == {"num_cpus": 2.0, "num_gpus": 1.0}
+    with pytest.raises(InputError, match="must have a GPU of its own, got none free"):
+        finetune_needs(settings, total, {"GPU": 0.0})
+    # Where nodes are added on demand, waiting is right.
+    waiting = Settings(finetune_gpus=0.5)
+    assert finetune_needs(waiting, {"CPU": 8.0}, {}) == {"num_cpus": 2.0, "num_gpus": 0.5}
+
+
+def test_every_metric_is_made_and_takes_its_tags():
+    from ray.util import metrics
+
+    from serve.measures import RayMeasures
+
+    measures = RayMeasures()
+    kinds = {"counter": metrics.Counter, "gauge": metrics.Gauge, "histogram": metrics.Histogram}
+    for name, (kind, _, tags) in METRICS.items():
+        made = measures._metrics[name]
+        assert isinstance(made, kinds[kind])
+        assert tuple(made.info["tag_keys"]) == tags
+    measures.count("dreampose_videos", status="completed")
+    measures.gauge("dreampose_queue_depth", 0)
+    measures.observe("dreampose_seconds_per_frame", 0.1, stage="render")
+    measures.count("dreampose_frames", 0)
+
+
+def test_log_lines_carry_the_id_as_text_and_as_a_field(running, post, finished, caplog):
+    with caplog.at_level("INFO", logger="ray.serve"):
+        video_id = post(running.client).json()["id"]
+        finished(running.client, f"/v1/videos/{video_id}")
+    lines = [record for record in caplog.records if getattr(record, "video_id", "") == video_id]
+    assert {record.event for record in lines} >= {"video accepted", "video completed"}
+    assert all(f"video_id={video_id}" in record.getMessage() for record in lines)
+    assert running.tally.counts["dreampose_videos", "completed"] == 1

@@ -1,0 +1,138 @@
+"""The event stream: what is told of a video while it is made, and that no stream leaks."""
+
+import asyncio
+import base64
+import io
+import json
+
+import pytest
+from PIL import Image
+
+from serve.http.events import follow
+from serve.records import RenderRequest
+from serve.store import Store
+
+
+def parsed(text):
+    """Names and data of the events of a stream."""
+    lines = [block.split("\n") for block in text.strip().split("\n\n")]
+    return [
+        (block[0].removeprefix("event: "), json.loads(block[1].removeprefix("data: ")))
+        for block in lines
+    ]
+
+
+def test_progress_frames_and_end_are_told(running, post, eventually):
+    running.backend.hold = True
+    video_id = post(running.client).json()["id"]
+    folder = running.service.desk.find(video_id, "")
+    eventually(lambda: folder.video().progress == 40)
+
+    async def watch():
+        events = []
+        async for text in follow(folder, frames=True):
+            events += parsed(text)
+            if events[-1][0] == "progress" and events[-1][1]["progress"] == 40:
+                running.backend.hold = False
+        return events
+
+    events = asyncio.run(watch())
+    names = [name for name, _ in events]
+    assert names[-1] == "completed"
+    assert events[-1][1]["progress"] == 100
+    assert "progress" in names
+    frames = [data for name, data in events if name == "frame"]
+    assert [frame["index"] for frame in frames][:4] == [0, 1, 2, 3]
+    picture = base64.b64decode(frames[0]["image"].partition(",")[2])
+    with Image.open(io.BytesIO(picture)) as image:
+        assert (image.format, image.size) == ("JPEG", (48, 64))
+        assert abs(image.getpixel((20, 20))[0] - 80) <= 3
+
+
+def test_a_finished_video_has_one_event(running, post, finished):
+    video_id = post(running.client).json()["id"]
+    finished(running.client, f"/v1/videos/{video_id}")
+    answer = running.client.get(f"/v1/videos/{video_id}/events")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    ((name, data),) = parsed(answer.text)
+    assert (name, data["id"], data["status"]) == ("completed", video_id, "completed")
+
+
+def test_a_deleted_video_ends_its_streams(tmp_path):
+    folder = Store(tmp_path).create(
+        request=RenderRequest(), photos=[b"x"], motion=b"PK", motion_suffix=".npz"
+    )
+
+    async def watch():
+        events = []
+        async for text in follow(folder, frames=False):
+            events += parsed(text)
+            folder.mark_deleted()
+        return events
+
+    events = asyncio.run(watch())
+    assert [(name, data["status"]) for name, data in events] == [
+        ("progress", "queued"), ("cancelled", "cancelled"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_a_client_that_goes_away_gives_its_stream_back(make_service, post, streams):
+    running = make_service(streams_per_key=streams)
+    running.backend.hold = True
+    video_id = post(running.client).json()["id"]
+    path = f"/v1/videos/{video_id}/events"
+    scope = {
+        "type": "http", "method": "GET", "path": path, "raw_path": path.encode(),
+        "query_string": b"frames=false", "root_path": "", "scheme": "http",
+        "http_version": "1.1", "headers": [(b"host", b"localhost")],
+        "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8000),
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+    }  # fmt: skip
+
+    class Client:
+        """Sends a request and leaves when it has read something."""
+
+        def __init__(self):
+            self.read, self.left, self.status = asyncio.Event(), asyncio.Event(), None
+            self.asked = False
+
+        async def receive(self):
+            if not self.asked:
+                self.asked = True
+                return {"type": "http.request", "body": b"", "more_body": False}
+            await self.left.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(self, message):
+            self.status = message.get("status", self.status)
+            if message.get("body"):
+                self.read.set()
+
+    async def come_and_go():
+        held = running.service.streams.held
+        clients = [Client() for _ in range(streams)]
+        tasks = [
+            asyncio.create_task(running.app(dict(scope), client.receive, client.send))
+            for client in clients
+        ]
+        for client in clients:
+            await client.read.wait()
+        assert held == {"": streams}
+        late = Client()
+        await running.app(dict(scope), late.receive, late.send)
+        assert late.status == 429
+        for client in clients:
+            client.left.set()
+        await asyncio.gather(*tasks)
+        assert held == {}
+
+        async def broken(_):
+            raise OSError("the connection is gone")
+
+        lost = Client()
+        with pytest.raises(OSError, match="gone"):
+            await running.app(dict(scope), lost.receive, broken)
+        assert held == {}
+
+    running.client.portal.call(come_and_go)

@@ -1,0 +1,207 @@
+"""Stored motions and subjects: used again by content, made in the background, taken away."""
+
+import pytest
+
+from dreampose.errors import InputError
+from serve.store import Store
+
+
+def upload(client, path):
+    answer = client.post("/v1/motions", files={"file": path.read_bytes()})
+    return answer.raise_for_status().json()
+
+
+def finetune(client, *photos, name=""):
+    files = [("photos", photo.read_bytes()) for photo in photos]
+    return client.post("/v1/subjects", files=files, data={"name": name})
+
+
+def test_a_motion_is_kept_once_and_used_by_id(running, motion_file, post):
+    motion = upload(running.client, motion_file)
+    assert (motion["object"], motion["status"]) == ("motion", "completed")
+    assert (motion["num_frames"], motion["fps"], motion["seconds"]) == (10, 12.5, "0.8")
+    assert upload(running.client, motion_file) == motion
+    assert running.client.get("/v1/motions").json()["data"] == [motion]
+    video_id = post(running.client, motion=motion_file).json()["id"]
+    folder = Store(running.service.settings.storage).folder(video_id)
+    assert folder.motion.read_bytes() == motion_file.read_bytes()
+
+
+def test_poses_of_a_video_are_read_once_for_many_videos(
+    running, motion_video, photo_file, finished
+):
+    motion = upload(running.client, motion_video)
+    assert motion["status"] == "queued"
+    assert finished(running.client, f"/v1/motions/{motion['id']}")["status"] == "completed"
+    upload(running.client, motion_video)
+    photo = photo_file.read_bytes()
+    for _ in range(2):
+        answer = running.client.post(
+            "/v1/videos", files={"input_reference": photo}, data={"motion": motion["id"]}
+        )
+        video_id = answer.raise_for_status().json()["id"]
+        folder = Store(running.service.settings.storage).folder(video_id)
+        assert folder.motion.exists()
+        assert folder.upload is None
+    assert running.backend.asked("extract") == [motion_video.read_bytes()]
+
+
+def test_a_video_may_use_a_motion_whose_poses_are_not_read_yet(running, motion_video, photo_file):
+    running.backend.hold = True
+    motion = upload(running.client, motion_video)
+    answer = running.client.post(
+        "/v1/videos",
+        files={"input_reference": photo_file.read_bytes()},
+        data={"motion": motion["id"]},
+    )
+    folder = Store(running.service.settings.storage).folder(answer.json()["id"])
+    assert folder.upload.read_bytes() == motion_video.read_bytes()
+    # The video has its own copy.
+    assert running.client.delete(f"/v1/motions/{motion['id']}").status_code == 200
+    assert running.client.get(f"/v1/motions/{motion['id']}").status_code == 404
+    assert not (running.service.motions.root / motion["id"]).exists()
+    running.backend.hold = False
+
+
+def test_a_motion_that_shows_nobody_says_so(running, motion_video, photo_file, finished):
+    running.backend.broken = InputError("video must show a person, got nobody")
+    motion = upload(running.client, motion_video)
+    state = finished(running.client, f"/v1/motions/{motion['id']}")
+    assert state["error"]["message"] == "video must show a person, got nobody"
+    answer = running.client.post(
+        "/v1/videos",
+        files={"input_reference": photo_file.read_bytes()},
+        data={"motion": motion["id"]},
+    )
+    assert answer.status_code == 400
+    assert "video must show a person" in answer.json()["error"]["message"]
+    running.backend.broken = None
+    upload(running.client, motion_video)
+    assert finished(running.client, f"/v1/motions/{motion['id']}")["status"] == "completed"
+
+
+def test_reading_poses_that_takes_too_long_is_given_up(make_service, motion_video, finished):
+    running = make_service(render_timeout_s=0.05)
+    running.backend.hold = True
+    motion = upload(running.client, motion_video)
+    state = finished(running.client, f"/v1/motions/{motion['id']}")
+    assert (state["status"], state["error"]["code"]) == ("failed", "extraction_failed")
+
+
+def test_unfinished_motions_and_subjects_are_taken_up(
+    make_service, motion_video, photo_file, finished, eventually
+):
+    first = make_service()
+    first.backend.hold = True
+    motion = upload(first.client, motion_video)
+    subject = finetune(first.client, photo_file).json()
+    eventually(lambda: len(first.backend.calls) == 2)
+    second = make_service()
+    assert finished(second.client, f"/v1/motions/{motion['id']}")["status"] == "completed"
+    assert finished(second.client, f"/v1/subjects/{subject['id']}")["status"] == "completed"
+
+
+def test_old_poses_that_nobody_keeps_go(make_service, motion_video, motion_file, finished):
+    running = make_service(keep_hours=1e-9)
+    kept = upload(running.client, motion_file)
+    root = running.service.motions.root
+    passing = root / ("motion_" + "0" * 32)
+    passing.mkdir()
+    running.client.portal.call(running.service.motions.sweep)
+    assert not passing.exists()
+    assert running.client.get(f"/v1/motions/{kept['id']}").status_code == 200
+
+
+def test_a_render_uses_the_base_model_until_the_weights_are_there(
+    running, photo_file, post, finished, eventually
+):
+    running.backend.hold = True
+    subject = finetune(running.client, photo_file, name="Anna").json()
+    assert (subject["object"], subject["name"], subject["num_photos"]) == ("subject", "Anna", 1)
+    path = f"/v1/subjects/{subject['id']}"
+    eventually(lambda: running.client.get(path).json()["progress"] == 50)
+    early = post(running.client, subject=subject["id"]).json()
+    assert early["subject"] == ""
+    assert "still being finetuned (50%): rendered with the base model" in early["warnings"][0]
+    running.backend.hold = False
+    assert finished(running.client, path)["progress"] == 100
+    late = post(running.client, subject=subject["id"]).json()
+    assert (late["subject"], late["warnings"]) == (subject["id"], [])
+    # What was asked for early stays with the base model, whenever it is rendered.
+    folder = Store(running.service.settings.storage).folder(early["id"])
+    assert folder.request().subject == ""
+
+
+def test_the_same_photos_are_finetuned_on_once(running, photo_file, finished):
+    subject = finetune(running.client, photo_file).json()
+    finished(running.client, f"/v1/subjects/{subject['id']}")
+    assert finetune(running.client, photo_file).json()["id"] == subject["id"]
+    assert running.backend.asked("finetune") == [subject["id"]]
+    assert finetune(running.client, photo_file, photo_file).json()["id"] != subject["id"]
+    listed = running.client.get("/v1/subjects").json()["data"]
+    assert {item["id"] for item in listed} >= {subject["id"]}
+
+
+def test_a_failed_finetuning_is_told_and_can_be_tried_again(running, photo_file, post, finished):
+    running.backend.broken = InputError("photo must show a person, got nobody")
+    subject = finetune(running.client, photo_file).json()
+    path = f"/v1/subjects/{subject['id']}"
+    assert finished(running.client, path)["error"]["code"] == "invalid_input"
+    answer = post(running.client, subject=subject["id"])
+    assert answer.status_code == 400
+    assert "got: photo must show a person" in answer.json()["error"]["message"]
+    running.backend.broken = None
+    finetune(running.client, photo_file)
+    assert finished(running.client, path)["status"] == "completed"
+
+
+def test_people_wait_in_a_queue_of_bounded_length(make_service, photo_file):
+    running = make_service(subjects_waiting=1)
+    running.backend.hold = True
+    answers = [finetune(running.client, *[photo_file] * count) for count in (1, 2, 3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert len(running.backend.asked("finetune")) <= 1
+
+
+def test_a_deleted_subject_leaves_no_photo_and_no_weights(running, photo_file, post, finished):
+    subject = finetune(running.client, photo_file).json()
+    path = f"/v1/subjects/{subject['id']}"
+    finished(running.client, path)
+    running.backend.hold = True
+    video_id = post(running.client, subject=subject["id"]).json()["id"]
+    refused = running.client.delete(path)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "in_use")
+    running.backend.hold = False
+    finished(running.client, f"/v1/videos/{video_id}")
+    assert running.client.delete(path).json()["deleted"] is True
+    root = running.service.people.root
+    assert [file for file in root.parent.rglob("*") if file.is_file()] == []
+    assert post(running.client, subject=subject["id"]).status_code == 400
+
+
+def test_a_subject_can_be_deleted_while_it_is_made(running, photo_file, eventually):
+    running.backend.hold = True
+    subject = finetune(running.client, photo_file).json()
+    eventually(lambda: running.backend.asked("finetune"))
+    assert running.client.delete(f"/v1/subjects/{subject['id']}").status_code == 200
+    assert running.client.get("/v1/subjects").json()["data"] == []
+    assert not (running.service.people.root / subject["id"]).exists()
+
+
+def test_weights_that_lie_in_the_folder_are_everybodys(running, post):
+    folder = running.service.people.root.parent / "anna"
+    folder.mkdir(parents=True)
+    (folder / "subject.json").write_text("{}")
+    assert post(running.client, subject="anna").json()["subject"] == "anna"
+
+
+def test_without_a_folder_for_subjects_there_are_none(make_service, photo_file, post):
+    running = make_service(subjects="")
+    assert finetune(running.client, photo_file).status_code == 409
+    assert running.client.get("/v1/subjects").json()["data"] == []
+    assert post(running.client, subject="anna").status_code == 400
+
+
+@pytest.mark.parametrize("name", ["x" * 101])
+def test_a_name_for_people_is_bounded(running, photo_file, name):
+    assert finetune(running.client, photo_file, name=name).status_code == 400

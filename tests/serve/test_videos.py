@@ -1,0 +1,216 @@
+"""The videos interface: what a client that speaks it relies on. No Ray, a stand-in renders."""
+
+import io
+
+import pytest
+from PIL import Image
+
+from dreampose import video
+from serve.store import Store
+
+
+def test_post_poll_fetch(running, post, finished, motion_file, tmp_path):
+    answer = post(running.client, motion=motion_file, seed="7", preset="fast", prompt="a walk")
+    assert answer.status_code == 200, answer.text
+    created = answer.json()
+    assert (created["object"], created["seed"], created["preset"]) == ("video", 7, "fast")
+    assert (created["size"], created["seconds"], created["prompt"]) == ("48x64", "0.8", None)
+    assert created["warnings"] == ["prompt is ignored: photo and motion alone decide"]
+    state = finished(running.client, f"/v1/videos/{created['id']}")
+    assert (state["status"], state["progress"]) == ("completed", 100), state
+    assert state["expires_at"] - state["completed_at"] == 7 * 24 * 3600
+    content = running.client.get(f"/v1/videos/{created['id']}/content")
+    assert content.headers["content-type"] == "video/mp4"
+    (tmp_path / "video.mp4").write_bytes(content.content)
+    assert len(video.read(tmp_path / "video.mp4").frames) == 10
+    part = running.client.get(f"/v1/videos/{created['id']}/content", headers={"Range": "bytes=0-9"})
+    assert (part.status_code, part.content) == (206, content.content[:10])
+
+
+def test_what_is_asked_for_reaches_the_renderer(running, post, motion_file):
+    running.backend.hold = True
+    created = post(
+        running.client, motion=motion_file, photos=3, align="false", seconds="0.5", seed="3"
+    ).json()
+    folder = Store(running.service.settings.storage).folder(created["id"])
+    request = folder.request()
+    assert (request.align, request.seconds, request.seed) == (False, 0.5, 3)
+    assert request.timeout_s == 3600
+    assert len(folder.photos) == 3
+    assert folder.motion.read_bytes() == motion_file.read_bytes()
+    assert created["seconds"] == "0.48"
+
+
+def test_previews_show_the_video(running, post, finished):
+    video_id = post(running.client).json()["id"]
+    finished(running.client, f"/v1/videos/{video_id}")
+    path = f"/v1/videos/{video_id}/content"
+    thumbnail = running.client.get(path, params={"variant": "thumbnail"})
+    sheet = running.client.get(path, params={"variant": "spritesheet"})
+    with Image.open(io.BytesIO(thumbnail.content)) as image:
+        assert (image.format, image.size) == ("WEBP", (48, 64))
+    with Image.open(io.BytesIO(sheet.content)) as image:
+        # Ten frames, five to a row.
+        assert (image.format, image.size) == ("JPEG", (5 * 48, 2 * 64))
+    assert running.client.get(path, params={"variant": "poster"}).status_code == 400
+
+
+def test_content_of_an_unfinished_video_is_refused(running, post):
+    running.backend.hold = True
+    video_id = post(running.client).json()["id"]
+    answer = running.client.get(f"/v1/videos/{video_id}/content")
+    assert answer.status_code == 409
+    assert answer.json()["error"]["code"] == "not_completed"
+
+
+def test_pages_follow_one_another_in_both_orders(running, post):
+    ids = [post(running.client).json()["id"] for _ in range(5)]
+
+    def pages(order, **first):
+        after, found = first, []
+        while True:
+            page = running.client.get("/v1/videos", params={"limit": 2, "order": order} | after)
+            body = page.raise_for_status().json()
+            found += [item["id"] for item in body["data"]]
+            assert body["first_id"] == body["data"][0]["id"]
+            if not body["has_more"]:
+                return found
+            after = {"after": body["last_id"]}
+
+    assert pages("asc") == ids
+    assert pages("desc") == ids[::-1]
+    running.client.delete(f"/v1/videos/{ids[2]}").raise_for_status()
+    # A cursor stays good when what it names is gone.
+    assert pages("asc", after=ids[2]) == ids[3:]
+    assert pages("desc", after=ids[2]) == ids[1::-1]
+    for limit in ("0", "101", "x"):
+        assert running.client.get("/v1/videos", params={"limit": limit}).status_code == 400
+
+
+def test_a_deleted_video_is_stopped_and_leaves_nothing(running, post, eventually):
+    running.backend.hold = True
+    video_id = post(running.client).json()["id"]
+    eventually(lambda: running.backend.asked("render"))
+    answer = running.client.delete(f"/v1/videos/{video_id}")
+    assert answer.json() == {"id": video_id, "object": "video.deleted", "deleted": True}
+    for path in ("", "/content", "/events"):
+        assert running.client.get(f"/v1/videos/{video_id}{path}").status_code == 404
+    eventually(lambda: running.backend.at_once == 0)
+    folder = Store(running.service.settings.storage).folder(video_id)
+    eventually(lambda: not folder.path.exists())
+    assert running.client.get("/v1/videos").json()["data"] == []
+    assert running.client.delete(f"/v1/videos/{video_id}").status_code == 404
+
+
+def test_a_waiting_video_that_is_deleted_is_never_rendered(make_service, post, eventually):
+    running = make_service(videos_at_once=1)
+    running.backend.hold = True
+    first, second, third = (post(running.client).json()["id"] for _ in range(3))
+    running.client.delete(f"/v1/videos/{second}").raise_for_status()
+    running.backend.hold = False
+    eventually(lambda: len(running.backend.asked("render")) == 2)
+    assert running.backend.asked("render") == [first, third]
+    assert running.backend.most_at_once == 1
+
+
+def test_what_an_earlier_service_left_is_taken_up(make_service, post, finished, eventually):
+    first = make_service()
+    first.backend.hold = True
+    video_id = post(first.client).json()["id"]
+    gone = post(first.client).json()["id"]
+    eventually(lambda: len(first.backend.asked("render")) == 2)
+    # As if the process had died before it could take the files away.
+    Store(first.service.settings.storage).folder(gone).mark_deleted()
+    second = make_service()
+    assert finished(second.client, f"/v1/videos/{video_id}")["status"] == "completed"
+    assert second.backend.asked("render") == [video_id]
+    assert not Store(second.service.settings.storage).folder(gone).path.exists()
+
+
+def test_what_cannot_be_read_keeps_nobody_waiting(make_service, post, finished, eventually):
+    first = make_service()
+    first.backend.hold = True
+    broken, video_id = (post(first.client).json()["id"] for _ in range(2))
+    eventually(lambda: len(first.backend.asked("render")) == 2)
+    folder = Store(first.service.settings.storage).folder(broken)
+    (folder.path / "request.json").write_text('{"of": "a later version"}')
+    second = make_service()
+    assert finished(second.client, f"/v1/videos/{video_id}")["status"] == "completed"
+    assert second.client.get(f"/v1/videos/{broken}").status_code == 404
+
+
+def test_a_fault_of_the_renderer_fails_the_video_alone(running, post, finished):
+    running.backend.broken = RuntimeError("no such kernel")
+    video_id = post(running.client).json()["id"]
+    state = finished(running.client, f"/v1/videos/{video_id}")
+    assert state["status"] == "failed"
+    assert state["error"]["code"] == "render_failed"
+    running.backend.broken = None
+    other = post(running.client).json()["id"]
+    assert finished(running.client, f"/v1/videos/{other}")["status"] == "completed"
+
+
+def test_an_expired_video_is_gone(make_service, post, finished):
+    running = make_service(keep_hours=1e-6)
+    video_id = post(running.client).json()["id"]
+
+    def gone():
+        return running.client.get(f"/v1/videos/{video_id}").status_code == 404
+
+    while not gone():
+        pass
+    running.client.portal.call(running.service.desk.sweep)
+    assert not Store(running.service.settings.storage).folder(video_id).path.exists()
+    assert running.client.get("/v1/videos").json()["data"] == []
+
+
+def test_a_motion_that_is_shorter_than_asked_for_is_told(running, post, motion_file):
+    created = post(running.client, motion=motion_file, seconds="4").json()
+    assert created["seconds"] == "0.8"
+    assert "motion lasts 0.8 s" in created["warnings"][0]
+
+
+def test_without_a_default_a_motion_must_be_given(make_service, post, tmp_path):
+    running = make_service(default_motion="")
+    answer = post(running.client)
+    assert answer.status_code == 400
+    assert "motion must be given" in answer.json()["error"]["message"]
+    (tmp_path / "half.npz").write_bytes(b"PK\x03\x04")
+    running = make_service(default_motion=str(tmp_path / "half.npz"))
+    assert "the default one: motion must be" in post(running.client).json()["error"]["message"]
+
+
+def test_urls_are_refused_and_unknown_fields_are_told(running, photo_file, post):
+    created = post(running.client, loudness="11").json()
+    assert created["warnings"] == ["loudness is not a field and is ignored"]
+    answer = running.client.post(
+        "/v1/videos",
+        data={"input_reference[image_url]": "http://127.0.0.1/secret.png"},
+        files={"input_reference": ("x", photo_file.read_bytes())},
+    )
+    assert answer.status_code == 400
+    assert "not fetched" in answer.json()["error"]["message"]
+    answer = running.client.post(
+        "/v1/videos",
+        data={"motion": "http://127.0.0.1/secret.mp4"},
+        files={"input_reference": ("x", photo_file.read_bytes())},
+    )
+    assert answer.status_code == 400
+    assert "URLs are not fetched" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/nothing", "/v1/videos/x/y"])
+def test_every_error_has_the_same_shape(running, path):
+    for answer in (running.client.get(path), running.client.put(path)):
+        assert answer.status_code == 404
+        assert set(answer.json()["error"]) == {"message", "type", "code", "param"}
+
+
+def test_the_interface_documents_itself(running):
+    paths = running.client.get("/openapi.json").json()["paths"]
+    assert {"get", "post"} <= paths["/v1/videos"].keys()
+    assert {"get", "delete"} <= paths["/v1/videos/{video_id}"].keys()
+    assert {
+        "/v1/videos/{video_id}/content", "/v1/videos/{video_id}/events",
+        "/v1/motions/{motion_id}", "/v1/subjects/{subject_id}", "/healthz", "/readyz",
+    } <= paths.keys()  # fmt: skip
