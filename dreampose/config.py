@@ -253,7 +253,7 @@ def catwalk() -> Recipe:
             "set_alpha_to_one": False,
             "steps_offset": 1,
         },
-        image_scale=2.0,
+        image_scale=1.25,
         pose_scale=2.0,
         lora_rank=2,
         lora_learning_rate=1e-3,
