@@ -57,6 +57,7 @@ def tiny_recipe() -> config.Recipe:
 
 def tiny(recipe: config.Recipe) -> config.Recipe:
     """The same recipe with a handful of channels; poses and stages are kept."""
+    latents = min(8, recipe.latent_channels)
     stage = {"num_steps": 2, "num_epochs": 0, "batch_size": 2, "warmup_steps": 0, "crop_size": 0}
     return config.replace(
         recipe,
@@ -65,8 +66,8 @@ def tiny(recipe: config.Recipe) -> config.Recipe:
         vae_class="AutoencoderTiny",
         vae={"encoder_block_out_channels": (8,) * 4, "decoder_block_out_channels": (4,) * 4,
              "num_encoder_blocks": (0,) * 4, "num_decoder_blocks": (1,) * 4,
-             "latent_channels": 8, "scaling_factor": 1.0},
-        unet={**recipe.unet, "sample_size": (8, 6), "in_channels": 8, "out_channels": 8,
+             "latent_channels": latents, "scaling_factor": 1.0},
+        unet={**recipe.unet, "sample_size": (8, 6), "in_channels": latents, "out_channels": latents,
               "block_out_channels": (8, 16),
               "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
               "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
