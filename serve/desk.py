@@ -241,9 +241,11 @@ class Desk:
         try:
             state = await self.backend.render(str(folder.path))
         except Exception as error:
-            if not folder.is_deleted():
-                logging.getLogger("ray.serve").exception("%s failed", folder.id)
-                state = folder.fail("render_failed", reason(error))
+            if folder.is_deleted():
+                self.measures.count("dreampose_videos", status="cancelled")
+                return
+            logging.getLogger("ray.serve").exception("%s failed", folder.id)
+            state = folder.fail("render_failed", reason(error))
         if folder.is_deleted():
             self.measures.count("dreampose_videos", status="cancelled")
             return
