@@ -190,7 +190,7 @@ def test_bad_requests_are_sentences(service, photo_file, motion_file, tmp_path):
         (post(service, photo_file, motion_file, seed="-1"), "seed must be given rightly"),
         (post(service, photo_file, motion_file, subject="anna"), "subject must have"),
         (post(service, photo_file, motion_file, model="sora-2"), "model must be 'tiny'"),
-        (service.post("/v1/videos", data={"seed": "1"}), "must be given rightly"),
+        (service.post("/v1/videos", data={"seed": "1"}), "input_reference must hold 1 to 8 photos"),
     ):
         assert answer.status_code == 400, answer.text
         assert sentence in answer.json()["error"]["message"]
