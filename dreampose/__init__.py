@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from diffusers import ModelMixin as ModelMixin
 
     from dreampose.conditions import ImageAdapter as ImageAdapter
-    from dreampose.config import recipe as recipe
     from dreampose.errors import InputError as InputError
     from dreampose.errors import SubjectMismatchWarning as SubjectMismatchWarning
     from dreampose.pipeline import DreamPosePipeline as DreamPosePipeline
     from dreampose.poses import Motion as Motion
+    from dreampose.recipes import recipe as recipe
 
 __version__ = "0.1.0"
 
@@ -26,7 +26,7 @@ _EXPORTS = {
     "ModelMixin": "diffusers",  # how diffusers finds out how to load ImageAdapter
     "Motion": "dreampose.poses",
     "SubjectMismatchWarning": "dreampose.errors",
-    "recipe": "dreampose.config",
+    "recipe": "dreampose.recipes",
 }
 
 

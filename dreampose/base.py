@@ -22,9 +22,10 @@ from torch import Tensor
 from transformers import CLIPVisionModel
 
 from dreampose import hub, tensors
-from dreampose.config import Recipe, replace, sd14
+from dreampose.config import Recipe, replace
 from dreampose.errors import InputError
 from dreampose.latents import VAE
+from dreampose.recipes import sd14
 
 CLIP = "openai/clip-vit-base-patch32"
 """The paper's image encoder."""

@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cluster import resources
-from dreampose import config
+from dreampose import recipes
 from dreampose.errors import InputError
 from jobs import driver, storage, videos
 from jobs.encoding import Encoder, Settings
@@ -119,7 +119,7 @@ def _settings(args: argparse.Namespace) -> Settings:
     pose = earlier["pose"] if earlier else args.pose
     if pose not in poses.ESTIMATORS:
         raise InputError(f"pose must be one of {', '.join(poses.ESTIMATORS)}, got {pose!r}")
-    recipe = config.recipe(args.recipe or "catwalk")
+    recipe = recipes.recipe(args.recipe or "catwalk")
     model_fingerprint = None
     if args.model is not None:
         from dreampose.cli import model

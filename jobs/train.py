@@ -12,7 +12,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cluster import resources
-from dreampose import config
+from dreampose import config, recipes
 from dreampose.errors import InputError
 from jobs import driver, storage
 
@@ -160,7 +160,7 @@ def _check(args: argparse.Namespace) -> config.Recipe:
     if args.warm_start is not None:
         model.load(args.warm_start)
     if args.recipe is not None or pipe is None:
-        recipe = config.recipe(args.recipe or "catwalk")
+        recipe = recipes.recipe(args.recipe or "catwalk")
     else:
         recipe = pipe.recipe
     if pipe is not None and pipe.recipe.name != recipe.name:

@@ -35,7 +35,7 @@ import numpy as np
 import pytest
 import torch
 
-from dreampose import config
+from dreampose import config, recipes
 
 ROOT = Path(__file__).parent.parent
 
@@ -52,7 +52,7 @@ def _same_randomness() -> None:
 @pytest.fixture(scope="session")
 def tiny_recipe() -> config.Recipe:
     """The smallest model with every part: 64x48 pixels, 8x6 latents, some ten thousand weights."""
-    return tiny(config.catwalk())
+    return tiny(recipes.catwalk())
 
 
 def tiny(recipe: config.Recipe) -> config.Recipe:
@@ -124,13 +124,13 @@ def ray_cluster() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def sd_recipe() -> config.Recipe:
     """`sd14()` at a handful of channels: an `AutoencoderKL` and the paper's 5:4 frame."""
-    small = tiny(config.sd14())
+    small = tiny(recipes.sd14())
     return config.replace(
         small,
         height=80,
         width=64,
         vae_class="AutoencoderKL",
-        vae={**config.sd14().vae, "block_out_channels": (4,) * 4, "layers_per_block": 1,
+        vae={**recipes.sd14().vae, "block_out_channels": (4,) * 4, "layers_per_block": 1,
              "norm_num_groups": 2},
         unet={**small.unet, "sample_size": 8},
     )  # fmt: skip

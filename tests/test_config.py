@@ -6,20 +6,20 @@ from typing import Any
 import pytest
 import torch
 
-from dreampose import config
+from dreampose import config, recipes
 from dreampose.errors import InputError
 
 
 @pytest.mark.parametrize("name", ["catwalk", "sd14"])
 def test_recipe_survives_json(name: str) -> None:
-    recipe = config.recipe(name)
+    recipe = recipes.recipe(name)
     copy = config.Recipe.from_dict(json.loads(json.dumps(recipe.to_dict())))
     assert json.dumps(copy.to_dict()) == json.dumps(recipe.to_dict())
     assert copy.base_stage == recipe.base_stage
 
 
 def test_sd14_is_the_paper() -> None:
-    recipe = config.sd14()
+    recipe = recipes.sd14()
     assert (recipe.height, recipe.width) == (640, 512)
     assert recipe.latent_size == (80, 64)
     assert recipe.latent_channels + recipe.num_poses * recipe.pose_channels == 14
@@ -40,17 +40,17 @@ def test_sd14_is_the_paper() -> None:
 )
 def test_bad_recipe_is_refused(field: str, value: Any, expected: str) -> None:
     with pytest.raises(InputError, match=expected):
-        config.replace(config.catwalk(), **{field: value})
+        config.replace(recipes.catwalk(), **{field: value})
 
 
 def test_unknown_recipe_lists_the_known_ones() -> None:
     with pytest.raises(InputError, match="one of catwalk, sd14 or a .json file, got 'sd15'"):
-        config.recipe("sd15")
+        recipes.recipe("sd15")
 
 
 def test_tiny_recipe_is_tiny(tiny_recipe: config.Recipe) -> None:
     assert tiny_recipe.latent_size == (8, 6)
-    assert tiny_recipe.num_poses == config.catwalk().num_poses
+    assert tiny_recipe.num_poses == recipes.catwalk().num_poses
 
 
 def test_shapes_are_checked_in_tests() -> None:

@@ -146,9 +146,9 @@ def test_presets_can_be_changed_in_part(tiny_pipeline):
 
 def test_the_papers_recipe_with_a_tenth_of_its_channels_renders():
     """Paper scale in all but width: 640x512, 50 CLIP tokens, 14 channels, PNDM, s_I 8, s_p 3."""
-    from dreampose import checkpoints, config
+    from dreampose import checkpoints, recipes
 
-    pipe = checkpoints.build(config.shrink(config.sd14(), 10))
+    pipe = checkpoints.build(recipes.shrink(recipes.sd14(), 10))
     request = generate.prepare(
         pipe, photos(), motion(5, 640, 512), num_inference_steps=1, align=False
     )

@@ -7,13 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dreampose import checkpoints, config, lora, subjects
+from dreampose import checkpoints, lora, recipes, subjects
 from dreampose.denoiser import Denoiser
 from dreampose.errors import InputError
 from dreampose.types import Conditions
 from tests.test_subjects import ANNA
 
-TARGETS = config.catwalk().lora_targets
+TARGETS = recipes.catwalk().lora_targets
 
 
 def predict(pipe):
@@ -195,7 +195,7 @@ def test_damaged_files_are_refused_and_the_base_stays(tiny_pipeline, tmp_path):
     refusal("lora must be a file")
 
 
-@pytest.mark.parametrize("recipe", [config.catwalk(), config.sd14()], ids=["catwalk", "sd14"])
+@pytest.mark.parametrize("recipe", [recipes.catwalk(), recipes.sd14()], ids=["catwalk", "sd14"])
 def test_a_subject_is_at_most_two_percent_of_the_unet(recipe):
     with torch.device("meta"):
         pipe = checkpoints.build(recipe)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dreampose import checkpoints, config, published
+from dreampose import checkpoints, config, published, recipes
 from dreampose.__main__ import main
 from dreampose.errors import InputError
 
@@ -111,7 +111,7 @@ def test_the_command_writes_a_model_with_the_quirks_of_its_weights(
     assert recipe.photo_fit == "crop"
     assert recipe.null_image == "black"
     assert recipe.pose_resize == "nearest"
-    assert config.recipe(out / "model_index.json") == recipe
+    assert recipes.recipe(out / "model_index.json") == recipe
     same(checkpoints.load(out).vae, {k: v.half().float() for k, v in trio["vae"].items()})
     assert "unet_epoch_20.pth, sha256 " in (out / "README.md").read_text()
     assert main(command) == 2

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from dreampose import config
+from dreampose import recipes
 from dreampose.errors import InputError
 from dreampose.sampling import denoise, num_model_calls
 from dreampose.schedule import scheduler_by_name
 
-BASE = config.sd14().scheduler
+BASE = recipes.sd14().scheduler
 
 
 def half(x, t):

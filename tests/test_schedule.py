@@ -4,11 +4,11 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, PNDMScheduler
 
-from dreampose import config
+from dreampose import recipes
 from dreampose.errors import InputError
 from dreampose.schedule import add_noise, scheduler_by_name, scheduler_names, training_target
 
-BASE = config.sd14().scheduler
+BASE = recipes.sd14().scheduler
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from dreampose import checkpoints, config
+from dreampose import checkpoints, recipes
 from dreampose.conditions import ImageAdapter
 from dreampose.denoiser import Denoiser, widen
 from dreampose.types import Conditions
@@ -77,7 +77,7 @@ def test_adapter_learns_to_use_the_latents():
 
 def test_sd14_has_the_papers_size():
     with torch.device("meta"):
-        pipe = checkpoints.build(config.sd14())
+        pipe = checkpoints.build(recipes.sd14())
     widened = checkpoints.num_parameters(pipe)["unet"]
     extra = 10 * 320 * 3 * 3
     assert widened == 859_549_764

@@ -4,7 +4,7 @@ import diffusers
 import pytest
 import torch
 
-from dreampose import config
+from dreampose import recipes
 from dreampose.denoiser import Denoiser
 from dreampose.guidance import guide
 from dreampose.sampling import denoise
@@ -25,7 +25,7 @@ SCHEDULERS = [
     "DEISMultistepScheduler",
 ]
 STOCHASTIC = {"DDPMScheduler", "EulerAncestralDiscreteScheduler"}
-BASE = config.sd14().scheduler
+BASE = recipes.sd14().scheduler
 
 
 def velocity_of_ones(x, t):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from dreampose import checkpoints, config, training
+from dreampose import checkpoints, recipes, training
 from dreampose.config import replace
 from dreampose.dataset import Dataset
 from dreampose.errors import InputError
@@ -146,7 +146,7 @@ def test_unknown_stage_is_refused(tiny_recipe, tiny_data, tmp_path):
 
 
 def test_the_papers_layout_with_a_tenth_of_the_channels_trains():
-    recipe = replace(config.shrink(config.sd14(), 10), height=320, width=256)
+    recipe = replace(recipes.shrink(recipes.sd14(), 10), height=320, width=256)
     pipe = checkpoints.build(recipe)
     generator = torch.Generator().manual_seed(0)
 

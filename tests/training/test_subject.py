@@ -11,9 +11,10 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from dreampose import checkpoints, lora, published, training
-from dreampose.config import catwalk, replace
+from dreampose.config import replace
 from dreampose.errors import InputError
 from dreampose.poses import Motion
+from dreampose.recipes import catwalk
 from dreampose.training import subject, views
 
 
