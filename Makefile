@@ -46,7 +46,7 @@ format: $(STAMP) ## apply the formatter and the safe fixes
 	$(BIN)/ruff format .
 
 bench: $(STAMP) ## how close renders of unseen people come to the truth, beside copying the photo
-	$(BIN)/python benchmarks/copy_photo.py --out out/benchmark
+	$(BIN)/python benchmarks/catwalk.py --out out/benchmark
 
 clean: ## remove what the targets above made, the environments included
 	rm -rf out $(VENV) $(VENV)-without-ray *.egg-info .ruff_cache .import_linter_cache

@@ -1,0 +1,117 @@
+#!/usr/bin/env python
+"""Catwalk benchmark v1: the data, always the same, and its checksums. Knows nothing of models.
+
+Writes OUT/train (96 people), OUT/val (12) and OUT/test (24), each with a walk and a turn of 48
+frames at 160x128 and a manifest.csv, and compares every video and ground truth with the checksums
+in `catwalk-v1.sha256`. Clips that are there are kept; no person, pattern or pair of colours is in
+two splits.
+"""
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dreampose import catwalk
+from dreampose.cli import door, flags
+from dreampose.errors import InputError
+
+CHECKSUMS = Path(__file__).with_name("catwalk-v1.sha256")
+NUM_FRAMES, HEIGHT, WIDTH = 48, 160, 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """A split's people: the first `identities` of a seed."""
+
+    seed: int
+    identities: int
+
+
+SPLITS = {
+    "train": Split(seed=1, identities=96),
+    "val": Split(seed=2, identities=12),
+    "test": Split(seed=3, identities=24),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Makes splits and compares them with their checksums."""
+    parser = door.Parser(
+        prog="benchmarks/data.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the splits")
+    parser.add_argument("--splits", nargs="+", choices=list(SPLITS), default=list(SPLITS))
+    parser.add_argument("--workers", type=flags.positive, default=2)
+    parser.add_argument(
+        "--write-checksums",
+        action="store_true",
+        help="record what was made instead of comparing: for a new version of the benchmark",
+    )
+    args = parser.parse_args(argv)
+    return door.attend(parser.prog, lambda: run(args))
+
+
+def run(args: argparse.Namespace) -> None:
+    """See `main`."""
+    lines: list[str] = []
+    for name in args.splits:
+        generate(args.out / name, name, workers=args.workers)
+        lines += checksums(args.out, name)
+    if args.write_checksums:
+        CHECKSUMS.write_text("".join(f"{line}\n" for line in lines))
+        print(f"{len(lines)} checksums in {CHECKSUMS.name}")
+        return
+    compare(lines)
+    print(f"{len(lines)} files are those of {CHECKSUMS.name}")
+
+
+def generate(out: Path, name: str, *, workers: int, identities: int | None = None) -> None:
+    """One split, or its first people, with a progress bar."""
+    split = SPLITS[name]
+    progress = catwalk.generate(
+        out,
+        identities=identities or split.identities,
+        frames=NUM_FRAMES,
+        split=name,
+        seed=split.seed,
+        height=HEIGHT,
+        width=WIDTH,
+        workers=workers,
+    )
+    with tqdm(total=2 * (identities or split.identities), desc=name, unit="clip") as bar:
+        for done, _ in progress:
+            bar.update(done - bar.n)
+
+
+def checksums(root: Path, name: str) -> list[str]:
+    """A line per video and ground truth of a split, as `sha256sum -c` reads them."""
+    files = sorted(f for f in (root / name).iterdir() if f.suffix in (".mp4", ".npz"))
+    return [f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {name}/{f.name}" for f in files]
+
+
+def compare(lines: Sequence[str]) -> None:
+    """Compares checksums with the recorded ones.
+
+    Raises:
+        InputError: a file is not the recorded one.
+    """
+    known = set(CHECKSUMS.read_text().splitlines())
+    other = [line.split()[1] for line in lines if line not in known]
+    if other:
+        raise InputError(
+            f"clips must be those of {CHECKSUMS.name}, got {len(other)} others of {len(lines)}, "
+            f"such as {other[0]}: other versions than those of constraints.txt give other bytes"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,200 @@
+"""The benchmark's tables and pictures from the results of its people. Knows nothing of models."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw
+
+from benchmarks.people import METRICS, POSE_FRAMES, SCORED, Protocol, kept
+from dreampose import metrics, video
+
+Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
+"""Of one person: by motion, method and metric."""
+ROWS = {
+    "copy": "the photo, copied",
+    "nearest": "nearest training frame",
+    "VAE": "VAE of the truth",
+    "base": "base",
+    "finetuned": "finetuned",
+}
+SHEET_PEOPLE = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """A figure and what was wanted of it."""
+
+    text: str
+    value: float
+    wanted: float
+    at_least: bool = False
+
+    def line(self) -> str:
+        """A sentence."""
+        met = self.value >= self.wanted if self.at_least else self.value <= self.wanted
+        bound = "at least" if self.at_least else "at most"
+        verdict = "met" if met else "NOT met"
+        return f"- {self.text}: {self.value:.3f}, wanted {bound} {self.wanted:g}: {verdict}"
+
+
+def write(out: Path, names: Sequence[str], protocol: Protocol) -> str:
+    """Writes `report.md`, `report.csv`, `sheet.png` and `result.mp4`; gives the report."""
+    results = [json.loads((out / name / "result.json").read_text()) for name in names]
+    scores: list[Scores] = [result["scores"] for result in results]
+    tuned = [index for index, one in enumerate(scores) if "finetuned" in one["walk"]]
+    groups = [("All people", list(range(len(names)))), ("Finetuned people", tuned)]
+    lines = [
+        f"Catwalk benchmark v{protocol.version}: model {protocol.model} ({protocol.fingerprint}), "
+        f"preset {protocol.preset}, {protocol.estimator} poses, {len(SCORED)} frames of each clip, "
+        f"finetuned on {protocol.num_photos} photos.",
+    ]
+    cells = io.StringIO()
+    sheet = csv.writer(cells, lineterminator="\n")
+    sheet.writerow(["people", "method", "metric", "value", "low", "high"])
+    for title, chosen in groups:
+        if not chosen:
+            continue
+        found = {method: by_person([scores[i] for i in chosen], method) for method in ROWS}
+        found = {method: values for method, values in found.items() if values}
+        lines += ["", f"{title} ({len(chosen)}):", "", *table(found)]
+        for method, values in found.items():
+            for metric, people in values.items():
+                interval = metrics.bootstrap_mean(people)
+                numbers = [f"{x:.6g}" for x in (interval.value, interval.low, interval.high)]
+                sheet.writerow([len(chosen), method, metric, *numbers])
+    seconds = [result["finetune_seconds"] for result in results if result["finetune_seconds"]]
+    if seconds:
+        lines += ["", f"Finetuning took {np.median(seconds):.0f} s a person on one core (median)."]
+    lines += ["", *(goal.line() for goal in goals(out, names, scores, tuned))]
+    text = "\n".join(lines)
+    (out / "report.md").write_text(f"{text}\n")
+    (out / "report.csv").write_text(cells.getvalue())
+    draw_sheet(out, names, tuned).save(out / "sheet.png")
+    write_video(out / "result.mp4", out, names[:3])
+    return text
+
+
+def by_person(scores: Sequence[Scores], method: str) -> dict[str, Float[np.ndarray, " n"]]:
+    """Every score of a method, a value per person; nothing where it was not rendered for all."""
+    if not all(method in clip for one in scores for clip in one.values()):
+        return {}
+    return {
+        metric: np.array(
+            [np.mean([clip[method][metric] for clip in one.values()]) for one in scores]
+        )
+        for metric in METRICS
+    }
+
+
+def table(found: Mapping[str, Mapping[str, Float[np.ndarray, " n"]]]) -> list[str]:
+    """Rows of Markdown: L1 as a share of copying too, the ratio of the means."""
+    chosen = [metrics.METRICS[name] for name in METRICS]
+    heads = [f"{m.title} {'↑' if m.higher_is_better else '↓'}" for m in chosen]
+    heads = ["method", heads[0], "L1 / copy ↓", *heads[1:]]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for method, values in found.items():
+        cells: list[str] = []
+        for metric in chosen:
+            interval = metrics.bootstrap_mean(values[metric.name])
+            low, high = (f"{x:.{metric.digits}f}" for x in (interval.low, interval.high))
+            cells.append(f"{interval.value:.{metric.digits}f} [{low}, {high}]")
+        cells.insert(1, f"{ratio(found, method):.3f}")
+        lines.append(f"| {' | '.join([ROWS[method], *cells])} |")
+    return lines
+
+
+def ratio(found: Mapping[str, Mapping[str, Float[np.ndarray, " n"]]], method: str) -> float:
+    """L1 as a share of copying the photo."""
+    return float(found[method]["l1"].mean() / found["copy"]["l1"].mean())
+
+
+def goals(
+    out: Path, names: Sequence[str], scores: Sequence[Scores], tuned: Sequence[int]
+) -> list[Goal]:
+    """What was wanted of the model, and what it is."""
+    everyone = {method: by_person(scores, method) for method in ("copy", "VAE", "base")}
+    result = [
+        Goal(text="base, L1 / copy", value=ratio(everyone, "base"), wanted=0.70),
+        Goal(text="VAE, L1 / copy", value=ratio(everyone, "VAE"), wanted=0.25),
+    ]
+    if tuned:
+        few = {
+            method: by_person([scores[i] for i in tuned], method)
+            for method in ("copy", "VAE", "finetuned")
+        }
+        ssim = {method: float(values["ssim"].mean()) for method, values in few.items()}
+        closed = (ssim["finetuned"] - ssim["copy"]) / (ssim["VAE"] - ssim["copy"])
+        share = ratio(few, "finetuned")
+        result += [
+            Goal(text="finetuned, L1 / copy (foundation)", value=share, wanted=0.55),
+            Goal(text="finetuned, L1 / copy", value=share, wanted=0.45),
+            Goal(
+                text="finetuned, share of the SSIM gap between copy and VAE closed",
+                value=closed,
+                wanted=0.60,
+                at_least=True,
+            ),
+        ]
+    if len(names) > 1:
+        same = [np.load(out / name / "pose.npz") for name in names]
+        preds, truths = (np.stack([one[key] for one in same]) for key in ("pred", "truth"))
+        share = np.mean([kept(preds[:, i], truths[:, i]).mean() for i in range(len(POSE_FRAMES))])
+        text = f"identity kept, {len(names)} people in {len(POSE_FRAMES)} poses"
+        result.append(Goal(text=text, value=float(share), wanted=0.90, at_least=True))
+    files = sorted(out.glob("*/real.json"))
+    points = [json.loads(file.read_text())["pck"] for file in files if file.parent.name in names]
+    text = f"PCK@0.2 of a real walk, {len(points)} people"
+    return [
+        *result,
+        Goal(text=text, value=float(np.mean(points)), wanted=0.85, at_least=True),
+    ]
+
+
+def draw_sheet(out: Path, names: Sequence[str], tuned: Sequence[int]) -> Image.Image:
+    """A row a person: the photo, then pose, base, finetuned and truth in the midst of each clip."""
+    shown = [names[i] for i in tuned[:SHEET_PEOPLE]] or list(names[:SHEET_PEOPLE])
+    methods = ["base", *(["finetuned"] if tuned else []), "truth"]
+    rows: list[np.ndarray] = []
+    for name in shown:
+        clips = [np.load(out / name / f"{motion}.npz") for motion in ("walk", "turn")]
+        cells = [clips[0]["photo"]]
+        for clip in clips:
+            middle = len(clip["truth"]) // 2
+            cells.append(_pose(clip["maps"][middle], clip["photo"].shape[:2]))
+            cells += [clip[method][middle] for method in methods]
+        rows.append(np.concatenate(cells, axis=1))
+    titles = ["photo", *["pose", *methods] * 2]
+    picture = np.concatenate(rows, axis=0)
+    header = 14
+    sheet = Image.new("RGB", (picture.shape[1], picture.shape[0] + header), "white")
+    sheet.paste(Image.fromarray(picture), (0, header))
+    draw = ImageDraw.Draw(sheet)
+    for number, title in enumerate(titles):
+        draw.text((number * picture.shape[1] // len(titles) + 4, 1), title, fill="black")
+    return sheet
+
+
+def write_video(path: Path, out: Path, names: Sequence[str]) -> None:
+    """The people who walk as in the real video: photo, pose and render side by side."""
+    clips = [np.load(out / name / "real.npz") for name in names]
+    sides: list[np.ndarray] = []
+    for clip in clips:
+        frames = clip["frames"]
+        photo = video.fit(clip["photo"][None], *frames.shape[1:3])
+        maps = np.stack([_pose(map_, frames.shape[1:3]) for map_ in clip["maps"]])
+        sides.append(np.concatenate([photo.repeat(len(frames), axis=0), maps, frames], axis=2))
+    video.write(path, np.concatenate(sides, axis=2), 15.0)
+
+
+def _pose(maps: Float[np.ndarray, "2 H W"], size: tuple[int, ...]) -> UInt8[np.ndarray, "h w 3"]:
+    """U and V as red and green, the body's silhouette as blue."""
+    inside = (maps > 0).any(axis=0)
+    picture = (np.stack([maps[0], maps[1], 0.6 * inside], axis=-1) * 255).astype(np.uint8)
+    height, width = size
+    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.NEAREST))
