@@ -26,8 +26,8 @@ install: $(STAMP) ## an environment in .venv with the pinned versions
 demo: $(STAMP) ## motion from an MP4, one subject finetuned, three videos rendered: out/demo/index.html
 	$(BIN)/python examples/demo.py
 
-test: $(STAMP) ## every test
-	$(BIN)/python -m pytest
+test: $(STAMP) ## every test, a file at a time on each of two processes
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-without-ray: ## the tests of dreampose/ in an environment that has no Ray
 	test -x $(VENV)-without-ray/bin/python || $(PYTHON) -m venv $(VENV)-without-ray
