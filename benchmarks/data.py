@@ -67,7 +67,10 @@ def run(args: argparse.Namespace) -> None:
         generate(args.out / name, name, workers=args.workers)
         lines += checksums(args.out, name)
     if args.write_checksums:
-        CHECKSUMS.write_text("".join(f"{line}\n" for line in lines))
+        known = CHECKSUMS.read_text().splitlines() if CHECKSUMS.is_file() else []
+        # Splits that were not made now keep theirs.
+        kept = [line for line in known if line.split()[1].split("/")[0] not in args.splits]
+        CHECKSUMS.write_text("".join(f"{line}\n" for line in sorted([*kept, *lines], key=_name)))
         print(f"{len(lines)} checksums in {CHECKSUMS.name}")
         return
     compare(lines)
@@ -96,6 +99,10 @@ def checksums(root: Path, name: str) -> list[str]:
     """A line per video and ground truth of a split, as `sha256sum -c` reads them."""
     files = sorted(f for f in (root / name).iterdir() if f.suffix in (".mp4", ".npz"))
     return [f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {name}/{f.name}" for f in files]
+
+
+def _name(line: str) -> str:
+    return line.split()[1]
 
 
 def compare(lines: Sequence[str]) -> None:
