@@ -81,7 +81,9 @@ class Sheets:
             else:
                 made = _render(pipe, clip, chosen.tolist())
             rows.append(np.concatenate([*frames[chosen], *made], axis=1))
-        return np.concatenate(rows)
+        width = max(row.shape[1] for row in rows)
+        wide = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows]
+        return np.concatenate(wide)
 
 
 def _render(pipe: Any, clip: Dataset, chosen: list[int]) -> UInt8[np.ndarray, "t H W 3"]:
@@ -97,7 +99,9 @@ def _render(pipe: Any, clip: Dataset, chosen: list[int]) -> UInt8[np.ndarray, "t
         fps=clip.clips[0]["fps"],
     )
     photo = clip.photo(0, 0)
-    request = generate.prepare(pipe, [photo], motion, preset=PRESET, align=False)
+    request = generate.prepare(
+        pipe, [photo], motion, preset=PRESET, align=False, size=clip.size_of(0)
+    )
     return generate.render_frames(pipe, request, chosen)
 
 

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cluster import resources
 from dreampose import config, recipes
+from dreampose.cli import flags
 from dreampose.errors import InputError
 from jobs import driver, storage
 
@@ -163,6 +164,8 @@ def _check(args: argparse.Namespace) -> config.Recipe:
         recipe = recipes.recipe(args.recipe or "catwalk")
     else:
         recipe = pipe.recipe
+    if args.sizes is not None:
+        recipe = flags.sizes(args.sizes, recipe)
     if pipe is not None and pipe.recipe.name != recipe.name:
         raise InputError(f"recipe must be the model's {pipe.recipe.name!r}, got {recipe.name!r}")
     if args.stage == "base" and pipe is None:
@@ -195,6 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--recipe", help="catwalk, sd14 or a .json file; by default the model's, else catwalk"
     )
+    flags.add_sizes(parser)
     parser.add_argument("--model", help="model folder to start from; random weights without it")
     parser.add_argument(
         "--warm-start",
