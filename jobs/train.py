@@ -34,6 +34,10 @@ EXAMPLES = """\
   jobs/train.py --stage base --recipe sd14 --model s3-mount/start --data s3://studio/data \\
       --out s3://studio/runs/base --workers 8
 
+  # Clips of any aspect in buckets; weights spread over the GPUs; curves on Weights & Biases
+  jobs/train.py --stage base --model models/start --data data/train --sizes auto --out runs/base \\
+      --workers 8 --shard --track tensorboard wandb
+
   # Watch it
   tensorboard --logdir runs
 """
@@ -90,6 +94,8 @@ def _fit(
     use_gpu = total.get("GPU", 0) >= args.workers if args.gpus is None else args.gpus
     share = resources.training(total, workers=args.workers, gpus=use_gpu)
     resources.require(total, share, at_least=args.workers)
+    if args.shard and not use_gpu:
+        raise InputError("shard must be used with a GPU for each worker, got none")
     _sweep(out)
     board: Any = Board.remote()
     order = Order(
@@ -105,6 +111,8 @@ def _fit(
         checkpoint_every=args.checkpoint_every,
         validate_every=args.validate_every,
         num_threads=share.num_threads,
+        shard=args.shard,
+        track=tuple(args.track),
     )
     trainer = TorchTrainer(
         work,
@@ -154,9 +162,15 @@ def _check(args: argparse.Namespace) -> config.Recipe:
             raise InputError(f"{name} must be at least 1, got {getattr(args, name)}")
     if args.steps is not None and args.steps < 1:
         raise InputError(f"steps must be at least 1, got {args.steps}")
+    if args.shard and args.stage == "vae":
+        raise InputError("stage must be encoder or base with --shard, got 'vae'")
+    if args.shard and args.workers < 2:
+        raise InputError(f"workers must be at least 2 with --shard, got {args.workers}")
     from dreampose.cli import model
     from dreampose.dataset import Dataset, encoders_fingerprint
+    from dreampose.training import trackers
 
+    trackers.check(args.track)
     pipe = None if args.model is None else model.load(args.model)
     if args.warm_start is not None:
         model.load(args.warm_start)
@@ -186,8 +200,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = driver.parser(
         "train",
         "Trains one stage of a model: vae (the autoencoder), encoder (the photo's tokens; only\n"
-        "for models of one's own) or base (the denoiser). Leaves the model in OUT/model, curves\n"
-        "and sample sheets in OUT/tensorboard.",
+        "for models of one's own) or base (the denoiser). Leaves the model in OUT/model, that of\n"
+        "the lowest validation loss in OUT/best, curves and sample sheets in OUT/tensorboard.",
         EXAMPLES,
     )
     parser.add_argument("--stage", required=True, help="vae, encoder or base")
@@ -214,6 +228,20 @@ def _parser() -> argparse.ArgumentParser:
         "--gpus",
         action=argparse.BooleanOptionalAction,
         help="a GPU for each worker; by default where the cluster has that many",
+    )
+    parser.add_argument(
+        "--shard",
+        action="store_true",
+        help="spread weights, gradients and moments over the workers' GPUs (FSDP2), for models "
+        "that do not fit on one; the result is the same",
+    )
+    parser.add_argument(
+        "--track",
+        nargs="*",
+        default=["tensorboard"],
+        metavar="NAME",
+        help="where curves go: tensorboard (with sample sheets, in OUT/tensorboard), wandb or "
+        "mlflow; several, or none (default: tensorboard)",
     )
     parser.add_argument(
         "--checkpoint-every", type=int, default=500, metavar="STEPS", help="(%(default)s)"
