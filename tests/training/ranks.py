@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 PRELOAD = ["accelerate", "diffusers", "transformers", "dreampose.training"]
-TIMEOUT = 300
+TIMEOUT = 400
 
 
 def run_ranks(work: Callable[..., Any], folder: Path, *args: Any, num: int = 2) -> list[Any]:

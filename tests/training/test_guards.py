@@ -45,7 +45,7 @@ class Slope(Stage):
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "weight.json").write_text(json.dumps(float(self.weight)))
+        (folder / "weight.json").write_text(json.dumps(self.weight.item()))
 
 
 def run(stage: Slope, out: Path, config: StageConfig = CONFIG, **options: Any) -> list[Any]:
