@@ -77,7 +77,7 @@ def _train(order: Order, board: Any, stop: StopWatch, folder: Path, *, is_first:
     torch.set_num_threads(order.num_threads)
     bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     # TensorBoard is written by `Sheets`, which puts pictures beside the curves, on any storage.
-    others = [name for name in order.track if name != "tensorboard"]
+    others: list[Any] = [name for name in order.track if name != "tensorboard"]
     accelerator = Accelerator(
         mixed_precision="bf16" if bf16 else "no",
         fsdp_plugin=sharding.plugin() if order.shard else None,

@@ -188,6 +188,7 @@ class _Run:
                 loss = self.stage(to_device(batch, accelerator.device)).float()
                 if index < len(batches):
                     sums += torch.stack([loss, torch.ones_like(loss)]) * len(chosen)
+        sharding.spread_again(self.stage)
         self.stage.train()
         sums = _reduced(sums, accelerator, "sum")
         return float(sums[0] / sums[1])

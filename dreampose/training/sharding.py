@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D", "CLIPEncoderLayer")
@@ -42,9 +43,19 @@ def make_ready(module: nn.Module, accelerator: Accelerator) -> None:
     # FSDP2 knows weights in the order of their dimensions alone.
     module.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     present = {type(part).__name__ for part in module.modules()}
-    accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = [
-        name for name in BLOCKS if name in present
-    ]
+    settings = accelerator.state.fsdp_plugin
+    assert settings is not None
+    settings.transformer_cls_names_to_wrap = [name for name in BLOCKS if name in present]
+
+
+def spread_again(module: nn.Module) -> None:
+    """Lets go of whole weights that a forward without a backward has left gathered.
+
+    The next forward would use them, whatever has been written to the spread ones since.
+    """
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
 
 
 def whole(value: Tensor) -> Tensor:
@@ -93,7 +104,7 @@ def gather(
     if not any(isinstance(value, DTensor) for value in parameters.values()):
         return None
     found: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
-    for kept, values in zip(found, (state, parameters | averages), strict=True):
+    for kept, values in zip(found, (state, {**parameters, **averages}), strict=True):
         for name, value in values.items():
             complete = whole(value.detach())
             if keep:
@@ -109,10 +120,9 @@ def standing_in(module: nn.Module, weights: Mapping[str, Tensor]) -> Generator[N
         owner, _, name = path.rpartition(".")
         part = module.get_submodule(owner)
         places.append((part, name, getattr(part, name)))
-        # Not by assignment, which the wrapped modules would notice.
-        part._parameters[name] = nn.Parameter(value, requires_grad=False)
+        setattr(part, name, nn.Parameter(value, requires_grad=False))
     try:
         yield
     finally:
         for part, name, parameter in places:
-            part._parameters[name] = parameter
+            setattr(part, name, parameter)

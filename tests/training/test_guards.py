@@ -24,7 +24,7 @@ NAN = math.nan
 class Slope(Stage):
     """One weight that falls with every step; `factors` scale the loss of each draw."""
 
-    def __init__(self, factors: list[float], truth: Callable[[float], float] | None = None) -> None:
+    def __init__(self, factors: list[float], truth: Callable[[Any], Any] | None = None) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(()))
         self.factors, self.truth = factors, truth
