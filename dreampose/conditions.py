@@ -31,6 +31,10 @@ class ImageAdapter(ModelMixin, ConfigMixin):
     and c latent tokens back to n. At initialisation the result is the CLIP tokens, exactly. Only
     the mixing starts at zero for the latent tokens: were the projection zero as well, neither
     would ever receive a gradient.
+
+    A photo of another size than the adapter was made for is pooled likewise and then resampled
+    (bilinear, antialiased) to the grid that the projection knows: each of its weights keeps its
+    place in the frame, as a share of height and width. At the adapter's own size nothing is done.
     """
 
     @register_to_config
@@ -43,8 +47,8 @@ class ImageAdapter(ModelMixin, ConfigMixin):
         latent_width: int = 64,
     ) -> None:
         super().__init__()
-        cells = (latent_height // 2) * (latent_width // 2)
-        self.project = nn.Linear(cells, token_width)
+        self.grid = (latent_height // 2, latent_width // 2)
+        self.project = nn.Linear(self.grid[0] * self.grid[1], token_width)
         self.mix = nn.Linear(num_tokens + latent_channels, num_tokens)
         with torch.no_grad():
             self.mix.weight.copy_(torch.eye(num_tokens, num_tokens + latent_channels))
@@ -57,9 +61,13 @@ class ImageAdapter(ModelMixin, ConfigMixin):
 
         Args:
             clip_tokens: `last_hidden_state` of the image encoder.
-            photo_latents: the same photos' scaled latents.
+            photo_latents: the same photos' scaled latents, on a grid of any size.
         """
         pooled = F.max_pool2d(photo_latents.to(clip_tokens), 2)
+        if tuple(pooled.shape[-2:]) != self.grid:
+            pooled = F.interpolate(
+                pooled.float(), self.grid, mode="bilinear", antialias=True, align_corners=False
+            ).to(clip_tokens)
         latent_tokens = self.project(rearrange(pooled, "b c h w -> b c (h w)"))
         tokens = torch.cat([clip_tokens, latent_tokens], dim=1)
         return self.mix(tokens.transpose(1, 2)).transpose(1, 2)

@@ -3,6 +3,7 @@
 The recipes themselves are in `dreampose.recipes`; variants are made with `replace`.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -26,6 +27,15 @@ class StageConfig:
     eps: float = 1e-8
     weight_decay: float = 1e-2
     max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm; 0 leaves them as they are."""
+    skip_grad_norm: float = 0.0
+    """Steps whose gradients have a larger norm than this, before they are scaled, are skipped, as
+    those are whose loss or gradients are not finite; 0 knows no too large norm."""
+    max_skipped_steps: int = 10
+    """Steps skipped in a row at which training stops with an error."""
+    last_batch: str = "fill"
+    """Where an epoch of data of one frame size ends inside a batch: 'fill' takes its first items
+    once more, 'short' takes what is left. Data of several sizes are always 'short'."""
     lr_schedule: str = "constant"
     """'constant' or 'cosine' (to a tenth), both after `warmup_steps` of linear warm-up."""
     warmup_steps: int = 0
@@ -50,6 +60,12 @@ class StageConfig:
     """Base stage, where the image encoder learns: weight of the error in reading from each token of
     the photo, by one linear layer, which part of the body its patch shows and what latents. So the
     tokens say early what the denoiser must look up in them."""
+
+    def __post_init__(self) -> None:
+        if self.last_batch not in ("fill", "short"):
+            raise InputError(f"last_batch must be 'fill' or 'short', got {self.last_batch!r}")
+        if self.max_skipped_steps < 1:
+            raise InputError(f"max_skipped_steps must be at least 1, got {self.max_skipped_steps}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +107,9 @@ class Recipe:
     name: str
     height: int
     width: int
+    sizes: tuple[tuple[int, int], ...] = ()
+    """Further frame sizes (height, width) of the training data: each clip is fitted into the one
+    whose aspect is nearest its own. The adapter is built for `height` and `width`."""
     num_poses: int = 5
     pose_channels: int = 2
     vae_class: str = "AutoencoderKL"
@@ -154,11 +173,15 @@ class Recipe:
             raise InputError(
                 "null_image 'black' must go with a frozen image_encoder, got one that learns"
             )
-        for name in ("height", "width"):
-            if getattr(self, name) % self.downscale:
-                raise InputError(
-                    f"{name} must be a multiple of {self.downscale}, got {getattr(self, name)}"
-                )
+        for size in self.frame_sizes:
+            for name, length in zip(("height", "width"), size, strict=True):
+                if length < self.downscale or length % self.downscale:
+                    raise InputError(f"{name} must be a multiple of {self.downscale}, got {length}")
+        if len(set(self.frame_sizes)) < len(self.frame_sizes):
+            raise InputError(
+                "sizes must be other than height and width, each once, got "
+                + ", ".join(f"{height}x{width}" for height, width in self.sizes)
+            )
 
     @property
     def downscale(self) -> int:
@@ -176,6 +199,42 @@ class Recipe:
     def latent_size(self) -> tuple[int, int]:
         """Height and width of the latent grid."""
         return self.height // self.downscale, self.width // self.downscale
+
+    @property
+    def frame_sizes(self) -> tuple[tuple[int, int], ...]:
+        """Height and width of every size that data may have, the recipe's own first."""
+        return ((self.height, self.width), *self.sizes)
+
+    @property
+    def size_step(self) -> int:
+        """Pixels per cell of the UNet's coarsest grid: 64 for Stable Diffusion.
+
+        Sizes between its multiples work as well, since the UNet brings odd grids back to their
+        size, but its coarsest cells then lie unevenly over the frame.
+        """
+        return self.downscale * 2 ** (len(self.unet["block_out_channels"]) - 1)
+
+    def at(self, height: int, width: int) -> "Recipe":
+        """The same recipe for frames of another size alone.
+
+        Raises:
+            InputError: height or width is no multiple of `downscale`.
+        """
+        return replace(self, height=height, width=width, sizes=())
+
+    def size_for(self, height: int, width: int) -> tuple[int, int]:
+        """Which of `frame_sizes` a frame is fitted into: that of the nearest aspect.
+
+        Of several, the largest that is not larger than the frame, or else the smallest.
+        """
+
+        def key(size: tuple[int, int]) -> tuple[float, bool, int]:
+            away = abs(math.log(size[0] / size[1] * width / height))
+            fits = size[0] <= height and size[1] <= width
+            area = size[0] * size[1]
+            return round(away, 6), not fits, -area if fits else area
+
+        return min(self.frame_sizes, key=key)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

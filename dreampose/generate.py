@@ -83,6 +83,7 @@ def prepare(
     generator: torch.Generator | None = None,
     align: bool = True,
     check_subject: bool = True,
+    size: tuple[int, int] | None = None,
 ) -> Request:
     """Encodes photos, poses and noise once.
 
@@ -101,11 +102,13 @@ def prepare(
         generator: a CPU generator to draw from instead of `seed`; it advances.
         align: move and scale the motion onto the first photo's body.
         check_subject: warn when a finetuned subject's weights meet another person's photo.
+        size: height and width of the frames; by default that of the model, of several the one
+            whose aspect is nearest the motion's.
 
     Raises:
         InputError: an argument is out of its range, or nobody is in the photo to align to.
     """
-    recipe = pipe.recipe
+    recipe = pipe.recipe.at(*(size or pipe.recipe.size_for(motion.height, motion.width)))
     if preset not in PRESETS:
         raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
     if not photos:
@@ -118,7 +121,7 @@ def prepare(
     ratio, expected = motion.width / motion.height, recipe.width / recipe.height
     if abs(math.log(ratio / expected)) > 0.02:
         raise InputError(
-            f"motion must have the model's aspect {recipe.height}x{recipe.width}, "
+            f"motion must have the frames' aspect {recipe.height}x{recipe.width}, "
             f"got {motion.height}x{motion.width}: extract it again at that size"
         )
     chosen = PRESETS[preset]

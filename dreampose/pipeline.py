@@ -168,6 +168,7 @@ class DreamPosePipeline(DiffusionPipeline):
         align: bool = True,
         check_subject: bool = True,
         join_branches: bool = True,
+        size: tuple[int, int] | None = None,
         output_type: str = "pil",
         callback: Callable[[int, int], None] | None = None,
     ) -> DreamPoseOutput:
@@ -189,6 +190,8 @@ class DreamPosePipeline(DiffusionPipeline):
             align: move and scale the motion onto the photo's body.
             check_subject: warn when finetuned weights meet another person's photo.
             join_branches: compute the branches of guidance as one batch.
+            size: height and width of the frames, multiples of 8 in the motion's aspect; default:
+                the model's.
             output_type: 'pil' or 'np'.
             callback: called after each step with (steps made, steps in all), all chunks counted.
 
@@ -215,6 +218,7 @@ class DreamPosePipeline(DiffusionPipeline):
             generator=generator,
             align=align,
             check_subject=check_subject,
+            size=size,
         )
         starts = range(0, request.num_frames, chunk_size)
         total = len(starts) * request.num_model_calls

@@ -138,7 +138,11 @@ def sd14() -> Recipe:
         vae_stage=StageConfig(learning_rate=5e-5, num_steps=20_000, batch_size=8, crop_size=256),
         encoder_stage=StageConfig(learning_rate=1e-5, num_steps=10_000, batch_size=64),
         base_stage=StageConfig(
-            learning_rate=5e-6, num_epochs=5, batch_size=4, gradient_accumulation=4
+            learning_rate=5e-6,
+            num_epochs=5,
+            batch_size=4,
+            gradient_accumulation=4,
+            last_batch="short",
         ),
         subject_stage=StageConfig(learning_rate=1e-5, num_steps=500, batch_size=1, crop_share=1.0),
         subject_vae_stage=StageConfig(learning_rate=5e-5, num_steps=1500, batch_size=1),
@@ -169,6 +173,24 @@ def recipe(name: str | Path) -> Recipe:
         raise InputError(
             f"recipe must be a file that holds one, got {str(name)!r} ({error})"
         ) from error
+
+
+def aspect_sizes(recipe: Recipe) -> tuple[tuple[int, int], ...]:
+    """Frame sizes beside the recipe's own, for `Recipe.sizes`: buckets from 2:1 to 1:2.
+
+    Heights and widths are multiples of `Recipe.size_step`, areas as near the recipe's as that
+    allows, so that batches of any size need about the same memory.
+    """
+    step, area = recipe.size_step, recipe.height * recipe.width
+    upright = {(side, round(area / side / step) * step) for side in range(step, area // step, step)}
+    sizes = upright | {(width, height) for height, width in upright}
+    return tuple(
+        (height, width)
+        for height, width in sorted(sizes, reverse=True)
+        if 2 * height >= width > 0
+        and height <= 2 * width
+        and (height, width) != (recipe.height, recipe.width)
+    )
 
 
 def shrink(recipe: Recipe, divisor: int) -> Recipe:

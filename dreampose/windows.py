@@ -3,6 +3,8 @@
 Knows indices only, nothing of pixels, files or models.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Int64
 
@@ -45,19 +47,68 @@ def sample_pairs(
     return (targets + np.minimum(shift, num_frames - 1)) % num_frames
 
 
-def epoch_order(num_items: int, *, seed: int, epoch: int) -> Int64[np.ndarray, " n"]:
-    """The order in which an epoch visits its items; the same for every rank and every rerun."""
-    return np.random.default_rng((seed, epoch)).permutation(num_items)
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """The order in which an epoch visits its items; the same for every rank and every rerun.
 
-
-def shard(
-    order: Int64[np.ndarray, " n"], *, offset: int, batch_size: int, rank: int, num_ranks: int
-) -> Int64[np.ndarray, " b"]:
-    """The part of one global batch that belongs to a rank.
-
-    The global batch is the `batch_size * num_ranks` items from `offset` on; where the epoch ends
-    inside it, the epoch's first items fill it, so that all ranks take equally many steps of equal
-    size. Every item is visited, none twice but for that filling.
+    order: indices of items. ends: for each place in it, where the run of items that may share a
+    batch ends. fill: a step that reaches the end goes on with the first items.
     """
-    positions = offset + rank + np.arange(batch_size) * num_ranks
-    return order[positions % len(order)]
+
+    order: Int64[np.ndarray, " n"]
+    ends: Int64[np.ndarray, " n"]
+    fill: bool
+
+    def items(self, offset: int, count: int) -> Int64[np.ndarray, " b"]:
+        """The items of one step: `count` of them from place `offset` on, or to the run's end."""
+        if self.fill:
+            return self.order[(offset + np.arange(count)) % len(self.order)]
+        return self.order[offset : min(offset + count, int(self.ends[offset]))]
+
+    def num_steps(self, count: int, offset: int = 0) -> int:
+        """Steps of at most `count` items from a place to the end."""
+        steps = 0
+        while offset < len(self.order):
+            offset += len(self.items(offset, count))
+            steps += 1
+        return steps
+
+
+def plan_epoch(
+    buckets: Int64[np.ndarray, " n"], *, seed: int, epoch: int, run_length: int, fill: bool
+) -> Epoch:
+    """A random order of items in which only items of one bucket meet in a batch.
+
+    Items of one bucket alone are one run. Of several, each one's items are cut into runs that lie
+    in random order; the last run of a bucket may be shorter. Every item has one place.
+
+    Args:
+        buckets: of each item, such as the index of its frame size.
+        seed: of the order, together with `epoch`.
+        epoch: counted from 0.
+        run_length: items of a run, at least 1.
+        fill: see `Epoch`; not with several buckets, whose first items may be of another.
+    """
+    generator = np.random.default_rng((seed, epoch))
+    order = generator.permutation(len(buckets))
+    present = np.unique(buckets)
+    if len(present) == 1:
+        return Epoch(order=order, ends=np.full(len(order), len(order)), fill=fill)
+    runs: list[np.ndarray] = []
+    for bucket in present:
+        items = order[buckets[order] == bucket]
+        runs += np.split(items, range(run_length, len(items), run_length))
+    runs = [runs[index] for index in generator.permutation(len(runs))]
+    lengths = [len(run) for run in runs]
+    return Epoch(
+        order=np.concatenate(runs), ends=np.repeat(np.cumsum(lengths), lengths), fill=False
+    )
+
+
+def slots(items: Int64[np.ndarray, " n"], batch_size: int) -> list[Int64[np.ndarray, " b"]]:
+    """The items of a step as batches of a rank's turn: slot r of turn t is t * num_ranks + r.
+
+    Slots do not depend on the number of ranks: two ranks that take a turn together do what one
+    does in two.
+    """
+    return [items[start : start + batch_size] for start in range(0, len(items), batch_size)]

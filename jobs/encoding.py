@@ -31,8 +31,11 @@ class Settings:
 
     def to_json(self) -> str:
         """For the data folder; where the model lies is not part of what it is."""
+        recipe = {name: getattr(self.recipe, name) for name in DATA_FIELDS}
+        if self.recipe.sizes:
+            recipe["sizes"] = [list(size) for size in self.recipe.sizes]
         values = {
-            "recipe": {name: getattr(self.recipe, name) for name in DATA_FIELDS},
+            "recipe": recipe,
             "pose": self.pose,
             "seed": self.seed,
             "model_fingerprint": self.model_fingerprint,
@@ -103,7 +106,7 @@ class Encoder:
         (row,) = storage.read_table(row_file, columns).to_pylist()
         if row["joints"] is None:
             return None
-        factor = height // self.settings.recipe.height
+        factor = height // self.settings.recipe.size_for(*clip.frames.shape[1:3])[0]
         joints = np.frombuffer(row["joints"], dataset.ARRAYS["joints"]).reshape(row["joints_shape"])
         joints = joints * np.array([factor, factor, factor, 1], np.float32)
         return poses.Motion(

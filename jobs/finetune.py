@@ -12,6 +12,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cluster import resources
+from dreampose.cli import flags
 from dreampose.errors import InputError
 from jobs import driver, storage, subjects
 from jobs.subjects import Person
@@ -45,6 +46,7 @@ class Order:
     targets: tuple[str, ...] | None
     num_steps: int | None
     num_vae_steps: int | None
+    size: tuple[int, int] | None
     seed: int
     num_threads: int
     checkpoint_every: int
@@ -96,6 +98,7 @@ def _run(
         targets=_targets(args),
         num_steps=args.steps,
         num_vae_steps=args.vae_steps,
+        size=args.size,
         seed=args.seed,
         num_threads=share.num_threads,
         checkpoint_every=args.checkpoint_every,
@@ -165,6 +168,7 @@ def finetune_one(order: Order, person: Person, board: Any) -> None:
             lora_targets=order.targets,
             num_steps=order.num_steps,
             num_vae_steps=order.num_vae_steps,
+            size=order.size,
             seed=order.seed,
             stop=stop,
             checkpoint_every=order.checkpoint_every,
@@ -232,6 +236,8 @@ def _check(args: argparse.Namespace) -> None:
     from dreampose.cli import model
 
     pipe = model.load(args.model)
+    if args.size is not None:
+        pipe.recipe.at(*args.size)
     if args.method == "lora":
         recipe, targets = pipe.recipe, _targets(args)
         lora.check(
@@ -276,6 +282,7 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         help="of the decoder, instead of the recipe's (0 for lora); 0 leaves it alone",
     )
+    flags.add_size(parser, what="the frames that are trained on")
     parser.add_argument("--seed", type=int, default=0, help="of crops and noise (%(default)s)")
     parser.add_argument(
         "--gpus",

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cluster import resources
 from dreampose import recipes
+from dreampose.cli import flags
 from dreampose.errors import InputError
 from jobs import driver, storage, videos
 from jobs.encoding import Encoder, Settings
@@ -131,6 +132,16 @@ def _settings(args: argparse.Namespace) -> Settings:
                 f"recipe must be the model's {pipe.recipe.name!r}, got {recipe.name!r}"
             )
         recipe, model_fingerprint = pipe.recipe, encoders_fingerprint(pipe)
+    sizes = args.sizes
+    if earlier:
+        sizes = [f"{height}x{width}" for height, width in earlier["recipe"].get("sizes", [])]
+        if args.sizes is not None and flags.sizes(args.sizes, recipe) != flags.sizes(sizes, recipe):
+            raise InputError(
+                f"sizes must be those of --data, {' '.join(sizes) or 'none'}, "
+                f"got {' '.join(args.sizes)}"
+            )
+    if sizes is not None:
+        recipe = flags.sizes(sizes, recipe)
     for name in ("name", "height", "width"):
         got = getattr(recipe, name)
         expected = earlier["recipe"][name] if earlier else got
@@ -229,6 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--recipe", help="catwalk, sd14 or a .json file; by default the model's, else catwalk"
     )
+    flags.add_sizes(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the random crops (%(default)s)")
     parser.add_argument(
         "--workers", type=int, help="videos worked on at once; by default what the cluster holds"

@@ -14,7 +14,7 @@ from dreampose import checkpoints, generate, poses, video
 from dreampose.dataset import Dataset
 from dreampose.errors import InputError
 from dreampose.latents import LatentCodec
-from dreampose.training import StepReport
+from dreampose.training import StepReport, trackers
 from jobs import storage
 
 if TYPE_CHECKING:
@@ -24,6 +24,16 @@ NUM_CLIPS = 4
 PRESET = "fast"
 EVERY = 10
 """Steps between points of the curves."""
+
+
+def is_point(report: StepReport) -> bool:
+    """Whether the curves have a point at this step."""
+    return (
+        report.step % EVERY == 0
+        or report.step == report.total
+        or report.validation_loss is not None
+        or report.was_skipped
+    )
 
 
 class Sheets:
@@ -52,12 +62,9 @@ class Sheets:
             # A resumed run repeats steps that a killed one had written already.
             folder = f"{self._order.out}/tensorboard"
             self._writer = SummaryWriter(folder, purge_step=report.step)
-        if report.step % EVERY == 0 or report.step == report.total:
-            self._writer.add_scalar("loss/train", report.loss, report.step)
-            self._writer.add_scalar("learning_rate", report.lr, report.step)
-            self._writer.add_scalar("samples_per_second", report.samples_per_second, report.step)
-        if report.validation_loss is not None:
-            self._writer.add_scalar("loss/validation", report.validation_loss, report.step)
+        if is_point(report):
+            for name, value in trackers.scalars(report).items():
+                self._writer.add_scalar(name, value, report.step)
         if report.checkpoint is not None and self._order.stage != "encoder":
             sheet = self._sheet(report.checkpoint / "model")
             self._writer.add_image("samples", sheet, report.step, dataformats="HWC")
@@ -81,7 +88,9 @@ class Sheets:
             else:
                 made = _render(pipe, clip, chosen.tolist())
             rows.append(np.concatenate([*frames[chosen], *made], axis=1))
-        return np.concatenate(rows)
+        width = max(row.shape[1] for row in rows)
+        wide = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0))) for row in rows]
+        return np.concatenate(wide)
 
 
 def _render(pipe: Any, clip: Dataset, chosen: list[int]) -> UInt8[np.ndarray, "t H W 3"]:
@@ -97,7 +106,9 @@ def _render(pipe: Any, clip: Dataset, chosen: list[int]) -> UInt8[np.ndarray, "t
         fps=clip.clips[0]["fps"],
     )
     photo = clip.photo(0, 0)
-    request = generate.prepare(pipe, [photo], motion, preset=PRESET, align=False)
+    request = generate.prepare(
+        pipe, [photo], motion, preset=PRESET, align=False, size=clip.size_of(0)
+    )
     return generate.render_frames(pipe, request, chosen)
 
 

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cluster import resources
 from dreampose import config, recipes
+from dreampose.cli import flags
 from dreampose.errors import InputError
 from jobs import driver, storage
 
@@ -32,6 +33,10 @@ EXAMPLES = """\
   # Eight GPUs, checkpoints on S3
   jobs/train.py --stage base --recipe sd14 --model s3-mount/start --data s3://studio/data \\
       --out s3://studio/runs/base --workers 8
+
+  # Clips of any aspect in buckets; weights spread over the GPUs; curves on Weights & Biases
+  jobs/train.py --stage base --model models/start --data data/train --sizes auto --out runs/base \\
+      --workers 8 --shard --track tensorboard wandb
 
   # Watch it
   tensorboard --logdir runs
@@ -89,6 +94,8 @@ def _fit(
     use_gpu = total.get("GPU", 0) >= args.workers if args.gpus is None else args.gpus
     share = resources.training(total, workers=args.workers, gpus=use_gpu)
     resources.require(total, share, at_least=args.workers)
+    if args.shard and not use_gpu:
+        raise InputError("shard must be used with a GPU for each worker, got none")
     _sweep(out)
     board: Any = Board.remote()
     order = Order(
@@ -104,6 +111,8 @@ def _fit(
         checkpoint_every=args.checkpoint_every,
         validate_every=args.validate_every,
         num_threads=share.num_threads,
+        shard=args.shard,
+        track=tuple(args.track),
     )
     trainer = TorchTrainer(
         work,
@@ -153,9 +162,15 @@ def _check(args: argparse.Namespace) -> config.Recipe:
             raise InputError(f"{name} must be at least 1, got {getattr(args, name)}")
     if args.steps is not None and args.steps < 1:
         raise InputError(f"steps must be at least 1, got {args.steps}")
+    if args.shard and args.stage == "vae":
+        raise InputError("stage must be encoder or base with --shard, got 'vae'")
+    if args.shard and args.workers < 2:
+        raise InputError(f"workers must be at least 2 with --shard, got {args.workers}")
     from dreampose.cli import model
     from dreampose.dataset import Dataset, encoders_fingerprint
+    from dreampose.training import trackers
 
+    trackers.check(args.track)
     pipe = None if args.model is None else model.load(args.model)
     if args.warm_start is not None:
         model.load(args.warm_start)
@@ -163,6 +178,8 @@ def _check(args: argparse.Namespace) -> config.Recipe:
         recipe = recipes.recipe(args.recipe or "catwalk")
     else:
         recipe = pipe.recipe
+    if args.sizes is not None:
+        recipe = flags.sizes(args.sizes, recipe)
     if pipe is not None and pipe.recipe.name != recipe.name:
         raise InputError(f"recipe must be the model's {pipe.recipe.name!r}, got {recipe.name!r}")
     if args.stage == "base" and pipe is None:
@@ -183,8 +200,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = driver.parser(
         "train",
         "Trains one stage of a model: vae (the autoencoder), encoder (the photo's tokens; only\n"
-        "for models of one's own) or base (the denoiser). Leaves the model in OUT/model, curves\n"
-        "and sample sheets in OUT/tensorboard.",
+        "for models of one's own) or base (the denoiser). Leaves the model in OUT/model, that of\n"
+        "the lowest validation loss in OUT/best, curves and sample sheets in OUT/tensorboard.",
         EXAMPLES,
     )
     parser.add_argument("--stage", required=True, help="vae, encoder or base")
@@ -195,6 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--recipe", help="catwalk, sd14 or a .json file; by default the model's, else catwalk"
     )
+    flags.add_sizes(parser)
     parser.add_argument("--model", help="model folder to start from; random weights without it")
     parser.add_argument(
         "--warm-start",
@@ -210,6 +228,20 @@ def _parser() -> argparse.ArgumentParser:
         "--gpus",
         action=argparse.BooleanOptionalAction,
         help="a GPU for each worker; by default where the cluster has that many",
+    )
+    parser.add_argument(
+        "--shard",
+        action="store_true",
+        help="spread weights, gradients and moments over the workers' GPUs (FSDP2), for models "
+        "that do not fit on one; the result is the same",
+    )
+    parser.add_argument(
+        "--track",
+        nargs="*",
+        default=["tensorboard"],
+        metavar="NAME",
+        help="where curves go: tensorboard (with sample sheets, in OUT/tensorboard), wandb or "
+        "mlflow; several, or none (default: tensorboard)",
     )
     parser.add_argument(
         "--checkpoint-every", type=int, default=500, metavar="STEPS", help="(%(default)s)"

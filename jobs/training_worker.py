@@ -24,7 +24,8 @@ from jobs.board import StopWatch
 class Order:
     """What to train; see `dreampose.training.train` for the fields it takes as they are.
 
-    out: folder or URI of the run. num_threads: of torch in each worker.
+    out: folder or URI of the run. num_threads: of torch in each worker. shard: spread the weights
+    over the workers. track: names of experiment trackers.
     """
 
     stage: str
@@ -39,6 +40,8 @@ class Order:
     checkpoint_every: int
     validate_every: int
     num_threads: int
+    shard: bool
+    track: tuple[str, ...]
 
 
 def work(config: dict[str, Any]) -> None:
@@ -68,10 +71,23 @@ def _train(order: Order, board: Any, stop: StopWatch, folder: Path, *, is_first:
     from accelerate import Accelerator
 
     from dreampose import training
-    from jobs.sheets import Sheets
+    from dreampose.training import sharding, trackers
+    from jobs.sheets import Sheets, is_point
 
     torch.set_num_threads(order.num_threads)
     bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    # TensorBoard is written by `Sheets`, which puts pictures beside the curves, on any storage.
+    others: list[Any] = [name for name in order.track if name != "tensorboard"]
+    accelerator = Accelerator(
+        mixed_precision="bf16" if bf16 else "no",
+        fsdp_plugin=sharding.plugin() if order.shard else None,
+        log_with=others or None,
+    )
+    if others:
+        name = Path(order.out).name
+        facts = {"stage": order.stage, "recipe": order.recipe.name, "seed": order.seed}
+        run = f"{name}-{hashlib.sha256(order.out.encode()).hexdigest()[:8]}"
+        trackers.start(accelerator, project="dreampose", run=run, facts=facts)
     _fetch_checkpoint(folder / "checkpoints")
     steps = training.train(
         order.stage,
@@ -79,7 +95,7 @@ def _train(order: Order, board: Any, stop: StopWatch, folder: Path, *, is_first:
         data=order.data,
         validation=order.val_data,
         out=folder,
-        accelerator=Accelerator(mixed_precision="bf16" if bf16 else "no"),
+        accelerator=accelerator,
         model=order.model,
         warm_start=order.warm_start,
         max_steps=order.max_steps,
@@ -90,15 +106,21 @@ def _train(order: Order, board: Any, stop: StopWatch, folder: Path, *, is_first:
         keep=1,
     )
     report = None
-    with Sheets(order, enabled=is_first) as sheets:
+    with Sheets(order, enabled=is_first and "tensorboard" in order.track) as sheets:
         for report in steps:
             if is_first:
                 facts = {"step": report.step, "total": report.total, "loss": report.loss}
                 board.put.remote(facts)
                 sheets.write(report)
+                if others and is_point(report):
+                    accelerator.log(trackers.scalars(report), step=report.step)
+            if report.best is not None:
+                storage.upload_folder(report.best, f"{order.out}/best", last="model_index.json")
             if report.checkpoint_due:
                 # Only rank 0 has the checkpoint, but Ray wants every rank to report as often.
                 _report(report)
+    if others:
+        accelerator.end_training()
     if is_first and (report is None or not report.stopped):
         storage.upload_folder(folder / "model", f"{order.out}/model", last="model_index.json")
         board.put.remote({"finished": True})

@@ -5,6 +5,7 @@ import torch
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
 from dreampose.conditions import (
+    ImageAdapter,
     clip_tokens,
     drop_conditions,
     null_conditions,
@@ -52,6 +53,25 @@ def test_letterbox_keeps_head_and_feet_and_crop_does_not(encoder):
     column = seen(encoder, photo, fit="letterbox")[0, 0, :, 112]
     assert column[0] > column[112] + 1 > column[-1] + 2
     assert seen(encoder, photo, fit="crop")[0, 0].std() < 1e-5
+
+
+@pytest.mark.parametrize("size", [(8, 6), (16, 12), (6, 8), (9, 13), (4, 20)])
+def test_each_weight_of_the_adapter_keeps_its_place_in_frames_of_any_size(size):
+    adapter = ImageAdapter(
+        num_tokens=1, token_width=1, latent_channels=1, latent_height=8, latent_width=6
+    )
+    with torch.no_grad():
+        adapter.project.bias.zero_()
+        adapter.mix.weight.copy_(torch.tensor([[0.0, 1.0]]))
+        # Reads the mean of the grid's left column alone, of 4x3 cells.
+        adapter.project.weight.zero_()
+        adapter.project.weight[0, [0, 3, 6, 9]] = 0.25
+    tokens = torch.zeros(1, 1, 1)
+    assert adapter(tokens, torch.full((1, 1, *size), 0.7)).item() == pytest.approx(0.7)
+    left = torch.zeros(1, 1, *size)
+    left[..., : size[1] // 2] = 1.0
+    assert adapter(tokens, left).item() > 0.99
+    assert adapter(tokens, left.flip(-1)).item() < 0.01
 
 
 def test_letterbox_bars_continue_the_border(encoder):

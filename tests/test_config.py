@@ -43,6 +43,43 @@ def test_bad_recipe_is_refused(field: str, value: Any, expected: str) -> None:
         config.replace(recipes.catwalk(), **{field: value})
 
 
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        (((512, 500),), "width must be a multiple of 8, got 500"),
+        (((640, 512),), "sizes must be other than height and width, each once, got 640x512"),
+    ],
+)
+def test_bad_sizes_are_refused(sizes: Any, expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        config.replace(recipes.sd14(), sizes=sizes)
+
+
+def test_a_frame_goes_where_its_aspect_is_nearest() -> None:
+    recipe = config.replace(recipes.sd14(), sizes=((512, 640), (320, 256), (576, 576)))
+    assert recipe.size_for(1280, 1024) == (640, 512)
+    assert recipe.size_for(1920, 1080) == (640, 512)
+    assert recipe.size_for(1080, 1920) == (512, 640)
+    assert recipe.size_for(700, 720) == (576, 576)
+    # Of one aspect, the largest that need not be enlarged to; of a tiny frame, the smallest.
+    assert recipe.size_for(400, 320) == (320, 256)
+    assert recipe.size_for(100, 80) == (320, 256)
+    assert recipe.at(512, 640).frame_sizes == ((512, 640),)
+
+
+@pytest.mark.parametrize("name", ["catwalk", "sd14"])
+def test_aspect_sizes_are_of_one_area_and_step(name: str) -> None:
+    recipe = recipes.recipe(name)
+    sizes = recipes.aspect_sizes(recipe)
+    assert recipe.size_step == {"sd14": 64, "catwalk": 32}[name]
+    assert (recipe.width, recipe.height) in sizes and (recipe.height, recipe.width) not in sizes
+    for height, width in sizes:
+        assert height % recipe.size_step == width % recipe.size_step == 0
+        assert 0.5 <= height / width <= 2
+        assert height * width == pytest.approx(recipe.height * recipe.width, rel=0.15)
+    assert config.replace(recipe, sizes=sizes).frame_sizes[0] == (recipe.height, recipe.width)
+
+
 def test_unknown_recipe_lists_the_known_ones() -> None:
     with pytest.raises(InputError, match="one of catwalk, sd14 or a .json file, got 'sd15'"):
         recipes.recipe("sd15")

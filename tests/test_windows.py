@@ -41,27 +41,65 @@ def test_a_clip_of_one_frame_is_its_own_photo() -> None:
     assert photos.tolist() == [0] * 5
 
 
+def plan(buckets, *, seed=1, epoch=2, run_length=12, fill=True) -> windows.Epoch:
+    return windows.plan_epoch(
+        np.asarray(buckets), seed=seed, epoch=epoch, run_length=run_length, fill=fill
+    )
+
+
+def steps(order: windows.Epoch, count: int) -> list[list[int]]:
+    """The items of each step of an epoch."""
+    taken: list[list[int]] = []
+    offset = 0
+    while offset < len(order.order):
+        taken.append(order.items(offset, count).tolist())
+        offset += len(taken[-1])
+    assert len(taken) == order.num_steps(count)
+    return taken
+
+
 @pytest.mark.parametrize("num_items", [64, 61, 3])
-def test_ranks_cover_each_item_and_take_equal_steps(num_items: int) -> None:
-    order = windows.epoch_order(num_items, seed=1, epoch=2)
-    batch_size, num_ranks = 4, 3
-    visited: list[int] = []
-    for offset in range(0, num_items, batch_size * num_ranks):
-        shares = [
-            windows.shard(
-                order, offset=offset, batch_size=batch_size, rank=rank, num_ranks=num_ranks
-            ).tolist()
-            for rank in range(num_ranks)
-        ]
-        assert [len(share) for share in shares] == [batch_size] * num_ranks
-        # Interleaved, the shares are the global batch that one rank alone would have seen.
-        visited += [share[index] for index in range(batch_size) for share in shares]
+def test_a_filled_epoch_covers_each_item_in_equal_steps(num_items: int) -> None:
+    order = plan(np.zeros(num_items, int))
+    taken = steps(order, 12)
+    assert {len(items) for items in taken} == {12}
+    visited = [item for items in taken for item in items]
     assert sorted(visited[:num_items]) == list(range(num_items))
-    assert visited[num_items:] == np.resize(order, len(visited))[num_items:].tolist()
+    assert visited[num_items:] == np.resize(order.order, len(visited))[num_items:].tolist()
+
+
+def test_a_short_epoch_ends_with_what_is_left() -> None:
+    taken = steps(plan(np.zeros(61, int), fill=False), 12)
+    assert [len(items) for items in taken] == [12] * 5 + [1]
+    assert sorted(item for items in taken for item in items) == list(range(61))
+
+
+@pytest.mark.parametrize("count", [12, 5, 40])
+def test_items_of_one_bucket_meet_in_a_step_and_each_has_its_place(count: int) -> None:
+    buckets = np.random.default_rng(0).integers(3, size=100)
+    order = plan(buckets)
+    taken = steps(order, count)
+    assert sorted(item for items in taken for item in items) == list(range(100))
+    assert all(len(set(buckets[items].tolist())) == 1 for items in taken)
+    # Only the last of a bucket's runs is shorter than the rest.
+    lengths = [len(items) for items in steps(order, 12)]
+    assert sum(length < 12 for length in lengths) <= 3
+    firsts = [buckets[items[0]] for items in steps(order, 12)]
+    assert len(set(firsts[:4])) > 1, "the buckets are mixed"
+
+
+def test_slots_do_not_depend_on_the_number_of_ranks() -> None:
+    items = np.arange(10)
+    assert [slot.tolist() for slot in windows.slots(items, 4)] == [
+        [0, 1, 2, 3],
+        [4, 5, 6, 7],
+        [8, 9],
+    ]
 
 
 def test_order_depends_on_seed_and_epoch_alone() -> None:
-    first = windows.epoch_order(50, seed=3, epoch=0)
-    assert (first == windows.epoch_order(50, seed=3, epoch=0)).all()
-    assert (first != windows.epoch_order(50, seed=3, epoch=1)).any()
-    assert (first != windows.epoch_order(50, seed=4, epoch=0)).any()
+    buckets = np.arange(50) % 2
+    first = plan(buckets).order
+    assert (first == plan(buckets).order).all()
+    assert (first != plan(buckets, epoch=3).order).any()
+    assert (first != plan(buckets, seed=2).order).any()

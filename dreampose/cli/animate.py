@@ -56,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=0, help="same seed, same video (default: %(default)s)"
     )
     flags.add_chunk_size(parser)
+    flags.add_size(parser, what="the video")
     flags.add_align(parser)
     flags.add_estimator(parser)
 
@@ -65,7 +66,8 @@ def run(args: argparse.Namespace) -> None:
     check_output(args.out)
     photos = [video.read_photo(path) for path in args.photo]
     pipe = load_model(args.model)
-    motion = read_motion(args.motion, estimator=args.estimator, recipe=pipe.recipe)
+    recipe = pipe.recipe if args.size is None else pipe.recipe.at(*args.size)
+    motion = read_motion(args.motion, estimator=args.estimator, recipe=recipe)
     if args.subject is not None:
         pipe.load_subject(args.subject)
     pipe.set_progress_bar_config(desc=f"{motion.num_frames} frames", unit="step")
@@ -80,6 +82,7 @@ def run(args: argparse.Namespace) -> None:
         chunk_size=args.chunk_size,
         align=args.align,
         check_subject=not args.force_subject,
+        size=args.size,
         output_type="np",
     )
     video.write(args.out, np.asarray(output.frames), output.fps)

@@ -1,8 +1,11 @@
 """Flags that several commands share, declared once. Knows nothing of what the commands do."""
 
 import argparse
+from collections.abc import Sequence
 
-from dreampose.config import PRESETS
+from dreampose import recipes
+from dreampose.config import PRESETS, Recipe, replace
+from dreampose.errors import InputError
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +55,51 @@ def add_estimator(parser: argparse.ArgumentParser) -> None:
         help="reads poses from motions that are videos: blazepose, or catwalk for the exact maps "
         "that lie beside a catwalk clip (default: %(default)s)",
     )
+
+
+def add_size(parser: argparse.ArgumentParser, *, what: str) -> None:
+    """`--size`: another frame than the model's own."""
+    parser.add_argument(
+        "--size",
+        type=size,
+        metavar="HxW",
+        help=f"height and width of {what} in pixels, multiples of 8 (default: the model's)",
+    )
+
+
+def sizes(texts: Sequence[str], recipe: Recipe) -> Recipe:
+    """The recipe with further frame sizes, such as '512x512', or 'auto'.
+
+    Raises:
+        InputError: a size is neither, or no multiple of 8.
+    """
+    found: list[tuple[int, int]] = []
+    for text in texts:
+        try:
+            found += recipes.aspect_sizes(recipe) if text == "auto" else [size(text)]
+        except argparse.ArgumentTypeError as error:
+            raise InputError(f"sizes {error}") from error
+    own = recipe.frame_sizes[0]
+    return replace(recipe, sizes=tuple(each for each in dict.fromkeys(found) if each != own))
+
+
+def add_sizes(parser: argparse.ArgumentParser) -> None:
+    """`--sizes`: aspect buckets of training data."""
+    parser.add_argument(
+        "--sizes",
+        nargs="+",
+        metavar="HxW",
+        help="frame sizes beside the recipe's: each clip is fitted into the one of the nearest "
+        "aspect; 'auto' takes buckets from 2:1 to 1:2 of about the recipe's area",
+    )
+
+
+def size(text: str) -> tuple[int, int]:
+    """Height and width as 640x512, for `type=`."""
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise argparse.ArgumentTypeError(f"must be height and width as 640x512, got {text!r}")
+    return int(height), int(width)
 
 
 def positive(text: str) -> int:

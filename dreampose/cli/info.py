@@ -42,6 +42,9 @@ def describe_model(folder: Path) -> Iterator[str]:
         f"recipe        {recipe.name}: {recipe.height}x{recipe.width} pixels, latents "
         + "x".join(str(length) for length in (recipe.latent_channels, *recipe.latent_size))
     )
+    if recipe.sizes:
+        sizes = ", ".join(f"{height}x{width}" for height, width in recipe.sizes)
+        yield f"further sizes {sizes}"
     yield f"window        {recipe.num_poses} poses, {recipe.pose_channels} channels each"
     for line in card.conventions(recipe):
         kind, _, text = line.partition(": ")

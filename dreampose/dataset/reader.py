@@ -84,6 +84,17 @@ class Dataset:
         return len(self.targets)
 
     @property
+    def buckets(self) -> Int64[np.ndarray, " n"]:
+        """Of each target, the index of its frame size in the recipe's `frame_sizes`."""
+        known = self.recipe.frame_sizes
+        sizes = np.array([known.index(self.size_of(clip)) for clip in range(len(self.clips))])
+        return sizes[self.targets[:, 0]]
+
+    def size_of(self, clip: int) -> tuple[int, int]:
+        """Height and width of a clip's frames."""
+        return self.clips[clip]["height"], self.clips[clip]["width"]
+
+    @property
     def subjects(self) -> list[str]:
         """Subject of each clip."""
         return [clip["subject"] for clip in self.clips]
@@ -127,13 +138,12 @@ class Dataset:
         return rows
 
     def _check(self, row: Mapping[str, Any]) -> None:
-        expected = (self.recipe.name, self.recipe.height, self.recipe.width)
-        got = (row["recipe"], row["height"], row["width"])
-        if expected != got:
+        recipe, size = self.recipe, (row["height"], row["width"])
+        if row["recipe"] != recipe.name or size not in recipe.frame_sizes:
+            sizes = " or ".join(f"{height}x{width}" for height, width in recipe.frame_sizes)
             raise InputError(
-                f"data must be preprocessed for the model's recipe {expected[0]!r} at "
-                f"{expected[1]}x{expected[2]}, got data for {got[0]!r} at {got[1]}x{got[2]} in "
-                f"{self.uri!r}"
+                f"data must be preprocessed for the model's recipe {recipe.name!r} at {sizes}, "
+                f"got data for {row['recipe']!r} at {size[0]}x{size[1]} in {self.uri!r}"
             )
 
     def _unpack(self, name: str, table: pa.Table, index: int, clip_id: str) -> np.ndarray:

@@ -77,12 +77,13 @@ def encoders_fingerprint(pipe: Components) -> str:
 def working_size(clip: Clip, recipe: Recipe) -> tuple[int, int]:
     """Height and width in pixels at which a clip's motion is best extracted.
 
-    The recipe's size, or twice it where the video is that large, so that crops are not blurred by
-    enlarging them again.
+    The size of the recipe that the clip is fitted into, or twice it where the video is that large,
+    so that crops are not blurred by enlarging them again.
     """
     _, height, width, _ = clip.frames.shape
-    factor = 2 if height >= 2 * recipe.height and width >= 2 * recipe.width else 1
-    return factor * recipe.height, factor * recipe.width
+    rows, columns = recipe.size_for(height, width)
+    factor = 2 if height >= 2 * rows and width >= 2 * columns else 1
+    return factor * rows, factor * columns
 
 
 def error_row(
@@ -115,7 +116,8 @@ def encode_clip(
 
     Args:
         clip: the video.
-        motion: its poses, a frame each, at the recipe's size or a multiple (`working_size`).
+        motion: its poses, a frame each, at the recipe's size for this clip or a multiple
+            (`working_size`).
         recipe: sizes and views; see `Recipe.num_crops` and `Recipe.num_recolours`.
         pipe: pipeline whose VAE (and frozen image encoder) encodes the frames; `None` leaves
             latents and tokens out, which is what the VAE stage needs.
@@ -127,7 +129,7 @@ def encode_clip(
         InputError: motion and clip differ in length, or the motion's size is no multiple of the
             recipe's.
     """
-    height, width = recipe.height, recipe.width
+    height, width = recipe.size_for(*clip.frames.shape[1:3])
     factor = motion.height // height
     if motion.num_frames != len(clip.frames):
         raise InputError(
@@ -160,7 +162,9 @@ def encode_clip(
     pose_crops = np.stack(
         [
             poses.to_grid(
-                augment.crop(maps, box * factor), recipe.latent_size, recipe.pose_resize
+                augment.crop(maps, box * factor),
+                recipe.at(height, width).latent_size,
+                recipe.pose_resize,
             ).numpy()
             for box in boxes
         ]

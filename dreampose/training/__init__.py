@@ -14,8 +14,8 @@ from dreampose.config import Recipe
 from dreampose.dataset import Dataset
 from dreampose.errors import InputError
 from dreampose.pipeline import DreamPosePipeline
-from dreampose.training import denoising, identity, loop, vae
-from dreampose.training.loop import Stage, StepReport
+from dreampose.training import denoising, identity, loop, sharding, vae
+from dreampose.training.stage import Stage, StepReport
 from dreampose.training.subject import finetune_subject
 
 __all__ = ["STAGES", "StepReport", "finetune_subject", "train"]
@@ -42,6 +42,7 @@ def train(
     validate_every: int = 500,
     num_validation: int = 128,
     keep: int = 2,
+    keep_best: bool = True,
 ) -> Iterator[StepReport]:
     """Trains one stage, yielding a report a step; run again, it goes on where it stood.
 
@@ -64,13 +65,17 @@ def train(
         validate_every: steps between validations.
         num_validation: held-out samples of a validation.
         keep: checkpoints kept.
+        keep_best: write the model of each lowest validation loss to `out/best`.
 
     Raises:
         InputError: unknown stage; data, model and recipe do not belong together; the stage needs
-            a trained model; `out` holds another run.
+            a trained model; `out` holds another run; too many steps in a row had to be skipped.
     """
     if stage not in STAGES:
         raise InputError(f"stage must be one of {', '.join(STAGES)}, got {stage!r}")
+    if stage == "vae" and sharding.is_on(accelerator):
+        # Its scale is measured by one rank alone when it is saved.
+        raise InputError("stage must be encoder or base where weights are spread, got 'vae'")
     pipe = _start(recipe, model, seed)
     if warm_start is not None:
         checkpoints.take_over(pipe, checkpoints.load(warm_start))
@@ -111,6 +116,7 @@ def train(
         validate_every=validate_every,
         num_validation=num_validation,
         keep=keep,
+        keep_best=keep_best,
     )
 
 

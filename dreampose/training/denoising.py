@@ -29,7 +29,7 @@ from dreampose.errors import InputError
 from dreampose.latents import LatentCodec
 from dreampose.pipeline import DreamPosePipeline
 from dreampose.schedule import Scheduler
-from dreampose.training.loop import Stage
+from dreampose.training.stage import Stage
 from dreampose.types import Batch, Conditions
 from dreampose.windows import sample_pairs, windows
 
@@ -43,6 +43,10 @@ def columns(recipe: Recipe) -> tuple[str, ...]:
     return ("latents", "poses", "crops", "colours", photo)
 
 
+Blank = tuple[Float[Tensor, "1 n d"], Float[Tensor, "1 c h w"]]
+"""What the adapter makes the null image of: tokens and latents of a black photo."""
+
+
 def denoising_step(
     pipe: DreamPosePipeline,
     batch: Batch,
@@ -51,7 +55,7 @@ def denoising_step(
     seed: int,
     min_snr_gamma: float = 0.0,
     dropout: bool = True,
-    blank: tuple[Float[Tensor, "1 n d"], Float[Tensor, "1 c h w"]] | None = None,
+    blank: Mapping[tuple[int, int], Blank] | None = None,
 ) -> Float[Tensor, ""]:
     """The loss of a batch: L = E || eps - eps_hat(z_t, t, c) ||² (paper, eq. 1).
 
@@ -77,7 +81,7 @@ def denoising_step(
     conditions = Conditions(
         tokens=pipe.adapter(tokens, batch.photo_latents),
         poses=pose_condition(batch.poses, recipe.pose_range),
-        null_tokens=None if blank is None else pipe.adapter(*(part.to(latents) for part in blank)),
+        null_tokens=None if blank is None else _null_tokens(pipe, blank, latents),
     )
     if dropout:
         conditions = drop_conditions(
@@ -98,12 +102,20 @@ def denoising_step(
 
 def encode_blank_photo(
     pipe: DreamPosePipeline, recipe: Recipe
-) -> tuple[Float[Tensor, "1 n d"], Float[Tensor, "1 c h w"]] | None:
-    """What the adapter is given for a dropped photo; `None` where its tokens are zeros instead."""
+) -> dict[tuple[int, int], Blank] | None:
+    """What the adapter is given for a dropped photo, by the height and width of its latents.
+
+    `None` where its tokens are zeros instead.
+    """
     if recipe.null_image == "zeros":
         return None
     codec = LatentCodec(vae=pipe.vae, image_range=recipe.image_range)
-    return encode_blank(pipe.image_encoder, codec, recipe.height, recipe.width, recipe.photo_fit)
+    return {
+        recipe.at(*size).latent_size: encode_blank(
+            pipe.image_encoder, codec, *size, recipe.photo_fit
+        )
+        for size in recipe.frame_sizes
+    }
 
 
 class BaseStage(Stage):
@@ -154,6 +166,11 @@ class BaseStage(Stage):
     def num_items(self, split: str) -> int:
         """Target frames of the split."""
         return len(self._data[split] or ())
+
+    def buckets(self, split: str) -> Int64[np.ndarray, " n"]:
+        """By frame size."""
+        data = self._data[split]
+        return super().buckets(split) if data is None else data.buckets
 
     def draw(
         self, split: str, items: Int64[np.ndarray, " b"], generator: np.random.Generator
@@ -226,6 +243,13 @@ class BaseStage(Stage):
     def save(self, folder: Path) -> None:
         """Writes the pipeline folder."""
         checkpoints.save(self._outer[0], folder, dtype=None)
+
+
+def _null_tokens(
+    pipe: DreamPosePipeline, blank: Mapping[tuple[int, int], Blank], like: Float[Tensor, "b c h w"]
+) -> Float[Tensor, "1 n d"]:
+    tokens, latents = blank[like.shape[-2], like.shape[-1]]
+    return pipe.adapter(tokens.to(like), latents.to(like))
 
 
 def make_batch(values: Mapping[str, Any]) -> Batch:

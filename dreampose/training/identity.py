@@ -18,7 +18,7 @@ from dreampose.dataset import Dataset
 from dreampose.errors import InputError
 from dreampose.pipeline import DreamPosePipeline
 from dreampose.training.denoising import trainable_encoder
-from dreampose.training.loop import Stage
+from dreampose.training.stage import Stage
 
 COLUMNS = ("frames",)
 """Array columns of the data that the stage reads."""
@@ -96,6 +96,7 @@ class EncoderStage(Stage):
                     generator=generator,
                 )[1]
                 photo = data.photo(clip, frame)
+                photo = video.fit(photo[None], self._recipe.height, self._recipe.width)[0]
                 photos.append(augment.crop_frames(photo[None], box, *photo.shape[:2])[0])
         first, second = (video.to_model(np.stack(photos)) for photos in pairs)
         return {"first": first, "second": second}

@@ -6,21 +6,21 @@ Knows nothing of what is trained: a `Stage` draws batches and returns losses.
 import itertools
 import math
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from dreampose import windows
 from dreampose.config import StageConfig
+from dreampose.errors import InputError
+from dreampose.training import sharding
+from dreampose.training.stage import Stage, StepReport, to_device
 from dreampose.training.state import (
     MovingAverage,
     Place,
@@ -28,53 +28,9 @@ from dreampose.training.state import (
     load_state,
     save_state,
     sweep,
+    tensors_of,
     write_checkpoint,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepReport:
-    """One optimizer step: its number (from 1) of `total`, and what was measured.
-
-    loss: mean over the step's samples of all ranks. validation_loss: mean over fixed samples,
-    noise and timesteps, with the averaged weights; `None` on steps without validation.
-    checkpoint: folder written after this step, on the main process; `checkpoint_due` says on
-    every rank whether there is one. samples_per_second: of all ranks together. stage: what is
-    trained. stopped: the run ends here because it was asked to, before its last step.
-    """
-
-    step: int
-    total: int
-    loss: float
-    lr: float
-    validation_loss: float | None
-    checkpoint: Path | None
-    samples_per_second: float
-    stage: str
-    checkpoint_due: bool
-    stopped: bool
-
-
-class Stage(nn.Module, ABC):
-    """What is trained: its parameters that require gradients are, the others stay as they are."""
-
-    @abstractmethod
-    def num_items(self, split: str) -> int:
-        """Items an epoch visits, of the 'train' or 'validation' split; 0 if there are none."""
-
-    @abstractmethod
-    def draw(
-        self, split: str, items: Int64[np.ndarray, " b"], generator: np.random.Generator
-    ) -> dict[str, Any]:
-        """The batch of these items, on the CPU; all its randomness comes from `generator`."""
-
-    @abstractmethod
-    def forward(self, batch: dict[str, Any]) -> Float[Tensor, ""]:
-        """The loss of a batch."""
-
-    @abstractmethod
-    def save(self, folder: Path) -> None:
-        """Writes the present weights as what the stage makes, e.g. a pipeline folder."""
 
 
 def learning_rate(config: StageConfig, step: int, total: int) -> float:
@@ -89,14 +45,6 @@ def learning_rate(config: StageConfig, step: int, total: int) -> float:
     return rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
-def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Moves the tensors of a batch."""
-    return {
-        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-        for key, value in batch.items()
-    }
-
-
 class _Run:
     """A stage on its device with optimizer, average and place."""
 
@@ -104,9 +52,9 @@ class _Run:
         self, stage: Stage, config: StageConfig, accelerator: Accelerator, seed: int
     ) -> None:
         self.stage, self.config, self.accelerator, self.seed = stage, config, accelerator, seed
-        trained = {name: p for name, p in stage.named_parameters() if p.requires_grad}
+        sharding.make_ready(stage, accelerator)
         optimizer = torch.optim.AdamW(
-            trained.values(),
+            [parameter for parameter in stage.parameters() if parameter.requires_grad],
             lr=config.learning_rate,
             betas=config.betas,
             eps=config.eps,
@@ -114,9 +62,11 @@ class _Run:
             fused=True,
         )
         self.model, self.optimizer = accelerator.prepare(stage, optimizer)
+        # Only now: where weights are spread over ranks, these are not the parameters from before.
+        trained = {name: p for name, p in stage.named_parameters() if p.requires_grad}
         self.average = MovingAverage(trained, config.ema_decay)
         self.place = Place()
-        self.order_epoch = -1
+        self.epoch: tuple[int, windows.Epoch] | None = None
         self.global_batch = (
             config.batch_size * config.gradient_accumulation * accelerator.num_processes
         )
@@ -129,53 +79,88 @@ class _Run:
         """Steps of the whole run, from the recipe's steps or epochs."""
         if max_steps is not None or self.config.num_steps:
             return self.config.num_steps if max_steps is None else max_steps
-        steps_per_epoch = math.ceil(self.stage.num_items("train") / self.global_batch)
-        left_of_epoch = math.ceil(
-            (self.stage.num_items("train") - self.place.offset) / self.global_batch
-        )
         epochs_left = self.config.num_epochs - self.place.epoch
         if epochs_left <= 0:
             return self.place.step
-        return self.place.step + left_of_epoch + (epochs_left - 1) * steps_per_epoch
+        left = self._epoch(self.place).num_steps(self.global_batch, self.place.offset)
+        later = self._epoch(Place(epoch=self.place.epoch + 1)).num_steps(self.global_batch)
+        return self.place.step + left + (epochs_left - 1) * later
 
-    def step(self, total: int) -> tuple[float, float]:
-        """One optimizer step: its loss and learning rate."""
-        accelerator, config, place = self.accelerator, self.config, self.place
-        rate = learning_rate(config, place.step, total)
+    def _epoch(self, place: Place) -> windows.Epoch:
+        return windows.plan_epoch(
+            self.stage.buckets("train"),
+            seed=self.seed,
+            epoch=place.epoch,
+            run_length=place.run_length or self.global_batch,
+            fill=self.config.last_batch == "fill",
+        )
+
+    def step(self, total: int) -> "_Measured":
+        """One optimizer step.
+
+        Its items are cut into slots, each with randomness of its own, whoever draws it; the loss is
+        the mean over items, however they are spread. So a step is the same on any number of ranks.
+
+        Raises:
+            InputError: too many steps in a row had to be skipped.
+        """
+        accelerator, config = self.accelerator, self.config
+        rate = learning_rate(config, self.place.step, total)
         for group in self.inner_optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
-        num_items = self.stage.num_items("train")
-        if self.order_epoch != place.epoch:
-            self.order = windows.epoch_order(num_items, seed=self.seed, epoch=place.epoch)
-            self.order_epoch = place.epoch
-        part = config.batch_size * accelerator.num_processes
+        if self.epoch is None or self.epoch[0] != self.place.epoch:
+            if not self.place.run_length:
+                self.place = replace(self.place, run_length=self.global_batch)
+            self.epoch = self.place.epoch, self._epoch(self.place)
+        place, order = self.place, self.epoch[1]
+        items = order.items(place.offset, self.global_batch)
+        slots = windows.slots(items, config.batch_size)
+        num_ranks = accelerator.num_processes
+        num_turns = math.ceil(len(slots) / num_ranks)
         loss_sum = torch.zeros((), device=accelerator.device)
-        for index in range(config.gradient_accumulation):
-            items = windows.shard(
-                self.order,
-                offset=place.offset + index * part,
-                batch_size=config.batch_size,
-                rank=accelerator.process_index,
-                num_ranks=accelerator.num_processes,
-            )
-            generator = np.random.default_rng(
-                (self.seed, place.step, index, accelerator.process_index)
-            )
-            batch = to_device(self.stage.draw("train", items, generator), accelerator.device)
-            last = index == config.gradient_accumulation - 1
-            with nullcontext() if last else accelerator.no_sync(self.model):
-                loss = self.model(batch) / config.gradient_accumulation
+        for turn in range(num_turns):
+            slot = turn * num_ranks + accelerator.process_index
+            is_idle = slot >= len(slots)
+            # A rank that is left without items takes part with one that does not count.
+            chosen = items[:1] if is_idle else slots[slot]
+            generator = np.random.default_rng((self.seed, place.step, slot))
+            batch = to_device(self.stage.draw("train", chosen, generator), accelerator.device)
+            with nullcontext() if turn == num_turns - 1 else accelerator.no_sync(self.model):
+                # Ranks are averaged over; the sum over turns is to be the mean over items.
+                loss = self.model(batch) / (len(items) / (len(chosen) * num_ranks))
+                if is_idle:
+                    loss = loss * 0
                 accelerator.backward(loss)
             loss_sum += loss.detach()
-        if config.max_grad_norm:
-            accelerator.clip_grad_norm_(self.model.parameters(), config.max_grad_norm)
-        self.optimizer.step()
+        return self._apply(float(_reduced(loss_sum, accelerator, "mean")), len(items), rate)
+
+    def _apply(self, loss: float, num_items: int, rate: float) -> "_Measured":
+        """Takes the step that the gradients ask for, or skips it."""
+        accelerator, config = self.accelerator, self.config
+        limit = config.max_grad_norm or math.inf
+        norm_tensor = accelerator.clip_grad_norm_(self.model.parameters(), limit)
+        assert isinstance(norm_tensor, Tensor)
+        norm = float(sharding.whole(norm_tensor))
+        # All ranks know the same loss and norm, so all decide alike.
+        too_large = bool(config.skip_grad_norm) and norm > config.skip_grad_norm
+        skipped = too_large or not (math.isfinite(loss) and math.isfinite(norm))
+        # In half precision accelerate skips by itself and must be asked to, to find its scale.
+        if not skipped or accelerator.scaler is not None:
+            self.optimizer.step()
         self.optimizer.zero_grad()
-        self.place = place.advance(self.global_batch, num_items)
-        self.average.update(self.place.step)
-        loss_sum = _reduced(loss_sum, accelerator, "mean")
-        return float(loss_sum), rate
+        epoch_length = self.stage.num_items("train")
+        self.place = self.place.advance(num_items, epoch_length).count(skipped=skipped)
+        if not skipped:
+            self.average.update(self.place.step)
+        if self.place.skipped_in_row >= config.max_skipped_steps:
+            most = f" and at most {config.skip_grad_norm:g}" if config.skip_grad_norm else ""
+            raise InputError(
+                f"loss and gradient norm must be finite{most}, got {self.place.skipped_in_row} "
+                f"steps in a row that were not, the last with loss {loss:g} and norm {norm:g} at "
+                f"step {self.place.step}: lower learning_rate, or look at the data"
+            )
+        return _Measured(num_items=num_items, loss=loss, rate=rate, norm=norm, was_skipped=skipped)
 
     @torch.no_grad()
     def validate(self, num_samples: int) -> float | None:
@@ -185,23 +170,45 @@ class _Run:
             return None
         accelerator = self.accelerator
         items = np.unique(np.linspace(0, num_items - 1, num_samples).astype(np.int64))
+        buckets = self.stage.buckets("validation")[items]
         batches = [
-            items[start : start + self.config.batch_size]
-            for start in range(0, len(items), self.config.batch_size)
+            batch
+            for bucket in np.unique(buckets)
+            for batch in windows.slots(items[buckets == bucket], self.config.batch_size)
         ]
         sums = torch.zeros(2, device=accelerator.device)
         self.stage.eval()
         with self.average.applied(), accelerator.autocast():
-            for index in range(accelerator.process_index, len(batches), accelerator.num_processes):
+            # All ranks make as many calls, which spread weights need; idle ones count for nothing.
+            for turn in range(math.ceil(len(batches) / accelerator.num_processes)):
+                index = turn * accelerator.num_processes + accelerator.process_index
+                chosen = batches[min(index, len(batches) - 1)]
                 generator = np.random.default_rng((0, index))
-                batch = self.stage.draw("validation", batches[index], generator)
-                loss = self.stage(to_device(batch, accelerator.device))
-                sums += torch.stack([loss.float(), torch.ones_like(loss).float()]) * len(
-                    batches[index]
-                )
+                batch = self.stage.draw("validation", chosen, generator)
+                loss = self.stage(to_device(batch, accelerator.device)).float()
+                if index < len(batches):
+                    sums += torch.stack([loss, torch.ones_like(loss)]) * len(chosen)
+        sharding.spread_again(self.stage)
         self.stage.train()
         sums = _reduced(sums, accelerator, "sum")
         return float(sums[0] / sums[1])
+
+    def is_best(self, validation_loss: float) -> bool:
+        """Whether this is the lowest so far, which is remembered."""
+        lowest = self.place.best_loss
+        if not math.isfinite(validation_loss) or (lowest is not None and validation_loss >= lowest):
+            return False
+        self.place = replace(self.place, best_loss=validation_loss)
+        return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    num_items: int
+    loss: float
+    rate: float
+    norm: float
+    was_skipped: bool
 
 
 def run(
@@ -220,16 +227,18 @@ def run(
     validate_every: int = 500,
     num_validation: int = 128,
     keep: int = 2,
+    keep_best: bool = True,
 ) -> Iterator[StepReport]:
     """Trains a stage, one report a step; resumes bit-exactly from the last whole checkpoint.
 
-    At the end the stage holds the averaged weights.
+    At the end the stage holds the averaged weights. With as many items in a step, any number of
+    ranks does the same but for rounding: N ranks are one that accumulates N times as often.
 
     Args:
         stage: what is trained.
         config: its numbers.
         accelerator: device, precision and ranks.
-        out: folder of the run: `checkpoints/step_*` and, at the end, `model`.
+        out: folder of the run: `checkpoints/step_*`, `best` and, at the end, `model`.
         name: what a checkpoint must belong to in order to be resumed from.
         label: of the reports, see `StepReport.stage`.
         seed: of the data order and of all noise.
@@ -240,9 +249,11 @@ def run(
         validate_every: steps between validations.
         num_validation: samples of a validation.
         keep: checkpoints kept.
+        keep_best: write the model of each lowest validation loss to `best`.
 
     Raises:
-        InputError: `out` holds checkpoints of another run.
+        InputError: `out` holds checkpoints of another run, or too many steps in a row had a loss
+            or gradients that were not finite or too large.
     """
     state = _Run(stage, config, accelerator, seed)
     folder = out / "checkpoints"
@@ -254,54 +265,82 @@ def run(
         )
     total = state.total(max_steps)
 
-    def fill(part: Path) -> None:
-        save_state(
-            part,
-            place=state.place,
-            average=state.average,
-            optimizer=state.inner_optimizer,
-            run=name,
+    def gather() -> sharding.Gathered | None:
+        return sharding.gather(
+            stage,
+            averages=state.average.shadow if config.ema_decay else {},
+            state=tensors_of(state.average, state.inner_optimizer),
+            keep=accelerator.is_main_process,
         )
+
+    def save_model(path: Path, gathered: sharding.Gathered | None) -> None:
+        """On the main process, the averaged weights."""
+        if gathered is not None:
+            with sharding.standing_in(stage, gathered.weights):
+                stage.save(path)
+            return
         with state.average.applied():
-            stage.save(part / "model")
+            stage.save(path)
 
     def write() -> Path | None:
+        gathered = gather()
+
+        def fill(part: Path) -> None:
+            if gathered is None:
+                tensors = tensors_of(state.average, state.inner_optimizer)
+            else:
+                tensors = gathered.state
+            save_state(part, place=state.place, tensors=tensors, run=name)
+            save_model(part / "model", gathered)
+
         path = None
         if accelerator.is_main_process:
             path = write_checkpoint(folder, state.place.step, fill, keep=keep)
         accelerator.wait_for_everyone()
         return path
 
+    def write_model(path: Path) -> Path | None:
+        gathered = gather()
+        if accelerator.is_main_process:
+            save_model(path, gathered)
+        accelerator.wait_for_everyone()
+        return path if accelerator.is_main_process else None
+
     begin = time.perf_counter()
     for _ in itertools.count():
         if state.place.step >= total:
             break
-        loss, rate = state.step(total)
+        measured = state.step(total)
         now = time.perf_counter()
         step = state.place.step
         stopped = _any_rank(stop(), accelerator)
         validation_loss = None
         if step % validate_every == 0 or step == total:
             validation_loss = state.validate(num_validation)
+        best = None
+        if keep_best and validation_loss is not None and state.is_best(validation_loss):
+            best = write_model(out / "best")
         due = step % checkpoint_every == 0 or step == total or stopped
         yield StepReport(
             step=step,
             total=total,
-            loss=loss,
-            lr=rate,
+            loss=measured.loss,
+            lr=measured.rate,
             validation_loss=validation_loss,
             checkpoint=write() if due else None,
-            samples_per_second=state.global_batch / (now - begin),
+            samples_per_second=measured.num_items / (now - begin),
             stage=label,
             checkpoint_due=due,
             stopped=stopped and step < total,
+            grad_norm=measured.norm,
+            skipped=state.place.skipped,
+            was_skipped=measured.was_skipped,
+            best=best,
         )
         if stopped and step < total:
             return
         begin = time.perf_counter()
-    if accelerator.is_main_process:
-        with state.average.applied():
-            stage.save(out / "model")
+    write_model(out / "model")
     state.average.keep()
     accelerator.wait_for_everyone()
 

@@ -16,21 +16,37 @@ from torch import Tensor, nn
 
 from dreampose.errors import InputError
 from dreampose.files import new_folder
+from dreampose.training import sharding
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a run stands: optimizer steps done, and samples of the current epoch visited."""
+    """Where a run stands: optimizer steps done, and samples of the current epoch visited.
+
+    run_length: the epoch's, see `windows.plan_epoch`; 0 before its first step. It is kept because
+    ranks may be fewer or more when the run goes on. skipped: steps skipped so far, and
+    skipped_in_row at the end. best_loss: lowest validation loss so far.
+    """
 
     step: int = 0
     epoch: int = 0
     offset: int = 0
+    run_length: int = 0
+    skipped: int = 0
+    skipped_in_row: int = 0
+    best_loss: float | None = None
 
     def advance(self, num_samples: int, num_items: int) -> "Place":
         """The place after one step over `num_samples` of an epoch of `num_items`."""
         if self.offset + num_samples >= num_items:
-            return Place(step=self.step + 1, epoch=self.epoch + 1)
+            return replace(self, step=self.step + 1, epoch=self.epoch + 1, offset=0, run_length=0)
         return replace(self, step=self.step + 1, offset=self.offset + num_samples)
+
+    def count(self, *, skipped: bool) -> "Place":
+        """The same place, with a step that was skipped or not."""
+        if not skipped:
+            return replace(self, skipped_in_row=0)
+        return replace(self, skipped=self.skipped + 1, skipped_in_row=self.skipped_in_row + 1)
 
 
 class MovingAverage:
@@ -77,15 +93,8 @@ class MovingAverage:
             parameter.copy_(values[name])
 
 
-def save_state(
-    folder: Path,
-    *,
-    place: Place,
-    average: MovingAverage,
-    optimizer: torch.optim.Optimizer,
-    run: str,
-) -> None:
-    """Writes `state.safetensors` and `state.json`; `run` names what the state belongs to."""
+def tensors_of(average: MovingAverage, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The tensors of a run as they are: weights, their average, the optimizer's moments."""
     tensors: dict[str, Tensor] = {}
     for name, parameter in average.parameters.items():
         tensors[f"weights/{name}"] = parameter.detach()
@@ -93,6 +102,11 @@ def save_state(
             tensors[f"ema/{name}"] = average.shadow[name]
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{key}/{name}"] = value.detach()
+    return tensors
+
+
+def save_state(folder: Path, *, place: Place, tensors: Mapping[str, Tensor], run: str) -> None:
+    """Writes `state.safetensors` and `state.json`; `run` names what the state belongs to."""
     save_file({key: value.cpu().contiguous() for key, value in tensors.items()},
               folder / "state.safetensors")  # fmt: skip
     (folder / "state.json").write_text(json.dumps({"run": run, **asdict(place)}, indent=1) + "\n")
@@ -102,7 +116,7 @@ def save_state(
 def load_state(
     folder: Path, *, average: MovingAverage, optimizer: torch.optim.Optimizer, run: str
 ) -> Place:
-    """Inverse of `save_state`, in place.
+    """Inverse of `tensors_of` and `save_state`, in place.
 
     Raises:
         InputError: the state belongs to another run.
@@ -117,16 +131,17 @@ def load_state(
             f"{str(folder)!r}: choose another folder or start afresh"
         )
     for name, parameter in average.parameters.items():
-        parameter.copy_(tensors[f"weights/{name}"])
+        sharding.fill(parameter, tensors[f"weights/{name}"])
         if average.decay:
-            average.shadow[name].copy_(tensors[f"ema/{name}"])
+            sharding.fill(average.shadow[name], tensors[f"ema/{name}"])
         state: dict[str, Tensor] = {}
         if f"step/{name}" in tensors:
             state["step"] = tensors[f"step/{name}"].to(parameter.device)
         for key in ("exp_avg", "exp_avg_sq"):
             if f"{key}/{name}" in tensors:
                 # The fused step walks raw memory: moments must lie in it as the weights do.
-                state[key] = torch.empty_like(parameter).copy_(tensors[f"{key}/{name}"])
+                state[key] = torch.empty_like(parameter)
+                sharding.fill(state[key], tensors[f"{key}/{name}"])
         optimizer.state[parameter] = state
     return Place(**facts)
 

@@ -20,14 +20,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from dreampose import checkpoints, lora, losses, poses, video
-from dreampose.config import StageConfig
+from dreampose.config import Recipe, StageConfig
 from dreampose.errors import InputError
 from dreampose.latents import LatentCodec
 from dreampose.pipeline import DreamPosePipeline
 from dreampose.subjects import Photo, Subject
 from dreampose.training import loop
 from dreampose.training.denoising import denoising_step, encode_blank_photo, make_batch
-from dreampose.training.loop import Stage, StepReport
+from dreampose.training.stage import Stage, StepReport
 from dreampose.training.views import Views, clip_windows, encode_views, photo_windows
 from dreampose.types import Clip
 
@@ -164,6 +164,7 @@ def finetune_subject(
     lora_targets: Sequence[str] | None = None,
     num_steps: int | None = None,
     num_vae_steps: int | None = None,
+    size: tuple[int, int] | None = None,
     seed: int = 0,
     resume: bool = True,
     stop: Callable[[], bool] = lambda: False,
@@ -189,6 +190,7 @@ def finetune_subject(
         lora_targets: ends of the names of the layers to update, instead of the recipe's.
         num_steps: of UNet and adapter, instead of the recipe's.
         num_vae_steps: of the decoder, instead of the recipe's; 0 leaves it alone.
+        size: height and width to train at, instead of the model's.
         seed: of crops and noise.
         resume: go on from the last checkpoint.
         stop: polled after each step; once true a checkpoint is written and the generator ends.
@@ -202,13 +204,14 @@ def finetune_subject(
         raise InputError("photos must be at least one, got none")
     if method not in METHODS:
         raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    out, recipe = Path(out), pipe.recipe
+    out, recipe = Path(out), pipe.recipe.at(*(size or pipe.recipe.frame_sizes[0]))
     rank = recipe.lora_rank if lora_rank is None else lora_rank
     targets = tuple(recipe.lora_targets if lora_targets is None else lora_targets)
-    run_name, stage_config = "", recipe.subject_stage
+    run_name = "" if size is None else f" size={recipe.height}x{recipe.width}"
+    stage_config = recipe.subject_stage
     if method == "lora":
         lora.check({"unet": pipe.unet, "adapter": pipe.adapter}, rank=rank, targets=targets)
-        run_name = f" lora rank={rank} targets={','.join(targets)}"
+        run_name += f" lora rank={rank} targets={','.join(targets)}"
         stage_config = replace(stage_config, learning_rate=recipe.lora_learning_rate)
         num_vae_steps = num_vae_steps or 0
     subject = checkpoints.describe(
@@ -225,14 +228,14 @@ def finetune_subject(
         frames, around = [*frames, *more_frames], [*around, *more_windows]
     if method == "lora":
         # Weights that stay as they are need no copy.
-        tuned = _with_parts(pipe, lora.shared)
+        tuned = _with_parts(pipe, lora.shared, recipe)
         if num_vae_steps:
             tuned.vae = copy.deepcopy(pipe.vae)
         lora.add(
             {"unet": tuned.unet, "adapter": tuned.adapter}, rank=rank, targets=targets, seed=seed
         )
     else:
-        tuned = _with_parts(pipe, copy.deepcopy)
+        tuned = _with_parts(pipe, copy.deepcopy, recipe)
     tuned = tuned.to(accelerator.device)
     views = encode_views(tuned, frames, around, seed=seed)
 
@@ -281,9 +284,11 @@ def _steps(config: StageConfig, steps: int | None) -> int:
     return config.num_steps if steps is None else steps
 
 
-def _with_parts(pipe: DreamPosePipeline, copied: Callable[[nn.Module], Any]) -> DreamPosePipeline:
+def _with_parts(
+    pipe: DreamPosePipeline, copied: Callable[[nn.Module], Any], recipe: Recipe
+) -> DreamPosePipeline:
     parts: dict[str, Any] = {
         name: copied(part) if isinstance(part, nn.Module) else part
         for name, part in pipe.components.items()
     }
-    return DreamPosePipeline(**parts, recipe=pipe.config["recipe"])
+    return DreamPosePipeline(**parts, recipe=recipe.to_dict())

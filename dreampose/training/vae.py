@@ -17,7 +17,7 @@ from dreampose.config import StageConfig
 from dreampose.dataset import Dataset
 from dreampose.latents import LatentCodec, calibrate, is_cosine_encoder
 from dreampose.pipeline import DreamPosePipeline
-from dreampose.training.loop import Stage
+from dreampose.training.stage import Stage
 
 COLUMNS = ("frames", "poses")
 """Array columns of the data that the stage reads."""
@@ -60,6 +60,16 @@ class VaeStage(Stage):
     def num_items(self, split: str) -> int:
         """Frames of the split."""
         return len(self._data[split] or ())
+
+    def buckets(self, split: str) -> Int64[np.ndarray, " n"]:
+        """By frame size, where frames are not cut to squares of one size."""
+        data = self._data[split]
+        if data is None:
+            return super().buckets(split)
+        shortest = min(min(data.size_of(clip)) for clip in range(len(data.clips)))
+        if 0 < self._config.crop_size < shortest:
+            return super().buckets(split)
+        return data.buckets
 
     def draw(
         self, split: str, items: Int64[np.ndarray, " b"], generator: np.random.Generator
@@ -109,8 +119,10 @@ class VaeStage(Stage):
         recipe = data.recipe
         count = max(8, _CALIBRATION_PIXELS // (recipe.height * recipe.width))
         items = np.unique(np.linspace(0, len(data) - 1, count).astype(np.int64))
-        frames = np.stack([data.photo(*data.targets[item].tolist()) for item in items])
-        calibrate(self.vae, self._codec.to_range(video.to_model(frames)).to(self.vae.device))
+        frames = [data.photo(*data.targets[item].tolist()) for item in items]
+        # One size will do: what is measured is the spread of values, not where they are.
+        fitted = np.concatenate([video.fit(x[None], recipe.height, recipe.width) for x in frames])
+        calibrate(self.vae, self._codec.to_range(video.to_model(fitted)).to(self.vae.device))
         checkpoints.save(self._outer[0], folder, dtype=None)
 
     def _crop(
@@ -124,7 +136,7 @@ class VaeStage(Stage):
             return pixels
         body = np.flatnonzero(data.array(clip, "poses")[0, frame].any(axis=0))
         if len(body) and generator.random() >= BACKGROUND_SHARE:
-            grid_width = data.recipe.latent_size[1]
+            grid_width = width // data.recipe.downscale
             cell = np.divmod(body[generator.integers(len(body))], grid_width)
             centre = np.array(cell) * data.recipe.downscale
             centre = centre + generator.integers(-side // 4, side // 4 + 1, 2)

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -10,6 +11,7 @@ from dreampose import checkpoints, dataset, poses, video
 from dreampose.config import replace
 from dreampose.dataset import ARRAYS, Dataset, encode_clip
 from jobs import preprocess
+from jobs.encoding import Encoder, Settings
 
 
 def rows_of(out):
@@ -171,3 +173,30 @@ class TestRefusals:
         other = tmp_path / "other.json"
         other.write_text(json.dumps(replace(tiny_recipe, num_crops=3).to_dict()))
         assert "same recipe" in refusal(capsys, *flags, "--recipe", other)
+
+    def test_sizes_other_than_those_of_the_data(self, capsys, tmp_path, tiny_json, tiny_recipe):
+        settings = preprocess.Settings(
+            recipe=replace(tiny_recipe, sizes=((48, 64),)), pose="catwalk", seed=0
+        )
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "_settings.json").write_text(settings.to_json())
+        flags = ["--data", tmp_path / "data", "--recipe", tiny_json, "--out", tmp_path / "out"]
+        line = refusal(capsys, *flags, "--sizes", "56x56")
+        assert "sizes must be those of --data, 48x64, got 56x56" in line
+
+
+def test_each_video_is_fitted_into_the_size_of_its_aspect(draw_clip, tiny_recipe, tmp_path):
+    recipe = replace(tiny_recipe, sizes=((48, 64),))
+    actor = Encoder(Settings(recipe=recipe, pose="catwalk", seed=0), num_threads=1)
+    draw_clip(tmp_path / "upright.mp4", seed=1)
+    draw_clip(tmp_path / "lying.mp4", seed=2, height=96, width=128)
+    videos = [
+        {"clip_id": name, "path": str(tmp_path / name), "subject": "ada", "row_file": ""}
+        for name in ("upright.mp4", "lying.mp4")
+    ]
+    upright, lying = actor(pa.Table.from_pylist(videos)).to_pylist()
+    assert (upright["frames_shape"], lying["frames_shape"]) == ([6, 64, 48, 3], [6, 48, 64, 3])
+    assert (upright["poses_shape"][-2:], lying["poses_shape"][-2:]) == ([8, 6], [6, 8])
+    # What a folder without further sizes says of itself is what it always said.
+    plain = json.loads(Settings(recipe=tiny_recipe, pose="catwalk", seed=0).to_json())
+    assert "sizes" not in plain["recipe"]

@@ -114,6 +114,9 @@ class TestRefusals:
             ({"--model": "nowhere"}, "model must be a folder"),
             ({"--steps": "0"}, "steps must be at least 1, got 0"),
             ({"--workers": "0"}, "workers must be at least 1, got 0"),
+            ({"--track": "tensorbord"}, "track must be one of tensorboard, wandb, mlflow, got"),
+            ({"--sizes": "512by512"}, "sizes must be height and width as 640x512, got '512by512'"),
+            ({"--sizes": "60x48"}, "height must be a multiple of 8, got 60"),
             ({"--stage": "base"}, "model must be given"),
             ({"--recipe": "catwalk"}, "data must be preprocessed for the model's recipe"),
         ],
@@ -123,6 +126,13 @@ class TestRefusals:
         line = refusal(capsys, *(part for item in (flags | changed).items() for part in item))
         assert said in line
         assert not (tmp_path / "run").exists()
+
+    def test_spread_weights_of_one_worker_or_of_a_vae(self, capsys, data, tmp_path, tiny_json):
+        flags = ["--recipe", tiny_json, "--data", data, "--out", tmp_path / "run", "--shard"]
+        line = refusal(capsys, "--stage", "encoder", *flags)
+        assert "workers must be at least 2 with --shard, got 1" in line
+        line = refusal(capsys, "--stage", "vae", "--workers", "2", *flags)
+        assert "stage must be encoder or base with --shard, got 'vae'" in line
 
     def test_data_that_another_model_encoded(self, capsys, data, tmp_path, tiny_recipe):
         other = tmp_path / "other"

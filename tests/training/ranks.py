@@ -1,0 +1,121 @@
+"""What a rank of a distributed test does; imported by the processes that `run_ranks` starts."""
+
+import json
+import multiprocessing
+import os
+import pickle
+import signal
+import socket
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PRELOAD = ["accelerate", "diffusers", "transformers", "dreampose.training"]
+TIMEOUT = 400
+
+
+def run_ranks(work: Callable[..., Any], folder: Path, *args: Any, num: int = 2) -> list[Any]:
+    """Runs `work(rank, *args)` in processes that form a gloo group, and gives what each returned.
+
+    A rank that was killed or failed gives None. The processes are forked from one that has
+    imported what is slow to import.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    folder.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [
+        context.Process(target=_enter, args=(work, rank, num, port, folder, args))
+        for rank in range(num)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        for process in processes:
+            process.join(TIMEOUT)
+            assert process.exitcode is not None, "a rank hangs"
+    finally:
+        for process in processes:
+            process.kill()
+    files = [folder / f"rank{rank}.pickle" for rank in range(num)]
+    return [pickle.loads(file.read_bytes()) if file.exists() else None for file in files]
+
+
+def _enter(
+    work: Callable[..., Any], rank: int, num: int, port: int, folder: Path, args: Any
+) -> None:
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }  # fmt: skip
+    torch.set_num_threads(1)
+    try:
+        result = work(rank, *args)
+        (folder / f"rank{rank}.pickle").write_bytes(pickle.dumps(result))
+    except Exception:  # noqa: BLE001 - whatever it was, the test is to show it
+        (folder / f"rank{rank}.txt").write_text(traceback.format_exc())
+    finally:
+        # No farewell to ranks that may be gone.
+        os._exit(0)
+
+
+def train_base(
+    out: Path,
+    recipe: dict[str, Any],
+    data: Path,
+    *,
+    shard: bool = False,
+    kill_at: int | None = None,
+    **options: Any,
+) -> list[list[float | None]]:
+    """Trains the base stage; `out/drawn.RANK.jsonl` tells which items each turn drew.
+
+    With `kill_at` the process kills itself when it is about to draw the items of that turn.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedType
+
+    from dreampose import training
+    from dreampose.config import Recipe
+    from dreampose.training import denoising, sharding
+
+    accelerator = Accelerator(cpu=True)
+    if shard:
+        # Accelerate spreads weights on accelerators alone, though torch does so on CPUs as well.
+        accelerator.state.fsdp_plugin = sharding.plugin()
+        accelerator.state.distributed_type = DistributedType.FSDP
+    out.mkdir(parents=True, exist_ok=True)
+    turns = 0
+
+    class Spy(denoising.BaseStage):
+        def draw(self, split: str, items: Any, generator: Any) -> dict[str, Any]:
+            nonlocal turns
+            if split == "train":
+                if turns == kill_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                turns += 1
+                with (out / f"drawn.{accelerator.process_index}.jsonl").open("a") as file:
+                    file.write(json.dumps(items.tolist()) + "\n")
+            return super().draw(split, items, generator)
+
+    original, denoising.BaseStage = denoising.BaseStage, Spy
+    try:
+        reports = training.train(
+            "base", recipe=Recipe.from_dict(recipe), data=data, out=out, accelerator=accelerator,
+            **options,
+        )  # fmt: skip
+        return [[report.loss, report.grad_norm, report.validation_loss] for report in reports]
+    finally:
+        denoising.BaseStage = original
+
+
+def drawn(out: Path, rank: int) -> list[list[int]]:
+    """The items of each turn of a rank."""
+    lines = (out / f"drawn.{rank}.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
