@@ -20,7 +20,7 @@ DATA_FIELDS = ("name", "height", "width", "num_crops", "crop_scale", "num_recolo
 class Settings:
     """What all rows of one data folder have in common.
 
-    model: folder of the model that encodes, or None for frames and poses only.
+    pose: name of the estimator, with its model's file where it has one. model: folder of the model that encodes, or None for frames and poses only.
     """
 
     recipe: Recipe
@@ -30,14 +30,26 @@ class Settings:
     model_fingerprint: str | None = None
 
     def to_json(self) -> str:
-        """For the data folder; where the model lies is not part of what it is."""
+        """For the data folder; where models lie is not part of what it is."""
         values = {
             "recipe": {name: getattr(self.recipe, name) for name in DATA_FIELDS},
-            "pose": self.pose,
+            "pose": identify_poses(self.pose, self.recipe),
             "seed": self.seed,
             "model_fingerprint": self.model_fingerprint,
         }
         return json.dumps(values, indent=1) + "\n"
+
+
+def identify_poses(pose: str, recipe: Recipe) -> str:
+    """What the poses of a data folder were made by: the estimator, and channels that are not 2.
+
+    Raises:
+        InputError: no estimator has that name, or its file is missing.
+    """
+    from dreampose import poses
+
+    channels = "" if recipe.pose_channels == 2 else f" of {recipe.pose_channels} channels"
+    return poses.identify(pose) + channels
 
 
 class Encoder:
@@ -50,7 +62,7 @@ class Encoder:
 
         torch.set_num_threads(num_threads)
         self.settings = settings
-        self.estimator = poses.estimator(settings.pose)
+        self.estimator = poses.estimator(settings.pose, channels=settings.recipe.pose_channels)
         self.pipe = None
         if settings.model is not None:
             from dreampose.cli import model
@@ -91,9 +103,10 @@ class Encoder:
         return row | {"path": path}
 
     def _known_motion(self, clip: Clip, row_file: str, height: int, width: int) -> Any | None:
-        """The motion behind an earlier row; None where there is none or reading it anew is free.
+        """The motion behind an earlier row; None where it has to be read anew.
 
-        Painted maps are painted again from the row's joints, which gives the same maps.
+        Painted maps are painted again from the row's joints, which gives the same maps. The others
+        are not in the row at the size that crops are made of.
         """
         from dreampose import dataset, poses
 

@@ -1,8 +1,14 @@
 """Flags that several commands share, declared once. Knows nothing of what the commands do."""
 
 import argparse
+from pathlib import Path
 
 from dreampose.config import PRESETS
+
+ESTIMATOR_HELP = (
+    "reads poses from videos: blazepose reads any; densepose:FILE too, with an exported DensePose "
+    "model (docs/poses.md); catwalk takes the exact ones beside a catwalk clip"
+)
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -48,10 +54,17 @@ def add_estimator(parser: argparse.ArgumentParser) -> None:
     """`--estimator`: who reads poses from videos."""
     parser.add_argument(
         "--estimator",
+        type=estimator,
         default="blazepose",
-        help="reads poses from motions that are videos: blazepose, or catwalk for the exact maps "
-        "that lie beside a catwalk clip (default: %(default)s)",
+        metavar="NAME",
+        help=f"{ESTIMATOR_HELP} (default: %(default)s)",
     )
+
+
+def estimator(text: str) -> str:
+    """An estimator's name for `type=`, with the path of its model made absolute."""
+    name, separator, file = text.partition(":")
+    return f"{name}:{Path(file).expanduser().absolute()}" if separator and file else text
 
 
 def positive(text: str) -> int:
