@@ -20,7 +20,8 @@ DATA_FIELDS = ("name", "height", "width", "num_crops", "crop_scale", "num_recolo
 class Settings:
     """What all rows of one data folder have in common.
 
-    pose: name of the estimator, with its model's file where it has one. model: folder of the model that encodes, or None for frames and poses only.
+    pose: name of the estimator, with its model's file where it has one. model: folder of the model
+    that encodes, or None for frames and poses only.
     """
 
     recipe: Recipe

@@ -162,58 +162,20 @@ class TestPictures:
         assert "left to the video" in said(capsys, tmp_path, path, "--from", "iuv", "--fps", 10)
 
 
-COCO = {
-    name: index
-    for index, name in enumerate(
-        [
-            "nose",
-            "neck",
-            "right_shoulder",
-            "right_elbow",
-            "right_wrist",
-            "left_shoulder",
-            "left_elbow",
-            "left_wrist",
-            "right_hip",
-            "right_knee",
-            "right_ankle",
-            "left_hip",
-            "left_knee",
-            "left_ankle",
-            "right_eye_middle",
-            "left_eye_middle",
-            "right_ear",
-            "left_ear",
-        ]
-    )
-}
-BODY_25 = [
-    "nose",
-    "neck",
-    "right_shoulder",
-    "right_elbow",
-    "right_wrist",
-    "left_shoulder",
-    "left_elbow",
-    "left_wrist",
-    "middle_hip",
-    "right_hip",
-    "right_knee",
-    "right_ankle",
-    "left_hip",
-    "left_knee",
-    "left_ankle",
-    "right_eye_middle",
-    "left_eye_middle",
-    "right_ear",
-    "left_ear",
-    "left_foot",
-    "left_small_toe",
-    "left_heel",
-    "right_foot",
-    "right_small_toe",
-    "right_heel",
-]
+COCO = (
+    *("nose", "neck", "right_shoulder", "right_elbow", "right_wrist"),
+    *("left_shoulder", "left_elbow", "left_wrist", "right_hip", "right_knee", "right_ankle"),
+    *("left_hip", "left_knee", "left_ankle", "right_eye_middle", "left_eye_middle"),
+    *("right_ear", "left_ear"),
+)
+BODY_25 = (
+    *("nose", "neck", "right_shoulder", "right_elbow", "right_wrist"),
+    *("left_shoulder", "left_elbow", "left_wrist", "middle_hip", "right_hip", "right_knee"),
+    *("right_ankle", "left_hip", "left_knee", "left_ankle", "right_eye_middle"),
+    *("left_eye_middle", "right_ear", "left_ear", "left_foot", "left_small_toe", "left_heel"),
+    *("right_foot", "right_small_toe", "right_heel"),
+)
+"""OpenPose's own order, from its documentation."""
 
 
 def openpose(joints, names, *, lost=(), scale=(1.0, 1.0)):
@@ -237,7 +199,7 @@ def write_frames(folder, frames, **more):
 
 
 class TestPoints:
-    @pytest.mark.parametrize("names", [list(COCO), BODY_25], ids=["COCO", "BODY_25"])
+    @pytest.mark.parametrize("names", [COCO, BODY_25], ids=["COCO", "BODY_25"])
     def test_a_turning_person_is_painted_as_with_the_true_depth(self, names, skeleton, tmp_path):
         yaws = np.arange(0, 360, 10)
         joints = np.concatenate([skeleton(yaw=float(yaw), height=128) for yaw in yaws])
@@ -287,7 +249,7 @@ class TestPoints:
         joints = skeleton()[0]
         frames = [
             {
-                "people": [openpose(joints, list(COCO), scale=(1 / 128, 1 / 160))],
+                "people": [openpose(joints, COCO, scale=(1 / 128, 1 / 160))],
                 "canvas_height": 160,
                 "canvas_width": 128,
             }
@@ -306,8 +268,8 @@ class TestPoints:
     def test_the_largest_of_several_people_is_followed_through_gaps(self, skeleton, tmp_path):
         frames = []
         for index in range(6):
-            large = openpose(skeleton(x=40 + index, height=110)[0], list(COCO))
-            small = openpose(skeleton(x=110, height=50)[0], list(COCO))
+            large = openpose(skeleton(x=40 + index, height=110)[0], COCO)
+            small = openpose(skeleton(x=110, height=50)[0], COCO)
             frames.append([small, large] if index % 2 else [large, small])
         frames[3] = frames[3][:1]
         folder = write_frames(tmp_path / "json", frames, canvas_height=160, canvas_width=128)
@@ -320,7 +282,7 @@ class TestPoints:
 
     def test_a_hidden_wrist_is_interpolated_and_marked(self, skeleton, tmp_path):
         frames = [
-            [openpose(skeleton(x=40 + 2 * i)[0], list(COCO), lost=("left_wrist",) * (i == 2))]
+            [openpose(skeleton(x=40 + 2 * i)[0], COCO, lost=("left_wrist",) * (i == 2))]
             for i in range(5)
         ]
         folder = write_frames(tmp_path / "json", frames, canvas_height=160, canvas_width=128)
@@ -348,7 +310,7 @@ class TestPoints:
 
     def test_half_a_body_is_refused(self, skeleton, tmp_path):
         lost = ("left_ankle", "right_ankle")
-        folder = write_frames(tmp_path / "json", [[openpose(skeleton()[0], list(COCO), lost=lost)]])
+        folder = write_frames(tmp_path / "json", [[openpose(skeleton()[0], COCO, lost=lost)]])
         with pytest.raises(
             InputError, match="no left_ankle, no right_ankle in any of the 1 frames"
         ):
