@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dreampose.cli import door, flags
 from dreampose.errors import InputError
-from jobs import driver
+from jobs import deepfashion, driver
 from jobs.fetching import Fetcher, FetchError, client, sha256
 
 UBC_FASHION = {
@@ -39,6 +39,9 @@ EXAMPLES = """\
   # Any lists: a URL or path a line, or a CSV (columns url or path; name, split, subject, sha256)
   jobs/download.py --list train=fashion_train.txt --list test=fashion_test.txt --out data/ubc
   jobs/download.py --list mine.csv --out data/mine
+
+  # Photos of outfits as further training data, from a folder that you have
+  jobs/download.py --deepfashion DeepFashion/In-shop --out data/deepfashion
 """
 
 
@@ -69,10 +72,13 @@ def download(args: argparse.Namespace) -> int:
         raise InputError(f"parallel must be 1 to {MOST_AT_ONCE}, got {args.parallel}")
     if args.pause < 0:
         raise InputError(f"pause must be at least 0 seconds, got {args.pause:g}")
-    if args.ubc_fashion == bool(args.list):
+    chosen = [bool(args.list), args.ubc_fashion, args.deepfashion is not None]
+    if sum(chosen) != 1:
         raise InputError(
-            f"list must be given, or --ubc-fashion, got {'both' if args.list else 'neither'}"
+            f"list must be given, or --ubc-fashion, or --deepfashion, got {sum(chosen)} of them"
         )
+    if args.deepfashion is not None:
+        return _list_photos(args.deepfashion, Path(args.out))
     lists = (
         [f"{split}={url}" for split, url in UBC_FASHION.items()] if args.ubc_fashion else args.list
     )
@@ -93,6 +99,21 @@ def download(args: argparse.Namespace) -> int:
             note = f"; the paper has {PAPER[split]} and does not say which"
         print(f"{out / split}.csv: {num_of[split]} of {listed} files{note}")
     return 1 if failures else 0
+
+
+def _list_photos(folder: Path, out: Path) -> int:
+    """Writes the manifests of DeepFashion's photos, which are there already."""
+    sets = deepfashion.photo_sets(folder)
+    for split in dict.fromkeys(split for split, _, _ in sets):
+        rows = [
+            (";".join(str(path.absolute()) for path in photos), subject, split)
+            for set_split, subject, photos in sets
+            if set_split == split
+        ]
+        _write_csv(out / f"{split}.csv", ("path", "subject", "split"), rows)
+        num_photos = sum(len(photos) for set_split, _, photos in sets if set_split == split)
+        print(f"{out / split}.csv: {len(rows)} outfits, {num_photos} photos")
+    return 0
 
 
 def read_lists(lists: Sequence[str], out: Path, fetcher: Fetcher) -> list[Entry]:
@@ -278,6 +299,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--ubc-fashion", action="store_true", help="the published lists of UBC Fashion"
+    )
+    parser.add_argument(
+        "--deepfashion",
+        type=Path,
+        metavar="FOLDER",
+        help="list the photos of DeepFashion's In-shop folder, which its authors give out against "
+        "an agreement; nothing is fetched",
     )
     parser.add_argument("--out", required=True, help="folder to fill")
     parser.add_argument(

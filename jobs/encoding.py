@@ -11,6 +11,7 @@ from dreampose.config import Recipe
 from dreampose.errors import InputError
 from dreampose.types import Clip
 from jobs import storage
+from jobs.videos import is_photo_set
 
 DATA_FIELDS = ("name", "height", "width", "num_crops", "crop_scale", "num_recolours")
 """What of a recipe the data depend on; the numbers of training may change afterwards."""
@@ -53,6 +54,16 @@ def identify_poses(pose: str, recipe: Recipe) -> str:
     return poses.identify(pose) + channels
 
 
+def _read_photos(path: str) -> list[Any]:
+    from dreampose import video
+
+    photos: list[Any] = []
+    for name in path.split(";"):
+        with storage.local_copy(name) as file:
+            photos.append(video.read_photo(file))
+    return photos
+
+
 class Encoder:
     """Turns videos into rows; one that cannot be used becomes a row that says why."""
 
@@ -82,12 +93,15 @@ class Encoder:
 
         recipe = self.settings.recipe
         try:
-            with storage.local_copy(path, sidecars=(".npz",)) as file:
-                clip = video.read(file)
-                height, width = dataset.working_size(clip, recipe)
-                motion = self._known_motion(clip, row_file, height, width)
-                if motion is None:
-                    motion = poses.extract(clip, self.estimator, height=height, width=width)
+            if is_photo_set(path):
+                clip, motion = dataset.join_stills(_read_photos(path), self.estimator, recipe)
+            else:
+                with storage.local_copy(path, sidecars=(".npz",)) as file:
+                    clip = video.read(file)
+                    height, width = dataset.working_size(clip, recipe)
+                    motion = self._known_motion(clip, row_file, height, width)
+                    if motion is None:
+                        motion = poses.extract(clip, self.estimator, height=height, width=width)
             row = dataset.encode_clip(
                 clip,
                 motion,

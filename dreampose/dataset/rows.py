@@ -57,7 +57,8 @@ SCHEMA = pa.schema(
         *((f"{name}_shape", pa.list_(pa.int64())) for name in ARRAYS),
     ]
 )
-"""Columns of the data. `error` tells why a video was rejected; such rows hold no arrays."""
+"""Columns of the data. `fps` is 0 where the frames are photos. `error` tells why a video was
+rejected; such rows hold no arrays."""
 
 _ENCODE_BATCH = 32
 

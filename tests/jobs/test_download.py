@@ -217,7 +217,7 @@ def test_the_papers_split_is_held_against_what_the_lists_have(site, tmp_path, ca
 @pytest.mark.parametrize(
     ("lists", "said"),
     [
-        ({}, "list must be given, or --ubc-fashion, got neither"),
+        ({}, "or --deepfashion, got 0 of them"),
         ({"a.txt": ""}, "at least one file"),
         ({"a.txt": "http://x/a.mp4\nhttp://y/a.mp4"}, "'a.mp4' twice"),
         ({"a.txt": "http://x/a.mp4", "b.txt": "http://x/a.mp4"}, "'a.mp4' twice"),
