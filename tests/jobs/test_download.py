@@ -235,3 +235,53 @@ def test_lists_that_cannot_be_used_are_refused(lists, said, tmp_path, capsys):
     assert job(*words, "--out", tmp_path / "out") == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+class TestDeepFashion:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        """The In-shop folder's layout: outfits 01 and 02 of one item, one of another."""
+        names = [
+            "WOMEN/Dresses/id_00000002/01_1_front.jpg",
+            "WOMEN/Dresses/id_00000002/01_3_back.jpg",
+            "WOMEN/Dresses/id_00000002/01_6_flat.jpg",
+            "WOMEN/Dresses/id_00000002/02_1_front.jpg",
+            "WOMEN/Dresses/id_00000002/02_2_side.jpg",
+            "MEN/Denim/id_00000080/01_1_front.jpg",
+            "MEN/Denim/id_00000080/01_4_full.jpg",
+            "MEN/Denim/id_00000080/02_1_front.jpg",
+        ]
+        lines = [str(len(names)), "image_name item_id evaluation_status"]
+        for name in names:
+            path = tmp_path / "In-shop" / "img_highres" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            status = "train" if name.startswith("WOMEN") else "query"
+            lines.append(f"img/{name}    {path.parent.name}    {status}")
+        (tmp_path / "In-shop" / "Eval").mkdir()
+        (tmp_path / "In-shop" / "Eval" / "list_eval_partition.txt").write_text("\n".join(lines))
+        return tmp_path / "In-shop"
+
+    def test_outfits_seen_twice_are_listed_by_split(self, folder, tmp_path, capsys):
+        assert job("--deepfashion", folder, "--out", tmp_path / "out") == 0
+        assert "train.csv: 2 outfits, 4 photos" in capsys.readouterr().out
+        first, second = videos.find(str(tmp_path / "out" / "train.csv"))
+        assert first.subject == "WOMEN-Dresses-id_00000002-01"
+        assert second.subject == "WOMEN-Dresses-id_00000002-02"
+        root = folder / "img_highres" / "WOMEN" / "Dresses" / "id_00000002"
+        assert first.path == f"{root / '01_1_front.jpg'};{root / '01_3_back.jpg'}"
+        (test,) = videos.find(str(tmp_path / "out" / "test.csv"))
+        assert test.path.count(";") == 1 and videos.is_photo_set(test.path)
+
+    def test_without_a_partition_everything_is_for_training(self, folder, tmp_path):
+        (folder / "Eval" / "list_eval_partition.txt").unlink()
+        assert job("--deepfashion", folder, "--out", tmp_path / "out") == 0
+        assert len(videos.find(str(tmp_path / "out" / "train.csv"))) == 3
+        assert not (tmp_path / "out" / "test.csv").exists()
+
+    def test_other_folders_are_refused(self, folder, tmp_path, capsys):
+        assert job("--deepfashion", tmp_path / "none", "--out", tmp_path / "out") == 2
+        assert "img_highres or img" in capsys.readouterr().err
+        (folder / "Eval" / "list_eval_partition.txt").write_text("1\nh\nimg/a.jpg id val\n")
+        assert job("--deepfashion", folder, "--out", tmp_path / "out") == 2
+        assert "train|query|gallery" in capsys.readouterr().err
