@@ -134,8 +134,10 @@ def _settings(args: argparse.Namespace) -> Settings:
         expected = earlier["recipe"][name] if earlier else got
         if expected != got:
             raise InputError(f"recipe must have {name} {expected!r} as --data has, got {got!r}")
-    pose = args.pose or (earlier["pose"] if earlier else "blazepose")
-    if earlier and args.pose is None and "-" in pose:
+    # What the data folder has may tell channels as well.
+    known = earlier["pose"].partition(" of ")[0] if earlier else "blazepose"
+    pose = args.pose or known
+    if args.pose is None and "-" in pose:
         raise InputError(
             f"pose must be given for data whose poses come from a model, {pose}, got none"
         )
