@@ -14,7 +14,7 @@ from dreampose.cli import door
 
 COMMANDS = {
     "animate": ("dreampose.cli.animate", "photo + video (or motion file) to MP4"),
-    "pose": ("dreampose.poses.cli", "video to motion file, with a preview of what was seen"),
+    "pose": ("dreampose.cli.pose", "video to motion file, with a preview of what was seen"),
     "catwalk": ("dreampose.catwalk.cli", "render the synthetic fashion data set"),
     "import": (
         "dreampose.cli.importing",

@@ -150,7 +150,7 @@ def _letterbox(photos: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 s s"]:
 
 
 def pose_condition(
-    windows: Float[Tensor, "b p 2 h w"], pose_range: tuple[float, float] = (0.0, 1.0)
+    windows: Float[Tensor, "b p u h w"], pose_range: tuple[float, float] = (0.0, 1.0)
 ) -> Float[Tensor, "b pc h w"]:
     """c_p = [p_{i-2} … p_{i+2}]: the window's maps joined along the channels.
 

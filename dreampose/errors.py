@@ -15,3 +15,7 @@ class SubjectMismatchWarning(UserWarning):
 
 class SeveralPeopleWarning(UserWarning):
     """A video shows more than one person; the message names the one that is followed."""
+
+
+class PartsOnlyWarning(UserWarning):
+    """A pose video tells the parts of the body but no U and V, which are set to 0.5."""

@@ -118,6 +118,11 @@ def prepare(
             f"motion must have at least num_poses = {recipe.num_poses} frames, "
             f"got {motion.num_frames}"
         )
+    if motion.num_channels != recipe.pose_channels:
+        raise InputError(
+            f"motion must have maps of pose_channels = {recipe.pose_channels}, "
+            f"got {motion.num_channels}"
+        )
     ratio, expected = motion.width / motion.height, recipe.width / recipe.height
     if abs(math.log(ratio / expected)) > 0.02:
         raise InputError(

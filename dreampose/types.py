@@ -1,7 +1,7 @@
 """The values that travel between rooms, and the letters of their dimensions.
 
-b batch · t frames · p poses of a window · k joints · n tokens · d token width · c channels ·
-H W pixels · h w latent grid (H/8, W/8).
+b batch · t frames · p poses of a window · u channels of a pose map · k joints · n tokens ·
+d token width · c channels · H W pixels · h w latent grid (H/8, W/8).
 """
 
 from collections.abc import Callable
@@ -50,11 +50,11 @@ class Batch:
     """
 
     latents: Float[Tensor, "b c h w"]
-    poses: Float[Tensor, "b p 2 h w"]
+    poses: Float[Tensor, "b p u h w"]
     photo_latents: Float[Tensor, "b c h w"]
     photos: Float[Tensor, "b 3 H W"] | None = None
     tokens: Float[Tensor, "b n d"] | None = None
-    photo_poses: Float[Tensor, "b 2 h w"] | None = None
+    photo_poses: Float[Tensor, "b u h w"] | None = None
 
 
 Model = Callable[[Tensor, Tensor], Tensor]

@@ -11,6 +11,7 @@ from dreampose.config import Recipe
 from dreampose.errors import InputError
 from dreampose.types import Clip
 from jobs import storage
+from jobs.videos import is_photo_set
 
 DATA_FIELDS = ("name", "height", "width", "num_crops", "crop_scale", "num_recolours")
 """What of a recipe the data depend on; the numbers of training may change afterwards."""
@@ -20,7 +21,8 @@ DATA_FIELDS = ("name", "height", "width", "num_crops", "crop_scale", "num_recolo
 class Settings:
     """What all rows of one data folder have in common.
 
-    model: folder of the model that encodes, or None for frames and poses only.
+    pose: name of the estimator, with its model's file where it has one. model: folder of the model
+    that encodes, or None for frames and poses only.
     """
 
     recipe: Recipe
@@ -30,17 +32,39 @@ class Settings:
     model_fingerprint: str | None = None
 
     def to_json(self) -> str:
-        """For the data folder; where the model lies is not part of what it is."""
+        """For the data folder; where models lie is not part of what it is."""
         recipe = {name: getattr(self.recipe, name) for name in DATA_FIELDS}
         if self.recipe.sizes:
             recipe["sizes"] = [list(size) for size in self.recipe.sizes]
         values = {
             "recipe": recipe,
-            "pose": self.pose,
+            "pose": identify_poses(self.pose, self.recipe),
             "seed": self.seed,
             "model_fingerprint": self.model_fingerprint,
         }
         return json.dumps(values, indent=1) + "\n"
+
+
+def identify_poses(pose: str, recipe: Recipe) -> str:
+    """What the poses of a data folder were made by: the estimator, and channels that are not 2.
+
+    Raises:
+        InputError: no estimator has that name, or its file is missing.
+    """
+    from dreampose import poses
+
+    channels = "" if recipe.pose_channels == 2 else f" of {recipe.pose_channels} channels"
+    return poses.identify(pose) + channels
+
+
+def _read_photos(path: str) -> list[Any]:
+    from dreampose import video
+
+    photos: list[Any] = []
+    for name in path.split(";"):
+        with storage.local_copy(name) as file:
+            photos.append(video.read_photo(file))
+    return photos
 
 
 class Encoder:
@@ -53,7 +77,7 @@ class Encoder:
 
         torch.set_num_threads(num_threads)
         self.settings = settings
-        self.estimator = poses.estimator(settings.pose)
+        self.estimator = poses.estimator(settings.pose, channels=settings.recipe.pose_channels)
         self.pipe = None
         if settings.model is not None:
             from dreampose.cli import model
@@ -72,12 +96,15 @@ class Encoder:
 
         recipe = self.settings.recipe
         try:
-            with storage.local_copy(path, sidecars=(".npz",)) as file:
-                clip = video.read(file)
-                height, width = dataset.working_size(clip, recipe)
-                motion = self._known_motion(clip, row_file, height, width)
-                if motion is None:
-                    motion = poses.extract(clip, self.estimator, height=height, width=width)
+            if is_photo_set(path):
+                clip, motion = dataset.join_stills(_read_photos(path), self.estimator, recipe)
+            else:
+                with storage.local_copy(path, sidecars=(".npz",)) as file:
+                    clip = video.read(file)
+                    height, width = dataset.working_size(clip, recipe)
+                    motion = self._known_motion(clip, row_file, height, width)
+                    if motion is None:
+                        motion = poses.extract(clip, self.estimator, height=height, width=width)
             row = dataset.encode_clip(
                 clip,
                 motion,
@@ -94,9 +121,10 @@ class Encoder:
         return row | {"path": path}
 
     def _known_motion(self, clip: Clip, row_file: str, height: int, width: int) -> Any | None:
-        """The motion behind an earlier row; None where there is none or reading it anew is free.
+        """The motion behind an earlier row; None where it has to be read anew.
 
-        Painted maps are painted again from the row's joints, which gives the same maps.
+        Painted maps are painted again from the row's joints, which gives the same maps. The others
+        are not in the row at the size that crops are made of.
         """
         from dreampose import dataset, poses
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -16,6 +16,11 @@ from dreampose.cli import flags
 from dreampose.errors import InputError
 from jobs import driver, storage, subjects
 from jobs.subjects import Person
+
+if TYPE_CHECKING:
+    from dreampose.config import Recipe
+    from dreampose.poses import Motion
+    from dreampose.subjects import Photo
 
 MAX_RETRIES = 3
 EXAMPLES = """\
@@ -50,6 +55,7 @@ class Order:
     seed: int
     num_threads: int
     checkpoint_every: int
+    pose: str
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -102,6 +108,7 @@ def _run(
         seed=args.seed,
         num_threads=share.num_threads,
         checkpoint_every=args.checkpoint_every,
+        pose=args.pose,
     )
     board: Any = Board.options(name=f"finetune {order.out}").remote()
     # Ray's types know neither these options nor what they give.
@@ -157,12 +164,15 @@ def finetune_one(order: Order, person: Person, board: Any) -> None:
     torch.set_num_threads(order.num_threads)
     stop = StopWatch(board)
     try:
+        pipe = model.load(order.model)
+        photos = [video.read_photo(photo) for photo in person.photos]
         steps = training.finetune_subject(
-            model.load(order.model),
-            [video.read_photo(photo) for photo in person.photos],
+            pipe,
+            photos,
             Path(order.out) / person.subject,
             name=person.subject,
             accelerator=Accelerator(),
+            motions=_motions(photos, order.pose, pipe.recipe),
             method=order.method,
             lora_rank=order.rank,
             lora_targets=order.targets,
@@ -178,6 +188,22 @@ def finetune_one(order: Order, person: Person, board: Any) -> None:
             board.put.remote({person.subject: (report.step, report.total)})
     finally:
         stop.close()
+
+
+def _motions(photos: "Sequence[Photo]", pose: str, recipe: "Recipe") -> "list[Motion] | None":
+    """A motion of one frame for each photo; None leaves that to the default estimator."""
+    from dreampose import dataset, poses
+    from dreampose.types import Clip
+
+    if pose == "blazepose":
+        return None
+    reader = poses.estimator(pose, channels=recipe.pose_channels)
+    clips = [Clip(frames=photo[None], fps=1.0, source="photo") for photo in photos]
+    sizes = [dataset.working_size(clip, recipe) for clip in clips]
+    return [
+        poses.extract(clip, reader, height=height, width=width)
+        for clip, (height, width) in zip(clips, sizes, strict=True)
+    ]
 
 
 def _reason(error: BaseException) -> str:
@@ -232,9 +258,10 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("steps and vae_steps must not both be 0")
     if args.method != "lora" and (args.rank is not None or args.lora_targets is not None):
         raise InputError(f"rank and lora_targets must go with the method lora, got {args.method}")
-    from dreampose import lora
+    from dreampose import lora, poses
     from dreampose.cli import model
 
+    poses.identify(args.pose)
     pipe = model.load(args.model)
     if args.size is not None:
         pipe.recipe.at(*args.size)
@@ -269,6 +296,13 @@ def _parser() -> argparse.ArgumentParser:
         default="full",
         help="train every weight of UNet and adapter, then the decoder; or low-rank updates, a "
         "hundredth of the size (%(default)s)",
+    )
+    parser.add_argument(
+        "--pose",
+        type=flags.estimator,
+        default="blazepose",
+        metavar="NAME",
+        help="as in jobs/preprocess.py: what the base model was trained with (%(default)s)",
     )
     parser.add_argument("--rank", type=int, help="of low-rank updates, instead of the recipe's")
     parser.add_argument(

@@ -16,7 +16,7 @@ from dreampose import recipes
 from dreampose.cli import flags
 from dreampose.errors import InputError
 from jobs import driver, storage, videos
-from jobs.encoding import Encoder, Settings
+from jobs.encoding import Encoder, Settings, identify_poses
 from jobs.videos import Video
 
 CLIPS = "clips"
@@ -117,9 +117,6 @@ def _settings(args: argparse.Namespace) -> Settings:
     earlier = None
     if args.data is not None:
         earlier = json.loads(storage.read_text(f"{args.data}/{SETTINGS}"))
-    pose = earlier["pose"] if earlier else args.pose
-    if pose not in poses.ESTIMATORS:
-        raise InputError(f"pose must be one of {', '.join(poses.ESTIMATORS)}, got {pose!r}")
     recipe = recipes.recipe(args.recipe or "catwalk")
     model_fingerprint = None
     if args.model is not None:
@@ -147,6 +144,16 @@ def _settings(args: argparse.Namespace) -> Settings:
         expected = earlier["recipe"][name] if earlier else got
         if expected != got:
             raise InputError(f"recipe must have {name} {expected!r} as --data has, got {got!r}")
+    # What the data folder has may tell channels as well.
+    known = earlier["pose"].partition(" of ")[0] if earlier else "blazepose"
+    pose = args.pose or known
+    if args.pose is None and "-" in pose:
+        raise InputError(
+            f"pose must be given for data whose poses come from a model, {pose}, got none"
+        )
+    if earlier and identify_poses(pose, recipe) != earlier["pose"]:
+        raise InputError(f"pose must be what --data has, {earlier['pose']}, got {pose!r}")
+    poses.estimator(pose, channels=recipe.pose_channels)
     return Settings(
         recipe=recipe,
         pose=pose,
@@ -230,9 +237,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", required=True, help="data folder, on this disk or any storage")
     parser.add_argument(
         "--pose",
-        default="blazepose",
-        help="blazepose estimates poses from the picture; catwalk takes the exact ones beside "
-        "each clip of the catwalk (default: %(default)s)",
+        type=flags.estimator,
+        metavar="NAME",
+        help=f"{flags.ESTIMATOR_HELP} (default: that of --data, else blazepose)",
     )
     parser.add_argument(
         "--model", help="model folder whose frozen parts encode; without it: frames and poses only"

@@ -15,7 +15,8 @@ SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 class Video:
     """A video to work on.
 
-    clip_id: its unique name, the same from run to run. row_file: Parquet file of its row in
+    clip_id: its unique name, the same from run to run. path: of a set of photos, all of them with
+    ';' between. row_file: Parquet file of its row in
     earlier data; empty without.
     """
 
@@ -29,7 +30,8 @@ def find(source: str) -> list[Video]:
     """Videos of a folder (searched whole), a pattern, one file, or a `manifest.csv`.
 
     A manifest has a column `path` (relative ones start at the manifest) and may have `subject`;
-    without one, each video is a subject of its own, named after the file.
+    without one, each video is a subject of its own, named after the file. Several photos of one
+    person, with ';' between, may stand in place of a video.
 
     Raises:
         InputError: nothing is there, no video is among it, or the manifest is not usable.
@@ -79,14 +81,22 @@ def _read_manifest(source: str) -> list[Video]:
             raise InputError(
                 f"manifest must name each video once, got {name!r} in line {line} again"
             )
-        path = (
-            name if "://" in name else scheme + separator + str(PurePosixPath(rest).parent / name)
-        )
-        subject = (row.get("subject") or "").strip() or _stem(name)
-        videos[name] = Video(clip_id=name, path=storage.absolute(path), subject=subject)
+        parts = [part.strip() for part in name.split(";") if part.strip()]
+        folder = PurePosixPath(rest).parent
+        paths = [
+            part if "://" in part else scheme + separator + str(folder / part) for part in parts
+        ]
+        subject = (row.get("subject") or "").strip() or _stem(parts[0])
+        path = ";".join(storage.absolute(path) for path in paths)
+        videos[name] = Video(clip_id=name, path=path, subject=subject)
     if not videos:
         raise InputError(f"manifest must name at least one video, got none in {source!r}")
     return list(videos.values())
+
+
+def is_photo_set(path: str) -> bool:
+    """Whether it is photos of one person instead of a video."""
+    return ";" in path
 
 
 def _common_folder(paths: list[str]) -> PurePosixPath:

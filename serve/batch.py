@@ -139,6 +139,7 @@ class _Batch:
                     self.output.estimator,
                     recipe.height,
                     recipe.width,
+                    recipe.pose_channels,
                 )
             )
         await self.motions[target]
@@ -151,6 +152,9 @@ class _Batch:
             bar.update(max(0, sum(self.num_done.values()) + under_way - bar.n))
 
 
-def extract(video: Path, target: Path, estimator: str, height: int, width: int) -> None:
+def extract(
+    video: Path, target: Path, estimator: str, height: int, width: int, channels: int
+) -> None:
     """Writes the pose track of a video."""
-    poses.extract(video, poses.estimator(estimator), height=height, width=width).save(target)
+    reader = poses.estimator(estimator, channels=channels)
+    poses.extract(video, reader, height=height, width=width).save(target)

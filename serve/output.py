@@ -48,6 +48,7 @@ class Output:
         self.settings = settings
         self.align = align
         self.estimator = estimator
+        self.estimator_name = poses.identify(estimator)
         self.store = Store(root / ".work" / "videos")
         # Read once a run: a catalogue names the same motion and photo many times.
         self.digest_of = cache(digest)
@@ -66,7 +67,7 @@ class Output:
             "subject": subject,
             "photos": [self.digest_of(photo) for photo in item.photos],
             "motion": self.digest_of(item.motion),
-            "estimator": "" if item.motion.suffix == ".npz" else self.estimator,
+            "estimator": "" if item.motion.suffix == ".npz" else self.estimator_name,
             "preset": item.preset,
             "seed": item.seed,
             "align": self.align,
@@ -93,9 +94,8 @@ class Output:
         """The item's pose track: its own file, or where the one of its video will be."""
         if item.motion.suffix == ".npz":
             return item.motion
-        return (
-            self.root / ".work" / "motions" / f"{self.digest_of(item.motion)}-{self.estimator}.npz"
-        )
+        name = f"{self.digest_of(item.motion)}-{self.estimator_name}.npz"
+        return self.root / ".work" / "motions" / name
 
     def take_up(self, item: Item) -> VideoFolder:
         """The item's folder in storage: the one of an interrupted run, or a new one."""
@@ -112,7 +112,7 @@ class Output:
                 preset=item.preset,
                 seed=item.seed,
                 align=self.align,
-                estimator=self.estimator,
+                estimator=self.estimator_name,
             ),
             photos=[photo.read_bytes() for photo in item.photos],
             motion=self.motion(item).read_bytes(),

@@ -99,7 +99,8 @@ def read_motion(path: Path, *, estimator: str, recipe: Recipe) -> poses.Motion:
         return poses.Motion.load(path)
     clip = video.read(path)
     height, width = dataset.working_size(clip, recipe)
-    return poses.extract(clip, poses.estimator(estimator), height=height, width=width)
+    reader = poses.estimator(estimator, channels=recipe.pose_channels)
+    return poses.extract(clip, reader, height=height, width=width)
 
 
 def check_output(path: Path) -> None:

@@ -2,10 +2,16 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from dreampose import recipes
 from dreampose.config import PRESETS, Recipe, replace
 from dreampose.errors import InputError
+
+ESTIMATOR_HELP = (
+    "reads poses from videos: blazepose reads any; densepose:FILE too, with an exported DensePose "
+    "model (docs/poses.md); catwalk takes the exact ones beside a catwalk clip"
+)
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -51,9 +57,10 @@ def add_estimator(parser: argparse.ArgumentParser) -> None:
     """`--estimator`: who reads poses from videos."""
     parser.add_argument(
         "--estimator",
+        type=estimator,
         default="blazepose",
-        help="reads poses from motions that are videos: blazepose, or catwalk for the exact maps "
-        "that lie beside a catwalk clip (default: %(default)s)",
+        metavar="NAME",
+        help=f"{ESTIMATOR_HELP} (default: %(default)s)",
     )
 
 
@@ -100,6 +107,12 @@ def size(text: str) -> tuple[int, int]:
     if not (height.isdecimal() and width.isdecimal()):
         raise argparse.ArgumentTypeError(f"must be height and width as 640x512, got {text!r}")
     return int(height), int(width)
+
+
+def estimator(text: str) -> str:
+    """An estimator's name for `type=`, with the path of its model made absolute."""
+    name, separator, file = text.partition(":")
+    return f"{name}:{Path(file).expanduser().absolute()}" if separator and file else text
 
 
 def positive(text: str) -> int:

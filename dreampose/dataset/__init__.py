@@ -13,6 +13,7 @@ from dreampose.dataset.rows import (
     working_size,
     write_rows,
 )
+from dreampose.dataset.stills import join_stills
 
 __all__ = [
     "ARRAYS",
@@ -21,6 +22,7 @@ __all__ = [
     "encode_clip",
     "encoders_fingerprint",
     "error_row",
+    "join_stills",
     "working_size",
     "write_rows",
 ]

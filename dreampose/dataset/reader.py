@@ -15,6 +15,7 @@ from dreampose import augment
 from dreampose.config import Recipe
 from dreampose.dataset.rows import ARRAYS, SCHEMA
 from dreampose.errors import InputError
+from dreampose.windows import windows
 
 
 class Dataset:
@@ -102,6 +103,12 @@ class Dataset:
     def array(self, clip: int, name: str) -> Shaped[np.ndarray, "..."]:
         """An array column of a clip; see `ARRAYS` for the shapes."""
         return self.clips[clip][name]
+
+    def window(self, clip: int, frame: int) -> Int64[np.ndarray, " p"]:
+        """Frames whose poses go with one; of photos, which follow no other, that one alone."""
+        if not self.clips[clip]["fps"] > 0:
+            return np.full(self.recipe.num_poses, frame)
+        return windows(int(self.num_frames_of[clip]), self.recipe.num_poses)[frame]
 
     def photo(
         self, clip: int, frame: int, *, view: int | None = None

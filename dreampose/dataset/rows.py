@@ -35,7 +35,7 @@ ARRAYS: Mapping[str, np.dtype[Any]] = {
     "joints": np.dtype(np.float32),
     "confidence": np.dtype(np.float32),
 }
-"""Array columns: frames (t H W 3), poses (k t 2 h w) and latents (k t c h w) for each of k views,
+"""Array columns: frames (t H W 3), poses (k t u h w) and latents (k t c h w) for each of k views,
 tokens (t n d), crops (k 4) in pixels of `frames` and colours (k 3), the channel order, of the
 views; joints (t j 4), confidence (t). View 0 is the frame as it is, then come the crops in the
 clip's own colours, then the whole frame in other colours."""
@@ -57,7 +57,8 @@ SCHEMA = pa.schema(
         *((f"{name}_shape", pa.list_(pa.int64())) for name in ARRAYS),
     ]
 )
-"""Columns of the data. `error` tells why a video was rejected; such rows hold no arrays."""
+"""Columns of the data. `fps` is 0 where the frames are photos. `error` tells why a video was
+rejected; such rows hold no arrays."""
 
 _ENCODE_BATCH = 32
 
@@ -127,7 +128,7 @@ def encode_clip(
 
     Raises:
         InputError: motion and clip differ in length, or the motion's size is no multiple of the
-            recipe's.
+            recipe's, or its maps have other channels.
     """
     height, width = recipe.size_for(*clip.frames.shape[1:3])
     factor = motion.height // height
@@ -140,6 +141,11 @@ def encode_clip(
         raise InputError(
             f"motion size must be a multiple of {height}x{width}, "
             f"got {motion.height}x{motion.width}"
+        )
+    if motion.num_channels != recipe.pose_channels:
+        raise InputError(
+            f"motion must have maps of pose_channels = {recipe.pose_channels}, "
+            f"got {motion.num_channels}"
         )
     name_key = int.from_bytes(hashlib.sha256(clip_id.encode()).digest()[:8], "big")
     generator = np.random.default_rng((seed, name_key))

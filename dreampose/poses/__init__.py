@@ -5,11 +5,13 @@ from dreampose.poses.estimators import (
     ESTIMATORS,
     BlazePose,
     CatwalkPose,
+    DensePose,
     PoseEstimator,
     Track,
     estimator,
+    identify,
 )
-from dreampose.poses.extract import MAX_GAP_SECONDS, extract
+from dreampose.poses.extract import MAX_GAP_SECONDS, complete, extract
 from dreampose.poses.grid import draw_preview, to_grid
 from dreampose.poses.motion import Motion
 from dreampose.poses.paint import paint
@@ -20,14 +22,17 @@ __all__ = [
     "BlazePose",
     "Body",
     "CatwalkPose",
+    "DensePose",
     "Motion",
     "PoseEstimator",
     "Track",
     "align",
+    "complete",
     "draw_preview",
     "estimator",
     "extract",
     "frame_person",
+    "identify",
     "measure",
     "paint",
     "to_grid",

@@ -1,19 +1,24 @@
 """What a pose estimator is, and the choice of one by name. Knows nothing of motion files."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 from warnings import warn
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 
 from dreampose.errors import InputError, SeveralPeopleWarning
+from dreampose.poses import parts
 from dreampose.poses.blazepose import LandmarkReader, PersonDetector
+from dreampose.poses.densepose import SurfaceReader, surface
 from dreampose.poses.exact import read_ground_truth
 from dreampose.poses.landmarks import NAMES, point
 from dreampose.poses.placement import Placement
-from dreampose.poses.tracking import Follower
+from dreampose.poses.tracking import BoxFollower, Follower
 from dreampose.types import Clip
 
 Progress = Callable[[int], object]
@@ -28,7 +33,7 @@ class Track:
     found: whether the person was seen in the frame; maps and joints elsewhere mean nothing.
     """
 
-    maps: Float[np.ndarray, "t 2 H W"] | None
+    maps: Float[np.ndarray, "t u H W"] | None
     joints: Float[np.ndarray, "t k 4"]
     confidence: Float[np.ndarray, " t"]
     found: Bool[np.ndarray, " t"]
@@ -62,13 +67,22 @@ class BlazePose:
         detection_threshold: score in [0, 1] from which a person counts as found.
         num_threads: threads of each network.
         person: x and y, in pixels of the clip, of the person's hips where the track begins.
+        channels: of the maps; painted ones have 2.
     """
 
     detection_threshold: float = 0.3
     num_threads: int = 1
     person: tuple[float, float] | None = None
+    channels: int = 2
     name: str = field(default="blazepose", init=False)
     _follower: Follower | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.channels != 2:
+            raise InputError(
+                f"estimator must be densepose or catwalk for maps of {self.channels} channels, "
+                "got blazepose, whose maps have 2"
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the loaded networks, which cannot be pickled and are quickly loaded again."""
@@ -103,7 +117,9 @@ class BlazePose:
                 progress(1)
         if crowded is not None and found.any():
             rule = "the largest" if self.person is None else "the nearest to the place given"
-            _warn_crowd(clip, crowded[1], crowded[0], rule, joints, found)
+            first = int(np.flatnonzero(found)[0])
+            hips = point(joints[first], "middle_hip")[:2]
+            _warn_crowd(clip, crowded[1], crowded[0], rule, hips, first)
         placement = Placement.fit(clip.frames.shape[1:3], (height, width))
         return Track(
             maps=None,
@@ -119,11 +135,10 @@ def _warn_crowd(
     num_people: int,
     index: int,
     rule: str,
-    joints: Float[np.ndarray, "t 33 4"],
-    found: Bool[np.ndarray, " t"],
+    place: Float[np.ndarray, "2"],
+    first: int,
 ) -> None:
-    first = int(np.flatnonzero(found)[0])
-    x, y = point(joints[first], "middle_hip")[:2]
+    x, y = place
     count = {2: "two"}.get(num_people, str(num_people))
     warn(
         f"{count} people are in frame {clip.first_frame + index} of {clip.source or 'the clip'}; "
@@ -135,9 +150,96 @@ def _warn_crowd(
 
 
 @dataclass(kw_only=True)
-class CatwalkPose:
-    """The exact maps and joints that the catwalk's renderer wrote beside its video."""
+class DensePose:
+    """U and V of the body's surface, read by a DensePose model that the user provides.
 
+    Of several people the largest at first is followed, or the one nearest to `person`; the others
+    are left out of the maps. The joints are the middles of the 24 parts.
+
+    Attributes:
+        model: file of an exported TorchScript module; see docs/poses.md.
+        channels: 2 gives U and V, as the paper's code has them; 3 gives part / 24, U and V.
+        detection_threshold: score in [0, 1] from which a person counts, where the model gives one.
+        person: x and y, in pixels of the clip, of the person's middle where the track begins.
+        device: of torch; by default a GPU where there is one.
+    """
+
+    model: str | Path
+    channels: int = 2
+    detection_threshold: float = 0.5
+    person: tuple[float, float] | None = None
+    device: str = ""
+    name: str = field(default="densepose", init=False)
+    _reader: SurfaceReader | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.channels not in (2, 3):
+            raise InputError(f"channels must be 2 or 3, got {self.channels}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the loaded module, which cannot be pickled."""
+        return {**self.__dict__, "_reader": None}
+
+    def __call__(
+        self, clip: Clip, *, height: int, width: int, progress: Progress | None = None
+    ) -> Track:
+        """Estimates at the clip's own resolution, and puts the maps into `height x width`.
+
+        Raises:
+            InputError: the model cannot be used.
+        """
+        if self._reader is None:
+            device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+            self._reader = SurfaceReader(
+                self.model, threshold=self.detection_threshold, device=device
+            )
+        size = clip.frames.shape[1:3]
+        placement = Placement.fit(size, (height, width))
+        num_frames = len(clip.frames)
+        maps = np.zeros((num_frames, self.channels, height, width), np.float32)
+        joints = np.zeros((num_frames, parts.NUM_PARTS, 4), np.float32)
+        confidence = np.zeros(num_frames, np.float32)
+        follower = BoxFollower(self.person)
+        crowded: tuple[int, int] | None = None
+        place: tuple[int, Float[np.ndarray, "2"]] | None = None
+        for index, frame in enumerate(clip.frames):
+            people = self._reader(frame)
+            chosen = follower.choose(people.boxes.numpy(), size[1])
+            seen = None if chosen is None else surface(people, chosen, *size)
+            if crowded is None and len(people.boxes) > 1:
+                crowded = index, len(people.boxes)
+            if seen is not None and chosen is not None:
+                if place is None:
+                    box = people.boxes[chosen].numpy()
+                    place = index, (box[:2] + box[2:]) / 2
+                whole = parts.to_maps(seen.labels[None], seen.uv[None], self.channels)
+                maps[index] = placement.warp(whole, (height, width))[0]
+                joints[index] = placement.move(parts.middles(seen.labels))
+                confidence[index] = seen.confidence
+            if progress is not None:
+                progress(1)
+        if crowded is not None and place is not None:
+            rule = "the largest" if self.person is None else "the nearest to the place given"
+            _warn_crowd(clip, crowded[1], crowded[0], rule, place[1], place[0])
+        return Track(
+            maps=maps,
+            joints=joints,
+            confidence=confidence,
+            # A person that is too small to leave a pixel in the maps was not seen.
+            found=maps.any(axis=(1, 2, 3)),
+            joint_names=parts.NAMES,
+        )
+
+
+@dataclass(kw_only=True)
+class CatwalkPose:
+    """The exact maps and joints that the catwalk's renderer wrote beside its video.
+
+    Attributes:
+        channels: 2 gives U and V, 3 gives part / 24, U and V.
+    """
+
+    channels: int = 2
     name: str = field(default="catwalk", init=False)
 
     def __call__(
@@ -148,7 +250,7 @@ class CatwalkPose:
         Raises:
             InputError: the clip has no ground truth, or one of another length or size.
         """
-        truth = read_ground_truth(clip)
+        truth = read_ground_truth(clip, self.channels)
         placement = Placement.fit(clip.frames.shape[1:3], (height, width))
         maps = placement.warp(truth.maps, (height, width))
         found: np.ndarray = np.any(maps > 0, axis=(1, 2, 3))
@@ -166,6 +268,7 @@ class CatwalkPose:
 _ESTIMATORS: dict[str, Callable[..., PoseEstimator]] = {
     "blazepose": BlazePose,
     "catwalk": CatwalkPose,
+    "densepose": DensePose,
 }
 
 ESTIMATORS = tuple(_ESTIMATORS)
@@ -175,9 +278,42 @@ ESTIMATORS = tuple(_ESTIMATORS)
 def estimator(name: str, **options: Any) -> PoseEstimator:
     """The estimator of that name; options are those of its class.
 
+    Args:
+        name: one of `ESTIMATORS`; `densepose:FILE` names the model too.
+        **options: of the estimator's class.
+
     Raises:
-        InputError: no estimator has that name.
+        InputError: no estimator has that name, its file is missing, or an option does not fit it.
     """
-    if name not in _ESTIMATORS:
+    kind, file = _split(name)
+    return _ESTIMATORS[kind](**({"model": file} if file else {}), **options)
+
+
+def identify(name: str) -> str:
+    """A name for an estimator and its weights that can be a file's: equal names, equal poses.
+
+    Raises:
+        InputError: as for `estimator`.
+    """
+    kind, file = _split(name)
+    if not file:
+        return kind
+    with Path(file).open("rb") as content:
+        return f"{kind}-{hashlib.file_digest(content, 'sha256').hexdigest()[:16]}"
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Name of the class and the model's file, empty where there is none."""
+    kind, _, file = name.partition(":")
+    if kind not in _ESTIMATORS:
         raise InputError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {name!r}")
-    return _ESTIMATORS[name](**options)
+    needs_file = _ESTIMATORS[kind] is DensePose
+    if needs_file != bool(file):
+        expected = "densepose:FILE, FILE a TorchScript model" if needs_file else kind
+        raise InputError(f"estimator must be {expected}, got {name!r}")
+    if file and not Path(file).is_file():
+        raise InputError(
+            f"estimator densepose must be given an existing TorchScript file, got {file!r}: "
+            "docs/poses.md says where to get one"
+        )
+    return kind, file

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dreampose.errors import InputError
+from dreampose.poses import parts as body
 from dreampose.types import Clip
 
 
@@ -15,18 +16,22 @@ from dreampose.types import Clip
 class GroundTruth:
     """Maps of a clip at its own size, and BlazePose's 33 points."""
 
-    maps: Float[np.ndarray, "t 2 H W"]
+    maps: Float[np.ndarray, "t u H W"]
     joints: Float[np.ndarray, "t 33 4"]
 
 
-def read_ground_truth(clip: Clip) -> GroundTruth:
+def read_ground_truth(clip: Clip, channels: int = 2) -> GroundTruth:
     """Reads `NAME.npz` beside `NAME.mp4`: arrays `parts`, `uv` and `joints`.
 
-    The maps are U and V of the body's atlas where a part is seen.
+    The maps are U and V of the body's atlas where a part is seen; of 3 channels the first is
+    the part / 24.
 
     Raises:
-        InputError: the file is missing, lacks an array, or is of another length or size.
+        InputError: `channels` is neither 2 nor 3; the file is missing, lacks an array, or is of
+            another length or size.
     """
+    if channels not in (2, 3):
+        raise InputError(f"channels must be 2 or 3, got {channels}")
     path = Path(clip.source).with_suffix(".npz") if clip.source else None
     if path is None or not path.is_file():
         raise InputError(
@@ -47,11 +52,8 @@ def read_ground_truth(clip: Clip) -> GroundTruth:
             f"ground truth must cover the clip's {clip.frames.shape[:3]} frames, height and width, "
             f"got {parts.shape} in {str(path)!r}"
         )
-    person = (parts > 0)[..., None]
-    maps = np.where(person, np.clip(uv.astype(np.float32) / np.iinfo(uv.dtype).max, 1 / 255, 1), 0)
+    scaled = np.moveaxis(uv.astype(np.float32) / np.iinfo(uv.dtype).max, -1, 1)
     # The file counts from the middle of the first pixel, motions from the picture's corner.
     places = joints + np.array([0.5, 0.5, 0], np.float32)
     full = np.concatenate([places, np.ones_like(joints[..., :1])], axis=-1)
-    return GroundTruth(
-        maps=np.moveaxis(maps, -1, 1).astype(np.float32), joints=full.astype(np.float32)
-    )
+    return GroundTruth(maps=body.to_maps(parts, scaled, channels), joints=full.astype(np.float32))

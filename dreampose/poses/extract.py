@@ -59,14 +59,52 @@ def extract(
     if frames is not None:
         clip = cut(clip, *frames)
     track = estimator(clip, height=height, width=width, progress=progress)
+    return complete(
+        track,
+        height=height,
+        width=width,
+        fps=clip.fps,
+        source=clip.source,
+        estimator=estimator.name,
+        first_frame=clip.first_frame,
+        max_gap=max_gap,
+    )
+
+
+def complete(
+    track: Track,
+    *,
+    height: int,
+    width: int,
+    fps: float,
+    source: str,
+    estimator: str,
+    first_frame: int = 0,
+    max_gap: float = MAX_GAP_SECONDS,
+) -> Motion:
+    """The motion of a track: misreadings out, gaps filled, maps painted; see `extract`.
+
+    Args:
+        track: of one person.
+        height: of the maps in pixels.
+        width: of the maps in pixels.
+        fps: frames per second.
+        source: where the track comes from, for messages.
+        estimator: name of what made the track.
+        first_frame: number of its first frame in the source, for messages.
+        max_gap: longest stretch that is filled, in seconds, at least one frame.
+
+    Raises:
+        InputError: nobody is in the track; a gap is too long.
+    """
     if track.maps is None:
         track = _without_misreadings(track)
     if not track.found.any():
         raise InputError(
             f"video must show a person, got nobody in any of the {len(track.found)} frames "
-            f"of {clip.source or 'the clip'}"
+            f"of {source or 'the clip'}"
         )
-    _check_gaps(track.found, clip, max(1, round(max_gap * clip.fps)))
+    _check_gaps(track.found, fps, source, first_frame, max(1, round(max_gap * fps)))
     joints, nearest = _fill(track.joints, track.found)
     if track.maps is None:
         joints = without_spikes(joints)
@@ -75,9 +113,9 @@ def extract(
         maps=maps,
         joints=joints,
         confidence=np.where(track.found, track.confidence, 0).astype(np.float32),
-        fps=clip.fps,
-        source=Path(clip.source).name,
-        estimator=estimator.name,
+        fps=fps,
+        source=Path(source).name,
+        estimator=estimator,
         num_filled=int((~track.found).sum()),
         joint_names=track.joint_names,
         painted=track.maps is None,
@@ -97,18 +135,20 @@ def cut(clip: Clip, start: int, stop: int) -> Clip:
     return replace(clip, frames=clip.frames[start:stop], first_frame=clip.first_frame + start)
 
 
-def _check_gaps(found: Bool[np.ndarray, " t"], clip: Clip, limit: int) -> None:
+def _check_gaps(
+    found: Bool[np.ndarray, " t"], fps: float, source: str, first_frame: int, limit: int
+) -> None:
     """Refuses stretches of more than `limit` frames without a pose."""
     seen = np.concatenate([[-1], np.flatnonzero(found), [len(found)]])
     for before, after in pairwise(seen.tolist()):
         num_lost = after - before - 1
         if num_lost > limit:
-            first, last = before + 1 + clip.first_frame, after - 1 + clip.first_frame
+            first, last = before + 1 + first_frame, after - 1 + first_frame
             raise InputError(
                 f"video must show the person throughout: gaps of up to {limit} frames are filled, "
                 f"got {num_lost} frames without a pose, {first} to {last} "
-                f"({first / clip.fps:.2f} s to {(last + 1) / clip.fps:.2f} s), "
-                f"in {clip.source or 'the clip'}; leave them out by choosing a range of frames"
+                f"({first / fps:.2f} s to {(last + 1) / fps:.2f} s), "
+                f"in {source or 'the clip'}; leave them out by choosing a range of frames"
             )
 
 

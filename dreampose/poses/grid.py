@@ -17,10 +17,10 @@ _LEFT, _RIGHT, _MIDDLE = (255, 140, 0), (0, 120, 255), (255, 255, 255)
 
 
 def to_grid(
-    maps: Float[np.ndarray, "t 2 H W"] | Float[Tensor, "t 2 H W"],
+    maps: Float[np.ndarray, "t u H W"] | Float[Tensor, "t u H W"],
     size: tuple[int, int],
     resize: str = "area",
-) -> Float[Tensor, "t 2 h w"]:
+) -> Float[Tensor, "t u h w"]:
     """Brings maps onto a grid of `size` (height, width).
 
     Args:
@@ -65,12 +65,12 @@ def draw_preview(
 
 def _draw(
     picture: UInt8[np.ndarray, "H W 3"],
-    maps: Float[np.ndarray, "2 h w"],
+    maps: Float[np.ndarray, "u h w"],
     joints: Float[np.ndarray, "k 4"],
     factor: int,
     has_bones: bool,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    u, v = (np.repeat(np.repeat(channel, factor, 0), factor, 1) for channel in maps)
+    u, v = (np.repeat(np.repeat(channel, factor, 0), factor, 1) for channel in maps[-2:])
     hues = np.stack([u * 150, np.full_like(u, 220), 60 + v * 195], axis=-1).astype(np.uint8)
     colours = cv2.cvtColor(hues, cv2.COLOR_HSV2RGB)
     mixed = np.where((u > 0)[..., None], picture * 0.45 + colours * 0.55, picture)
@@ -81,6 +81,8 @@ def _draw(
             # In the network's order the left of a pair has the odd index.
             colour = _MIDDLE if (a - b) % 2 else (_LEFT if a % 2 else _RIGHT)
             cv2.line(picture, places[a], places[b], colour, max(1, factor // 2), cv2.LINE_AA)
-    for place in places:
+    for place, joint in zip(places, joints, strict=True):
+        if not joint[3] > 0:
+            continue
         cv2.circle(picture, place, max(1, factor // 2), (255, 255, 255), -1, cv2.LINE_AA)
     return picture

@@ -26,7 +26,7 @@ class Motion:
     """Poses of one person over time.
 
     Attributes:
-        maps: U and V in [0, 1], 0 on background.
+        maps: U and V in [0, 1], 0 on background; with a first channel more, the part / 24.
         joints: x, y in pixels of the maps (the corner of the picture is 0, 0), depth in the same
             unit (away from the camera, 0 at the hips), visibility in [0, 1].
         confidence: of each frame in [0, 1]; 0 where the pose was filled in.
@@ -38,7 +38,7 @@ class Motion:
         painted: whether the maps are painted from the joints, so that they can be painted anew.
     """
 
-    maps: Float[np.ndarray, "t 2 H W"]
+    maps: Float[np.ndarray, "t u H W"]
     joints: Float[np.ndarray, "t k 4"]
     confidence: Float[np.ndarray, " t"]
     fps: float
@@ -52,6 +52,11 @@ class Motion:
     def num_frames(self) -> int:
         """Number of frames."""
         return len(self.maps)
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the maps: 2 are U and V, 3 are part, U and V."""
+        return self.maps.shape[1]
 
     @property
     def height(self) -> int:

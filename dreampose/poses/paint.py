@@ -56,7 +56,7 @@ class _Part:
     """Pixels by which it is drawn nearer than it is."""
 
 
-def quantise(maps: Float[np.ndarray, "*t 2 H W"]) -> Float[np.ndarray, "*t 2 H W"]:
+def quantise(maps: Float[np.ndarray, "*t u H W"]) -> Float[np.ndarray, "*t u H W"]:
     """Rounds maps to multiples of 1/255, keeping every person pixel above 0."""
     person = (maps > 0).any(axis=-3, keepdims=True)
     levels = np.clip(np.round(maps * LEVELS), person, LEVELS)

@@ -39,8 +39,8 @@ class Placement:
         return joints * scale + shift
 
     def warp(
-        self, maps: Float[np.ndarray, "t 2 H W"], size: tuple[int, int]
-    ) -> Float[np.ndarray, "t 2 h w"]:
+        self, maps: Float[np.ndarray, "t u H W"], size: tuple[int, int]
+    ) -> Float[np.ndarray, "t u h w"]:
         """Maps in the new picture of size (height, width), by the nearest pixel.
 
         Neighbouring values of a map may belong to other parts: they are never mixed.

@@ -125,6 +125,45 @@ class Follower:
             yield Sighting(landmarks=found, num_people=None if people is None else len(people))
 
 
+class BoxFollower:
+    """Chooses the same person in every frame by boxes: corners x, y, x, y in pixels."""
+
+    def __init__(self, near: tuple[float, float] | None = None) -> None:
+        """Begins with the person whose box is centred nearest to `near`, or with the largest."""
+        self._near = near
+        self._last: Float[np.ndarray, "4"] | None = None
+        self._num_lost = 0
+
+    def choose(self, boxes: Float[np.ndarray, "n 4"], width: int) -> int | None:
+        """Index of the person followed in the next frame, of the picture's `width`, if there."""
+        chosen = None
+        if len(boxes):
+            chosen = self._first(boxes, width) if self._last is None else self._next(boxes)
+        if chosen is None:
+            self._num_lost += 1
+        else:
+            self._last, self._num_lost = boxes[chosen], 0
+        return chosen
+
+    def _first(self, boxes: Float[np.ndarray, "n 4"], width: int) -> int:
+        middles, spans = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+        if self._near is not None:
+            return int(np.linalg.norm(middles - np.array(self._near), axis=1).argmin())
+        aside = np.minimum(np.abs(middles[:, 0] / width - 0.5) * 2, 1)
+        return int((np.sqrt(spans.prod(axis=1)) * (1 - _CENTRAL * aside)).argmax())
+
+    def _next(self, boxes: Float[np.ndarray, "n 4"]) -> int | None:
+        last = self._last
+        assert last is not None
+        heights = np.maximum(boxes[:, 3] - boxes[:, 1], 1e-6)
+        last_height = max(float(last[3] - last[1]), 1e-6)
+        moves = (boxes[:, :2] + boxes[:, 2:] - last[:2] - last[2:]) / 2
+        steps = np.linalg.norm(moves, axis=1) / np.maximum(heights, last_height)
+        growth = np.maximum(heights, last_height) / np.minimum(heights, last_height)
+        possible = (steps < _largest_step(self._num_lost)) & (growth < _LARGEST_GROWTH)
+        return int(np.where(possible, steps, np.inf).argmin()) if possible.any() else None
+
+
 def _same(landmarks: Landmarks, surer: Landmarks) -> bool:
     """Whether a finding is one that was made already: near it, or a part of it.
 
@@ -149,9 +188,14 @@ def _inside(landmarks: Landmarks, height: int, width: int) -> bool:
     return bool(0 <= x < width and 0 <= y < height)
 
 
+def _largest_step(num_lost: int) -> float:
+    """How far the same person can have moved, in body heights, after `num_lost` frames unseen."""
+    return _LARGEST_STEP * (1 + min(num_lost, 4) / 2)
+
+
 def _nearest(people: Sequence[Landmarks], last: Landmarks, num_lost: int) -> Landmarks | None:
     """Of these people the one nearest to where the track ended, if it can be the same."""
-    best, best_step = None, _LARGEST_STEP * (1 + min(num_lost, 4) / 2)
+    best, best_step = None, _largest_step(num_lost)
     for landmarks in people:
         if landmarks.presence < _PRESENCE:
             continue

@@ -31,7 +31,7 @@ from dreampose.pipeline import DreamPosePipeline
 from dreampose.schedule import Scheduler
 from dreampose.training.stage import Stage
 from dreampose.types import Batch, Conditions
-from dreampose.windows import sample_pairs, windows
+from dreampose.windows import sample_pairs
 
 _POSE_UNIT = 4.0
 """What pose maps, from 0 to 1, are raised by to weigh as much as latents when tokens are read."""
@@ -191,7 +191,7 @@ class BaseStage(Stage):
             *(values.tolist() for values in (clips, frames, photo_frames, views, photo_views)),
             strict=True,
         ):
-            window = windows(int(data.num_frames_of[clip]), self._recipe.num_poses)[frame]
+            window = data.window(clip, frame)
             latents = data.array(clip, "latents")
             cells["latents"].append(latents[view, frame])
             cells["photo_latents"].append(latents[photo_view, photo])

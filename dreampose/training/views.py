@@ -42,7 +42,7 @@ class Views:
     pixels: UInt8[np.ndarray, "n k H W 3"]
     latents: Float[Tensor, "n k c h w"]
     tokens: Float[Tensor, "n k s d"]
-    poses: Float[Tensor, "n k p 2 h w"]
+    poses: Float[Tensor, "n k p u h w"]
 
     @property
     def num_photos(self) -> int:
@@ -59,7 +59,7 @@ class Views:
 def encode_views(
     pipe: DreamPosePipeline,
     frames: Sequence[UInt8[np.ndarray, "_ _ 3"]],
-    pose_windows: Sequence[Float[np.ndarray, "p 2 _ _"]],
+    pose_windows: Sequence[Float[np.ndarray, "p u _ _"]],
     *,
     seed: int,
 ) -> Views:
@@ -108,7 +108,7 @@ def encode_views(
 
 def photo_windows(
     photos: Sequence[Photo], recipe: Recipe, motions: Sequence[poses.Motion] | None = None
-) -> list[Float[np.ndarray, "p 2 _ _"]]:
+) -> list[Float[np.ndarray, "p u _ _"]]:
     """The pose window of each photo: its own pose, repeated.
 
     Args:
@@ -133,7 +133,7 @@ def photo_windows(
 
 def clip_windows(
     clip: Clip, motion: poses.Motion, recipe: Recipe
-) -> tuple[list[Photo], list[Float[np.ndarray, "p 2 _ _"]]]:
+) -> tuple[list[Photo], list[Float[np.ndarray, "p u _ _"]]]:
     """At most `MAX_FRAMES` frames of a clip of the subject, with their pose windows.
 
     Raises:

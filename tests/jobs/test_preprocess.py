@@ -147,7 +147,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("flag", "value", "said"),
         [
-            ("--pose", "openpose", "pose must be one of blazepose, catwalk"),
+            ("--pose", "openpose", "estimator must be one of blazepose, catwalk, densepose"),
             ("--recipe", "sd99", "recipe must be one of catwalk, sd14"),
             ("--model", "nowhere", "model must be a folder"),
             ("--workers", "0", "workers must be at least 1"),

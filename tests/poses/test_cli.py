@@ -49,7 +49,7 @@ def test_exact_poses_of_a_time_range_at_another_size(rendered, tmp_path):
         (["--start", "9"], "start must be between 0 and the video's end at 1.00 s, got 9 s"),
         (["--start", "0.5", "--end", "0.2"], "end must be after the start at 0.5 s, got 0.2 s"),
         (["--person", "12"], "person must be a pixel X,Y"),
-        (["--estimator", "catwalk", "--person", "1,1"], "person needs the estimator blazepose"),
+        (["--estimator", "catwalk", "--person", "1,1"], "got catwalk"),
         (["--out", "walk.mp4"], "out must end in .npz, got 'walk.mp4'"),
     ],
 )

@@ -142,5 +142,13 @@ def test_estimators_are_chosen_by_name():
     for name in ("blazepose", "catwalk"):
         assert isinstance(estimator(name), PoseEstimator)
         assert estimator(name).name == name
-    with pytest.raises(InputError, match="must be one of blazepose, catwalk, got 'densepose'"):
+    with pytest.raises(InputError, match="one of blazepose, catwalk, densepose, got 'openpose'"):
+        estimator("openpose")
+    with pytest.raises(InputError, match=r"must be densepose:FILE.*got 'densepose'"):
         estimator("densepose")
+    with pytest.raises(InputError, match=r"existing TorchScript file, got 'none\.pt'"):
+        estimator("densepose:none.pt")
+    with pytest.raises(InputError, match="must be blazepose, got 'blazepose:file'"):
+        estimator("blazepose:file")
+    with pytest.raises(InputError, match="densepose or catwalk for maps of 3 channels"):
+        estimator("blazepose", channels=3)

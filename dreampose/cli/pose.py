@@ -1,7 +1,8 @@
 """Reads the poses of the person in a video into a motion file, and draws a preview of them.
 
 MOTION.npz is the track; MOTION.preview.mp4 shows the pose over the video. A motion file can be
-used again and again: `python -m dreampose animate --motion MOTION.npz`.
+used again and again: `python -m dreampose animate --motion MOTION.npz`. Poses that another
+program has read from a video are taken over with --from.
 """
 
 import argparse
@@ -12,24 +13,49 @@ from typing import Any
 from tqdm import tqdm
 
 from dreampose import video
+from dreampose.cli import flags
 from dreampose.errors import InputError
+from dreampose.poses import tracks
 from dreampose.poses.alignment import frame_person
-from dreampose.poses.estimators import ESTIMATORS, estimator
-from dreampose.poses.extract import cut, extract
+from dreampose.poses.estimators import estimator
+from dreampose.poses.extract import complete, cut, extract
 from dreampose.poses.grid import draw_preview
+from dreampose.poses.motion import Motion
+from dreampose.types import Clip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
-    parser.add_argument("video", type=Path, metavar="VIDEO", help="video of one person moving")
+    parser.add_argument(
+        "source",
+        type=Path,
+        metavar="VIDEO",
+        help="video of one person moving; with --from, a video, file or folder of poses",
+    )
     parser.add_argument(
         "--out", required=True, type=Path, metavar="MOTION.npz", help="motion file to write"
     )
+    flags.add_estimator(parser)
     parser.add_argument(
-        "--estimator",
-        default="blazepose",
-        choices=ESTIMATORS,
-        help="blazepose reads any video; catwalk reads the exact poses beside a rendered one "
+        "--from",
+        dest="form",
+        choices=tracks.FORMS,
+        help="take over poses made elsewhere: npy is a folder of U and V arrays a frame, iuv a "
+        "video or folder of IUV pictures, openpose JSON files (docs/poses.md)",
+    )
+    parser.add_argument(
+        "--fps", type=float, help="with --from a folder: frames per second of the poses"
+    )
+    parser.add_argument(
+        "--canvas",
+        metavar="HxW",
+        help="with --from openpose: height and width of the pictures, where the files lack them",
+    )
+    parser.add_argument(
+        "--channels",
+        type=int,
+        default=2,
+        help="of the maps: 2 are U and V; 3 are part, U and V, for models made for these "
         "(default: %(default)s)",
     )
     parser.add_argument(
@@ -46,8 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--person",
         metavar="X,Y",
-        help="follow the person whose hips are nearest to this pixel at the beginning, "
-        "instead of the largest",
+        help="follow the person who is nearest to this pixel at the beginning, instead of the "
+        "largest",
     )
     parser.add_argument(
         "--framed",
@@ -84,6 +110,56 @@ def _range(values: argparse.Namespace, num_frames: int, fps: float) -> tuple[int
     return first, max(first + 1, min(round(end * fps), num_frames))
 
 
+def _estimate(
+    values: argparse.Namespace, height: int, width: int, person: tuple[int, int] | None
+) -> tuple[Clip, Motion]:
+    """Reads the poses of a video."""
+    for name in ("fps", "canvas"):
+        if getattr(values, name) is not None:
+            raise InputError(f"{name} needs --from, got {getattr(values, name)} without it")
+    options: dict[str, Any] = {"channels": values.channels}
+    if person is not None:
+        if values.estimator == "catwalk":
+            raise InputError("person needs an estimator that looks at the picture, got catwalk")
+        options["person"] = person
+    reader = estimator(values.estimator, **options)
+    clip = video.read(values.source)
+    clip = cut(clip, *_range(values, len(clip.frames), clip.fps))
+    with tqdm(total=len(clip.frames), desc="pose", unit="frame") as bar:
+        return clip, extract(clip, reader, height=height, width=width, progress=bar.update)
+
+
+def _take_over(
+    values: argparse.Namespace, height: int, width: int, person: tuple[int, int] | None
+) -> tuple[Clip, Motion]:
+    """Reads poses that another program made."""
+    canvas = values.canvas
+    if canvas is not None:
+        canvas = _numbers(canvas, "x", "canvas", "HEIGHTxWIDTH in pixels, such as 1280x720")
+    imported = tracks.read(
+        values.source,
+        values.form,
+        height=height,
+        width=width,
+        fps=values.fps,
+        channels=values.channels,
+        canvas=canvas,
+        person=person,
+    )
+    num_frames, fps = len(imported.clip.frames), imported.clip.fps
+    imported = imported.cut(*_range(values, num_frames, fps))
+    motion = complete(
+        imported.track,
+        height=height,
+        width=width,
+        fps=fps,
+        source=imported.clip.source,
+        estimator=values.form,
+        first_frame=imported.clip.first_frame,
+    )
+    return imported.clip, motion
+
+
 def run(values: argparse.Namespace) -> int:
     """Writes the motion and its preview.
 
@@ -93,24 +169,14 @@ def run(values: argparse.Namespace) -> int:
     height, width = _numbers(values.size, "x", "size", "HEIGHTxWIDTH in pixels, such as 160x128")
     if min(height, width) < 16:
         raise InputError(f"size must be at least 16x16, got {values.size}")
-    options: dict[str, Any] = {}
-    if values.person is not None:
-        if values.estimator != "blazepose":
-            raise InputError(f"person needs the estimator blazepose, got {values.estimator}")
-        options["person"] = _numbers(values.person, ",", "person", "a pixel X,Y")
+    person = (
+        None if values.person is None else _numbers(values.person, ",", "person", "a pixel X,Y")
+    )
     out: Path = values.out
     if out.suffix != ".npz":
         raise InputError(f"out must end in .npz, got {str(out)!r}")
-    clip = video.read(values.video)
-    clip = cut(clip, *_range(values, len(clip.frames), clip.fps))
-    with tqdm(total=len(clip.frames), desc="pose", unit="frame") as bar:
-        motion = extract(
-            clip,
-            estimator(values.estimator, **options),
-            height=height,
-            width=width,
-            progress=bar.update,
-        )
+    read = _estimate if values.form is None else _take_over
+    clip, motion = read(values, height, width, person)
     (frame_person(motion) if values.framed else motion).save(out)
     if motion.num_filled:
         print(

@@ -1,0 +1,324 @@
+#!/usr/bin/env python
+"""Videos and photos of published lists onto a disk. Knows nothing of Ray or of what is in them."""
+
+import argparse
+import csv
+import io
+import re
+import sys
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dreampose.cli import door, flags
+from dreampose.errors import InputError
+from jobs import deepfashion, driver
+from jobs.fetching import Fetcher, FetchError, client, sha256
+
+UBC_FASHION = {
+    split: f"https://vision.cs.ubc.ca/datasets/fashion/resources/fashion_dataset/fashion_{split}.txt"
+    for split in ("train", "test")
+}
+"""Where the University of British Columbia publishes the lists of its Fashion data set."""
+PAPER = {"train": 339, "test": 100}
+"""Videos of UBC Fashion that the paper trained and tested on; it does not say which."""
+MOST_AT_ONCE = 8
+FILES = "files"
+EXAMPLES = """\
+  # UBC Fashion from its own lists: OUT/train.csv and OUT/test.csv are for jobs/preprocess.py
+  jobs/download.py --ubc-fashion --out data/ubc
+
+  # Any lists: a URL or path a line, or a CSV (columns url or path; name, split, subject, sha256)
+  jobs/download.py --list train=fashion_train.txt --list test=fashion_test.txt --out data/ubc
+  jobs/download.py --list mine.csv --out data/mine
+
+  # Photos of outfits as further training data, from a folder that you have
+  jobs/download.py --deepfashion DeepFashion/In-shop --out data/deepfashion
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A file of a list: where it is, what it will be called, what is known of it."""
+
+    source: str
+    name: str
+    split: str
+    subject: str
+    sha256: str = ""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it has to be fetched; the others stay where they are."""
+        return "://" in self.source
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; see `--help`."""
+    return driver.run(download, _parser(), argv)
+
+
+def download(args: argparse.Namespace) -> int:
+    """Fetches what is not there, writes the manifests; gives the exit code."""
+    if not 1 <= args.parallel <= MOST_AT_ONCE:
+        raise InputError(f"parallel must be 1 to {MOST_AT_ONCE}, got {args.parallel}")
+    if args.pause < 0:
+        raise InputError(f"pause must be at least 0 seconds, got {args.pause:g}")
+    chosen = [bool(args.list), args.ubc_fashion, args.deepfashion is not None]
+    if sum(chosen) != 1:
+        raise InputError(
+            f"list must be given, or --ubc-fashion, or --deepfashion, got {sum(chosen)} of them"
+        )
+    if args.deepfashion is not None:
+        return _list_photos(args.deepfashion, Path(args.out))
+    lists = (
+        [f"{split}={url}" for split, url in UBC_FASHION.items()] if args.ubc_fashion else args.list
+    )
+    out = Path(args.out)
+    with client() as http:
+        fetcher = Fetcher(http=http, max_tries=args.tries, pause=args.pause)
+        entries = read_lists(lists, out, fetcher)
+        failures = fetch_all(entries, out, fetcher, parallel=args.parallel)
+    write_manifests(entries, out, failures)
+    num_of = Counter(entry.split for entry in entries if entry.name not in failures)
+    for entry in entries:
+        if entry.name in failures:
+            print(f"failed {entry.source}: {failures[entry.name]}")
+    for split in dict.fromkeys(entry.split for entry in entries):
+        listed = sum(entry.split == split for entry in entries)
+        note = ""
+        if args.ubc_fashion and num_of[split] != PAPER[split]:
+            note = f"; the paper has {PAPER[split]} and does not say which"
+        print(f"{out / split}.csv: {num_of[split]} of {listed} files{note}")
+    return 1 if failures else 0
+
+
+def _list_photos(folder: Path, out: Path) -> int:
+    """Writes the manifests of DeepFashion's photos, which are there already."""
+    sets = deepfashion.photo_sets(folder)
+    for split in dict.fromkeys(split for split, _, _ in sets):
+        rows = [
+            (";".join(str(path.absolute()) for path in photos), subject, split)
+            for set_split, subject, photos in sets
+            if set_split == split
+        ]
+        _write_csv(out / f"{split}.csv", ("path", "subject", "split"), rows)
+        num_photos = sum(len(photos) for set_split, _, photos in sets if set_split == split)
+        print(f"{out / split}.csv: {len(rows)} outfits, {num_photos} photos")
+    return 0
+
+
+def read_lists(lists: Sequence[str], out: Path, fetcher: Fetcher) -> list[Entry]:
+    """The entries of `[SPLIT=]FILE` or `[SPLIT=]URL`, in their order.
+
+    Raises:
+        InputError: a list cannot be read or is empty, or two entries would have one name.
+    """
+    entries: dict[str, Entry] = {}
+    for given in lists:
+        found = re.fullmatch(r"(\w+)=(.+)", given)
+        split, place = found.groups() if found else ("", given)
+        path = Path(place)
+        if "://" in place:
+            path = out / "lists" / _name_of(place)
+            if not path.exists():
+                try:
+                    fetcher.fetch(place, path)
+                except FetchError as error:
+                    raise InputError(
+                        f"list must be reachable, got {place!r} ({error}): on a connected machine "
+                        "fetch it, then name the file"
+                    ) from error
+        if not path.is_file():
+            raise InputError(f"list must be an existing file, got {str(path)!r}")
+        read = _read_csv if path.suffix.lower() == ".csv" else _read_lines
+        for row in read(path):
+            entry = _entry(row, split, path)
+            if entry.name in entries:
+                raise InputError(
+                    f"list must give each file a name of its own, got {entry.name!r} twice"
+                )
+            entries[entry.name] = entry
+    return list(entries.values())
+
+
+def _read_lines(path: Path) -> list[Mapping[str, str]]:
+    lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
+    rows = [{"url": line} for line in lines if line and not line.startswith("#")]
+    if not rows:
+        raise InputError(f"list must name at least one file, got none in {str(path)!r}")
+    return rows
+
+
+def _read_csv(path: Path) -> list[Mapping[str, str]]:
+    reader = csv.DictReader(io.StringIO(path.read_text("utf-8-sig")))
+    columns = reader.fieldnames or []
+    if not {"url", "path"} & set(columns):
+        raise InputError(
+            f"list must have a column 'url' or 'path', got {columns or 'none'} in {str(path)!r}"
+        )
+    rows = [{key: (value or "").strip() for key, value in row.items()} for row in reader]
+    if not rows:
+        raise InputError(f"list must name at least one file, got none in {str(path)!r}")
+    return rows
+
+
+def _entry(row: Mapping[str, str], split: str, path: Path) -> Entry:
+    source = row.get("url") or row.get("path") or ""
+    if not source:
+        raise InputError(f"list must give a url or path in every line, got none in {str(path)!r}")
+    if "://" not in source:
+        source = str((path.parent / source).absolute())
+    elif urlsplit(source).scheme not in ("http", "https"):
+        raise InputError(f"url must begin with http:// or https://, got {source!r}")
+    name = row.get("name") or _name_of(source)
+    if not name or name != PurePosixPath(name).name or name.startswith("."):
+        raise InputError(f"name must be that of a file, got {name!r} in {str(path)!r}")
+    digest = row.get("sha256", "")
+    if digest and not re.fullmatch("[0-9a-fA-F]{64}", digest):
+        raise InputError(f"sha256 must be 64 hexadecimal digits, got {digest!r} for {name!r}")
+    split = row.get("split") or split or path.stem
+    if not re.fullmatch(r"[\w-]+", split):
+        raise InputError(f"split must be usable as a name, got {split!r} in {str(path)!r}")
+    return Entry(
+        source=source,
+        name=name,
+        split=split,
+        subject=row.get("subject") or PurePosixPath(name).stem,
+        sha256=digest.lower(),
+    )
+
+
+def _name_of(url: str) -> str:
+    name = PurePosixPath(unquote(urlsplit(url).path) if "://" in url else url).name
+    return re.sub(r"[^\w.+-]", "_", name)
+
+
+def fetch_all(
+    entries: Sequence[Entry], out: Path, fetcher: Fetcher, *, parallel: int
+) -> dict[str, str]:
+    """Fetches the files that are not there, a few at a time; gives why others could not be had.
+
+    A file that is there is taken as it is, or, where its digest is known, only if it has that.
+    """
+    failures: dict[str, str] = {}
+    stop = threading.Event()
+
+    def work(entry: Entry) -> str:
+        if stop.is_set():
+            return "stopped"
+        path = place_of(entry, out)
+        try:
+            if not entry.is_remote:
+                return _check_local(path, entry.sha256)
+            if path.exists():
+                if not entry.sha256 or sha256(path) == entry.sha256:
+                    return ""
+                path.unlink()
+            fetcher.fetch(entry.source, path, entry.sha256)
+        except (FetchError, OSError) as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(parallel) as pool, tqdm(total=len(entries), unit="file") as bar:
+        pending = {pool.submit(work, entry): entry for entry in entries}
+        try:
+            for done in as_completed(pending):
+                if reason := done.result():
+                    failures[pending[done].name] = reason
+                bar.update()
+        except BaseException:
+            stop.set()
+            raise
+    return failures
+
+
+def _check_local(path: Path, digest: str) -> str:
+    if not path.is_file():
+        return "no such file"
+    if digest and (got := sha256(path)) != digest:
+        return f"its SHA-256 is {got[:12]}…, not {digest[:12]}…"
+    return ""
+
+
+def place_of(entry: Entry, out: Path) -> Path:
+    """Where an entry's file is, or will be."""
+    return out / FILES / entry.split / entry.name if entry.is_remote else Path(entry.source)
+
+
+def write_manifests(entries: Sequence[Entry], out: Path, failures: Mapping[str, str]) -> None:
+    """OUT/SPLIT.csv of what is there, for `jobs/preprocess.py`, and OUT/failed.csv of the rest."""
+    for split in dict.fromkeys(entry.split for entry in entries):
+        rows = [
+            (_relative(place_of(entry, out), out), entry.subject, split, entry.source)
+            for entry in entries
+            if entry.split == split and entry.name not in failures
+        ]
+        _write_csv(out / f"{split}.csv", ("path", "subject", "split", "source"), rows)
+    rows = [(entry.source, failures[entry.name]) for entry in entries if entry.name in failures]
+    _write_csv(out / "failed.csv", ("source", "reason"), rows)
+
+
+def _relative(path: Path, out: Path) -> str:
+    return path.relative_to(out).as_posix() if path.is_relative_to(out) else str(path)
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([columns, *rows])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text.getvalue(), "utf-8")
+    part.replace(path)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = door.Parser(
+        prog="jobs/download.py",
+        description="Fetches the files of lists, a few at a time and politely, on a machine with\n"
+        "a network. Run it again for what failed or broke off: it goes on from there.",
+        epilog=f"Examples:\n{EXAMPLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--list",
+        action="append",
+        default=[],
+        metavar="[SPLIT=]FILE",
+        help="list of URLs or local files, or the URL of one; the split is by default the file's "
+        "name. May be given several times",
+    )
+    parser.add_argument(
+        "--ubc-fashion", action="store_true", help="the published lists of UBC Fashion"
+    )
+    parser.add_argument(
+        "--deepfashion",
+        type=Path,
+        metavar="FOLDER",
+        help="list the photos of DeepFashion's In-shop folder, which its authors give out against "
+        "an agreement; nothing is fetched",
+    )
+    parser.add_argument("--out", required=True, help="folder to fill")
+    parser.add_argument(
+        "--parallel", type=flags.positive, default=2, help="files at once (%(default)s)"
+    )
+    parser.add_argument(
+        "--pause", type=float, default=0.5, help="seconds between requests (%(default)s)"
+    )
+    parser.add_argument(
+        "--tries", type=flags.positive, default=5, help="of each file (%(default)s)"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""One file over HTTP: tried again, gone on with where it broke off, checked. Knows no data set."""
+
+import email.utils
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from dreampose import __version__
+
+RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""Answers that may be another one later."""
+LONGEST_WAIT = 120.0
+"""Seconds; a server that asks for more is given up for this run."""
+
+
+class FetchError(Exception):
+    """Why a file could not be had, in a few words."""
+
+
+class _PassingError(Exception):
+    """A fault that may be gone at the next try; `wait` is what the server asks for, in seconds."""
+
+    def __init__(self, reason: str, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+def client() -> httpx.Client:
+    """A client that says who it is and does not wait for ever."""
+    return httpx.Client(
+        follow_redirects=True,
+        timeout=httpx.Timeout(60.0, connect=20.0),
+        headers={"User-Agent": f"dreampose/{__version__} (data set download)"},
+    )
+
+
+def sha256(path: Path) -> str:
+    """Digest of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetcher:
+    """Fetches files one at a time; of several threads each may use the same one.
+
+    Attributes:
+        http: the client.
+        max_tries: tries of a file before it is given up.
+        pause: seconds to wait after each answer, whatever it was.
+        first_delay: seconds before the second try; doubled at each further one.
+        sleep: how to wait.
+    """
+
+    http: httpx.Client
+    max_tries: int = 5
+    pause: float = 0.5
+    first_delay: float = 1.0
+    sleep: Callable[[float], None] = field(default=time.sleep)
+
+    def fetch(self, url: str, target: Path, digest: str = "") -> None:
+        """Brings a file; it appears whole or not at all.
+
+        What arrived before the connection broke, in this run or an earlier one, is kept in
+        `.NAME.part` and gone on with, if the server still has the same file.
+
+        Args:
+            url: where it is.
+            target: where it goes.
+            digest: SHA-256 that it must have; unchecked where empty.
+
+        Raises:
+            FetchError: it cannot be had.
+        """
+        target.parent.mkdir(parents=True, exist_ok=True)
+        reason = ""
+        for number in range(self.max_tries):
+            wait: float | None = None
+            try:
+                self._try(url, target, digest)
+            except _PassingError as error:
+                reason, wait = str(error), error.wait
+            except httpx.TransportError as error:
+                reason = f"{type(error).__name__}: {error}".rstrip(": ")
+            except httpx.HTTPError as error:
+                raise FetchError(f"{type(error).__name__}: {error}") from error
+            else:
+                self.sleep(self.pause)
+                return
+            if wait is not None and wait > LONGEST_WAIT:
+                raise FetchError(f"{reason}; the server asks to wait {wait:.0f} s")
+            if number + 1 < self.max_tries:
+                backoff = min(self.first_delay * 2**number, LONGEST_WAIT)
+                self.sleep(max(self.pause, backoff if wait is None else wait))
+        raise FetchError(f"{reason}, {self.max_tries} times")
+
+    def _try(self, url: str, target: Path, digest: str) -> None:
+        part = target.with_name(f".{target.name}.part")
+        tag = target.with_name(f".{target.name}.part.tag")
+        headers: dict[str, str] = {"Accept-Encoding": "identity"}
+        # Without a tag nobody knows whether the server still has the same file.
+        start = part.stat().st_size if part.exists() and tag.exists() else 0
+        if start:
+            headers |= {"Range": f"bytes={start}-", "If-Range": tag.read_text("utf-8")}
+        with self.http.stream("GET", url, headers=headers) as answer:
+            if answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+                part.unlink()
+                raise _PassingError("HTTP 416", wait=0.0)
+            if answer.status_code in RETRIED:
+                asked = answer.headers.get("Retry-After")
+                raise _PassingError(f"HTTP {answer.status_code}", wait=_seconds(asked))
+            if answer.status_code not in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
+                raise FetchError(f"HTTP {answer.status_code}")
+            kind = answer.headers.get("Content-Type", "").partition(";")[0]
+            if kind == "text/html":
+                raise FetchError("a web page came instead of the file")
+            goes_on = answer.status_code == httpx.codes.PARTIAL_CONTENT
+            begins = answer.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+            if goes_on and not begins:
+                part.unlink()
+                raise _PassingError("another part came than was asked for", wait=0.0)
+            validator = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
+            if not goes_on:
+                tag.unlink(missing_ok=True)
+                if validator and not validator.startswith("W/"):
+                    tag.write_text(validator, "utf-8")
+            with part.open("ab" if goes_on else "wb") as file:
+                for piece in answer.iter_bytes():
+                    file.write(piece)
+        if digest and (got := sha256(part)) != digest.lower():
+            part.unlink()
+            raise _PassingError(f"its SHA-256 is {got[:12]}…, not {digest[:12]}…")
+        part.replace(target)
+        tag.unlink(missing_ok=True)
+
+
+def _seconds(text: str | None) -> float | None:
+    """What a Retry-After header asks for: seconds, or a date."""
+    if text is None:
+        return None
+    if text.strip().isdecimal():
+        return float(text)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:
+        return None

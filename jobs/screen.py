@@ -1,0 +1,210 @@
+#!/usr/bin/env python
+"""Which videos are good enough to train on, with Ray Data. Knows nothing of measuring."""
+
+import argparse
+import csv
+import hashlib
+import io
+import json
+import logging
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from cluster import resources
+from dreampose.cli import flags
+from dreampose.errors import InputError
+from jobs import driver, storage, videos
+from jobs.videos import Video, is_photo_set
+
+MEASURES = "measures"
+"""Folder of what was measured, a JSON file a video."""
+EXAMPLES = """\
+  # What is kept is a manifest for jobs/preprocess.py; report.md says what was dropped and why
+  jobs/screen.py --videos data/ubc/train.csv --out data/ubc/screened
+  jobs/preprocess.py --videos data/ubc/screened/kept.csv --out data/train
+
+  # Other limits: nothing is measured again
+  jobs/screen.py --videos data/ubc/train.csv --out data/ubc/screened --smallest 512 --most-cuts 1
+"""
+_HELP = {
+    "smallest": "least pixels of the shorter side",
+    "shortest": "least seconds",
+    "most_people": "people in one frame, at the most",
+    "coverage": "least share of frames with a person",
+    "whole": "least share of frames with a person from head to foot",
+    "most_cuts": "cuts, at the most",
+    "nearest": "videos whose perceptual hashes differ in a smaller share of bits are duplicates; "
+    "0 keeps them",
+}
+
+
+class Worker:
+    """Measures a video a row; its file is its own record of being done."""
+
+    def __init__(self, out: str, num_threads: int) -> None:
+        from dreampose.dataset.screening import Screener
+
+        self.out = out
+        self.screener = Screener(num_threads=num_threads)
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Measures the videos of a batch; the rows go on with nothing but their paths."""
+        for clip_id, path in zip(batch["clip_id"], batch["path"], strict=True):
+            storage.write_text(_file(self.out, clip_id), json.dumps(self._measure(path)) + "\n")
+        return {"path": list(batch["path"])}
+
+    def _measure(self, path: str) -> dict[str, Any]:
+        from dreampose import video
+
+        try:
+            with storage.local_copy(path) as file:
+                return asdict(self.screener(video.read(file)))
+        except InputError as error:
+            return {"error": str(error)}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; see `--help`."""
+    return driver.run(screen, _parser(), argv)
+
+
+def screen(args: argparse.Namespace) -> int:
+    """Measures what is not measured yet, judges all, writes the lists; gives the exit code."""
+    from dreampose.dataset.screening import Limits, Measures, judge
+
+    limits = Limits(**{name: getattr(args, name) for name in _HELP})
+    found = videos.find(args.videos)
+    if sets := [video.clip_id for video in found if is_photo_set(video.path)]:
+        raise InputError(f"videos must be videos, got a set of photos, {sets[0]!r}")
+    out = storage.absolute(args.out)
+    todo = [video for video in found if not storage.is_file(_file(out, video.clip_id))]
+    if todo:
+        with driver.ray_session() as total:
+            _run(out, todo, total, args.workers)
+    read = {video.clip_id: json.loads(storage.read_text(_file(out, video.clip_id)))
+            for video in found}  # fmt: skip
+    measures = {
+        name: Measures.from_dict(values) for name, values in read.items() if "error" not in values
+    }
+    reasons = judge(measures, limits)
+    reasons |= {name: [f"unreadable: {values['error']}"] for name, values in read.items()
+                if "error" in values}  # fmt: skip
+    write_lists(out, found, reasons, asdict(limits))
+    num_kept = sum(not reasons[video.clip_id] for video in found)
+    print(f"{args.out}: {num_kept} of {len(found)} videos kept; see report.md for the others")
+    return 0
+
+
+def _run(out: str, todo: Sequence[Video], total: Mapping[str, float], workers: int | None) -> None:
+    import ray
+
+    from jobs.worklist import Worklist
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    share = resources.preprocessing(total, num_videos=len(todo), workers=workers, gpus=False)
+    resources.require(total, share)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    rows = ray.data.read_datasource(
+        Worklist([asdict(video) for video in todo]),
+        override_num_blocks=len(todo),
+        num_cpus=resources.LIGHT_CPUS,
+    ).map_batches(
+        Worker,
+        fn_constructor_kwargs={"out": out, "num_threads": share.num_threads},
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=share.num_processes),
+        **share.remote_args,
+    )
+
+    def progress() -> driver.Progress:
+        done = sum(storage.is_file(_file(out, video.clip_id)) for video in todo)
+        return driver.Progress(done=done, total=len(todo))
+
+    with driver.bar(progress, unit="video"):
+        for _ in rows.iter_batches(batch_size=1):
+            pass
+
+
+def _file(out: str, clip_id: str) -> str:
+    return f"{out}/{MEASURES}/{hashlib.sha256(clip_id.encode()).hexdigest()[:24]}.json"
+
+
+def write_lists(
+    out: str,
+    found: Sequence[Video],
+    reasons: Mapping[str, Sequence[str]],
+    limits: Mapping[str, float],
+) -> None:
+    """kept.csv, a manifest; dropped.csv, with the reasons; report.md, to read."""
+    kept = [video for video in found if not reasons[video.clip_id]]
+    dropped = [video for video in found if reasons[video.clip_id]]
+    _write_csv(f"{out}/kept.csv", ("path", "subject"), [(v.path, v.subject) for v in kept])
+    _write_csv(
+        f"{out}/dropped.csv",
+        ("path", "subject", "reasons"),
+        [(v.path, v.subject, "; ".join(reasons[v.clip_id])) for v in dropped],
+    )
+    counts = Counter(
+        # "duplicate of NAME" and "cuts: 2, …" are counted by what comes first.
+        reason.partition(" of ")[0] if reason.startswith("duplicate") else reason.partition(":")[0]
+        for video in dropped
+        for reason in reasons[video.clip_id]
+    )
+    lines = [
+        "# Videos kept and dropped",
+        "",
+        f"{len(kept)} of {len(found)} videos are kept. "
+        f"Asked: {', '.join(f'{name} {value:g}' for name, value in limits.items())}.",
+        "",
+        "| reason | videos |",
+        "|---|---|",
+        *(f"| {reason} | {count} |" for reason, count in counts.most_common()),
+        "",
+        "| dropped | why |",
+        "|---|---|",
+        *(f"| {video.clip_id} | {'; '.join(reasons[video.clip_id])} |" for video in dropped),
+    ]
+    storage.write_text(f"{out}/report.md", "\n".join(lines) + "\n")
+
+
+def _write_csv(path: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    storage.write_text(path, text.getvalue())
+
+
+def _parser() -> argparse.ArgumentParser:
+    from dreampose.dataset.screening import Limits
+
+    parser = driver.parser(
+        "screen",
+        "Looks at videos before they become training data: resolution, length, one person, seen\n"
+        "throughout and from head to foot, no cuts, no duplicates. Writes OUT/kept.csv, a\n"
+        "manifest; OUT/dropped.csv and OUT/report.md say what was dropped and why.",
+        EXAMPLES,
+    )
+    parser.add_argument(
+        "--videos", required=True, help="folder, pattern, file or manifest, as for preprocess"
+    )
+    parser.add_argument("--out", required=True, help="folder to write, on this disk or any storage")
+    for field in fields(Limits):
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=int if isinstance(field.default, int) else float,
+            default=field.default,
+            help=f"{_HELP[field.name]} (%(default)s)",
+        )
+    parser.add_argument(
+        "--workers", type=flags.positive, help="videos at once; by default what the cluster holds"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
