@@ -9,29 +9,18 @@ from dataclasses import dataclass
 from html import escape
 from urllib.parse import quote
 
+from serve.document import document
+
 STYLE = """
-:root { color-scheme: light dark; --ink: #1b1b1f; --soft: #6b6b74; --line: #e4e4e8; --paper: #fff;
-  --ground: #f6f6f8; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #ececf0; --soft: #9d9da8; --line: #33333a; --paper: #1d1d22; --ground: #131317; }
-}
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--ground); color: var(--ink);
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-main { max-width: 1180px; margin: 0 auto; padding: 40px 20px 64px; }
-h1 { font-size: 24px; font-weight: 600; margin: 0; letter-spacing: -0.01em; }
-.summary { color: var(--soft); margin: 4px 0 28px; }
-article { background: var(--paper); border: 1px solid var(--line); border-radius: 12px;
-  padding: 18px 20px 20px; margin-bottom: 18px; }
 header { display: flex; flex-wrap: wrap; align-items: baseline; gap: 4px 14px;
   margin-bottom: 14px; }
-h2 { font-size: 16px; font-weight: 600; margin: 0; overflow-wrap: anywhere; }
+h2 { margin: 0; overflow-wrap: anywhere; }
 .settings { color: var(--soft); font-size: 13px; }
 .settings a { color: inherit; }
 .row { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 14px;
   max-width: calc(var(--columns) * 272px); }
-figure { margin: 0; min-width: 0; }
-figcaption { font-size: 12px; color: var(--soft); margin-top: 6px; }
+figure { min-width: 0; }
+figcaption { font-size: 12px; margin-top: 6px; }
 figure img, figure video { width: 100%; aspect-ratio: var(--ratio); object-fit: contain;
   display: block; background: var(--ground); border-radius: 8px; }
 .result figcaption { color: var(--ink); font-weight: 600; }
@@ -88,19 +77,7 @@ def page(entries: Sequence[Entry], failures: Mapping[str, str], *, title: str) -
         f'<span class="settings">failed</span></header><p>{escape(reason)}</p></article>'
         for name, reason in failures.items()
     ]
-    return f"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title>
-<style>{STYLE}</style>
-<main>
-<h1>{escape(title)}</h1>
-<p class="summary">{summary}</p>
-{chr(10).join(articles)}
-</main>
-</html>
-"""
+    return document("\n".join(articles), title=title, summary=summary, style=STYLE)
 
 
 def _article(entry: Entry) -> str:
