@@ -3,6 +3,8 @@
 import argparse
 
 from dreampose.config import PRESETS
+from dreampose.errors import InputError
+from dreampose.provenance import Signer
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -52,6 +54,29 @@ def add_estimator(parser: argparse.ArgumentParser) -> None:
         help="reads poses from motions that are videos: blazepose, or catwalk for the exact maps "
         "that lie beside a catwalk clip (default: %(default)s)",
     )
+
+
+def add_certificate(parser: argparse.ArgumentParser) -> None:
+    """`--certificate` and `--certificate-key`: who signs the videos."""
+    parser.add_argument(
+        "--certificate",
+        metavar="PEM",
+        help="sign with C2PA: the signer's certificate and those that lead to its root",
+    )
+    parser.add_argument("--certificate-key", metavar="PEM", help="the certificate's private key")
+
+
+def signer(args: argparse.Namespace) -> Signer | None:
+    """Who signs, if anybody does.
+
+    Raises:
+        InputError: one of the two flags is missing, or as `Signer`.
+    """
+    if args.certificate is None and args.certificate_key is None:
+        return None
+    if args.certificate is None or args.certificate_key is None:
+        raise InputError("certificate and certificate_key must be given both, got one")
+    return Signer(args.certificate, args.certificate_key)
 
 
 def positive(text: str) -> int:
