@@ -22,6 +22,7 @@ COMMANDS = {
     ),
     "export": ("dreampose.cli.export", "model or subject to diffusers folder, LoRA files, hub"),
     "info": ("dreampose.cli.info", "what a model folder holds"),
+    "verify": ("dreampose.cli.verify", "whether a video says that it is generated"),
 }
 """Module and summary of every command."""
 

@@ -8,9 +8,10 @@ model, and what its photos look like.
 import copy
 import hashlib
 import json
+import shutil
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -218,6 +219,24 @@ def save_subject(
             }
             (part / component).mkdir()
             save_file(tensors, part / component / WEIGHTS)
+        text = json.dumps(asdict(subject), indent=2)
+        (part / "subject.json").write_text(text + "\n", encoding="utf-8")
+
+
+def copy_subject(folder: str | Path, target: str | Path, name: str) -> None:
+    """Gives a subject's weights another name beside; the copy appears whole or not at all.
+
+    Args:
+        folder: of the subject.
+        target: folder of the copy, replaced when it exists.
+        name: of the copy's subject.
+
+    Raises:
+        InputError: `folder` is no subject's.
+    """
+    subject = replace(read_subject(folder), name=name)
+    with new_folder(target) as part:
+        shutil.copytree(folder, part, dirs_exist_ok=True)
         text = json.dumps(asdict(subject), indent=2)
         (part / "subject.json").write_text(text + "\n", encoding="utf-8")
 

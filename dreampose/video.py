@@ -3,8 +3,9 @@
 Knows nothing of models. Pixels travel as 8-bit RGB arrays; models see floats in [-1, 1].
 """
 
+import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -35,8 +36,8 @@ def to_pixels(images: Float[Tensor, "b 3 H W"]) -> UInt8[np.ndarray, "b H W 3"]:
     return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def read(path: str | Path) -> Clip:
-    """Decodes the first video stream of a file.
+def read(path: str | Path, *, max_frames: int | None = None) -> Clip:
+    """Decodes the first video stream of a file, all of it or its first `max_frames` frames.
 
     Raises:
         InputError: the file is missing, is not a video, or holds no frame.
@@ -51,7 +52,8 @@ def read(path: str | Path) -> Clip:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             rate = stream.average_rate or stream.guessed_rate
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+            decoded = itertools.islice(container.decode(stream), max_frames)
+            frames = [frame.to_ndarray(format="rgb24") for frame in decoded]
     except FFmpegError as error:
         raise InputError(
             f"video must be a file that FFmpeg can decode, got {str(path)!r} ({error.strerror})"
@@ -63,10 +65,22 @@ def read(path: str | Path) -> Clip:
     return Clip(frames=np.stack(frames), fps=float(rate), source=str(path))
 
 
-def write(path: str | Path, frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float) -> None:
+def write(
+    path: str | Path,
+    frames: Iterable[UInt8[np.ndarray, "H W 3"]],
+    fps: float,
+    *,
+    tags: Mapping[str, str] | None = None,
+) -> None:
     """Writes an H.264 MP4 that browsers play; the file appears whole or not at all.
 
     Odd sizes are padded by one repeated pixel, since H.264's 4:2:0 needs even ones.
+
+    Args:
+        path: of the file.
+        frames: in order, one size.
+        fps: frames per second.
+        tags: what the file says of itself; MP4 knows `title`, `comment`, `description`, ….
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,6 +88,7 @@ def write(path: str | Path, frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: f
     rate = Fraction(fps).limit_denominator(1001)
     try:
         with av.open(str(part), "w", options={"movflags": "+faststart"}) as container:
+            container.metadata.update(tags or {})
             stream = None
             for image in frames:
                 height, width = image.shape[:2]

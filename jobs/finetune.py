@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,15 +65,30 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def finetune(args: argparse.Namespace) -> int:
-    """Checks everything, then finetunes on everyone who is not done; gives the exit code."""
+    """Checks everything, then finetunes on everyone who is not done; gives the exit code.
+
+    People of the same photos are one person: the work is done once, and copied.
+    """
+    from dreampose.subjects import copy_subject
+
     people = subjects.read(args.subjects)
     _check(args)
     done_before = {person.subject for person in people if _is_done(args.out, person, args.method)}
-    todo = [person for person in people if person.subject not in done_before]
+    firsts = _firsts(sorted(people, key=lambda person: person.subject not in done_before))
+    missing = [person for person in people if person.subject not in done_before]
+    todo = [person for person in missing if firsts[person.subject] == person.subject]
     failures: dict[str, str] = {}
     if todo:
         with driver.ray_session(log_to_driver=False) as total:
             failures = _run(args, todo, total)
+    for person in missing:
+        first = firsts[person.subject]
+        if first == person.subject:
+            continue
+        if first in failures:
+            failures[person.subject] = failures[first]
+        else:
+            copy_subject(Path(args.out) / first, Path(args.out) / person.subject, person.subject)
     width = max(len(person.subject) for person in people)
     for person in people:
         state = "done before" if person.subject in done_before else "done"
@@ -80,6 +96,21 @@ def finetune(args: argparse.Namespace) -> int:
             state = f"failed: {failures[person.subject]}"
         print(f"{person.subject:<{width}}  {state}")
     return 1 if failures else 0
+
+
+def _firsts(people: Sequence[Person]) -> dict[str, str]:
+    """For every subject the first one that has the same photos."""
+    from dreampose import video
+    from dreampose.subjects import photo_hash
+
+    hash_of = cache(lambda photo: photo_hash(video.read_photo(photo)))
+    firsts: dict[tuple[str, ...], str] = {}
+    return {
+        person.subject: firsts.setdefault(
+            tuple(hash_of(photo) for photo in person.photos), person.subject
+        )
+        for person in people
+    }
 
 
 def _run(

@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """Renders a catalogue of videos through the Serve application. Knows nothing of tensors.
 
-The catalogue is checked whole before Ray starts. Work in progress lies in DIR/.work, so that a
-job that was killed goes on with the frames that are missing; what is finished is skipped.
+The catalogue is checked before Ray starts; items that cannot be rendered fail alone. Work in
+progress lies in DIR/.work, so that a job that was killed goes on with the frames that are missing;
+what is finished is skipped.
 """
 
 import argparse
@@ -15,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dreampose.cli import flags
 from jobs import driver
-from serve.catalog import read_catalog
+from serve.catalog import Contents, read_catalog
 from serve.config import Settings
 from serve.output import Output
 
@@ -25,17 +26,23 @@ EXAMPLES = """\
       --subjects finetuned/ --replicas 4 --preset exact
 """
 DESCRIPTION = """\
-Render every item of a catalogue: DIR/ITEM.mp4, its first frame DIR/ITEM.png, DIR/ITEM.json that
-says what it was made from, DIR/index.html to look at them all, and DIR/failed.csv for items that
-could not be rendered. The same command again renders only what is not finished.
+Render every item of a catalogue: DIR/ITEM.mp4, its first frame DIR/ITEM.png, a sheet of its
+frames DIR/ITEM.jpg, DIR/ITEM.json that says what it was made from, and DIR/index.html to look
+at and search them all. Items that cannot be rendered are in DIR/failed.csv with the reason;
+mend what is wrong and give that file as --catalog. The same command again renders only what is
+not finished.
 
-The catalogue is a CSV file with the columns item, photos (several joined by ';') and motion (a
-.npz motion file or a video), and optionally subject, seed, preset and truth (the true video, shown
-beside the result). Paths are relative to the catalogue's folder or to the current one; of a
-submitted job give absolute ones, on a disk that every node sees.
+The catalogue is a CSV or Parquet file with the columns item, photos (several joined by ';', or
+a list) and motion (a .npz motion file or a video), and optionally subject, seed, preset and
+truth (the true video, shown beside the result). Paths are relative to the catalogue's folder or
+to the current one; of a submitted job give absolute ones, on a disk that every node sees. What
+has the same content under several names is read, extracted and rendered once.
 
-An application that serves the same model and subjects is used where the cluster runs one
-(serve run serve.app); otherwise the job starts its own and takes it down at the end.
+Every video says that it is generated, in its tags and by an invisible watermark (python -m
+dreampose verify VIDEO); with a certificate it is signed as well (C2PA).
+
+An application that serves the same model and subjects is used where the cluster runs one (serve
+run serve.app); otherwise the job starts its own and takes it down at the end.
 
 Exit code: 0 all rendered, 1 some items failed, 2 bad input.
 """
@@ -54,30 +61,46 @@ def render(args: argparse.Namespace) -> int:
         replicas=args.replicas,
         chunk_size=args.chunk_size,
     )
-    output = Output(args.out, settings=settings, align=args.align, estimator=args.estimator)
-    items = read_catalog(args.catalog, settings=settings, preset=args.preset)
-    waiting = [item for item in items if not output.is_finished(item)]
-    print(f"{len(items)} items, {len(items) - len(waiting)} finished before")
+    contents = Contents()
+    output = Output(
+        args.out,
+        settings=settings,
+        align=args.align,
+        estimator=args.estimator,
+        contents=contents,
+        signer=flags.signer(args),
+    )
+    catalog = read_catalog(args.catalog, settings=settings, preset=args.preset, contents=contents)
+    items = catalog.items
+    groups = output.unfinished(items)
+    num_waiting = sum(map(len, groups))
+    print(
+        f"{len(items) + len(catalog.broken)} items, {len(items) - num_waiting} finished before, "
+        f"{len(catalog.broken)} broken; {len(groups)} videos to render"
+    )
     failures: dict[str, str] = {}
-    if waiting:
+    if groups:
         # Serve's own log stays in its files: here it would tear the progress bar apart.
         os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
         with driver.ray_session() as total:
             # Here and not above: what is wrong with a catalogue is said without waiting for Ray.
             from serve.batch import render_items
 
-            failures = render_items(waiting, output, total)
+            failures = render_items(groups, output, total)
+    output.write_failed(items, catalog.broken, failures)
+    failures = {line.name: line.reason for line in catalog.broken} | failures
     page = output.write_page(items, failures)
     for name, reason in failures.items():
         print(f"{name}: {reason}", file=sys.stderr)
-    print(f"{len(items) - len(failures)} rendered, {len(failures)} failed: {page}")
+    num_items = len(items) + len(catalog.broken)
+    print(f"{num_items - len(failures)} rendered, {len(failures)} failed: {page}")
     return 1 if failures else 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = driver.parser("render", DESCRIPTION, EXAMPLES)
     flags.add_model(parser)
-    parser.add_argument("--catalog", required=True, type=Path, help="CSV file, see above")
+    parser.add_argument("--catalog", required=True, type=Path, help="CSV or Parquet, see above")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to fill")
     parser.add_argument(
         "--subjects", metavar="DIR", help="what jobs/finetune.py wrote: a folder per subject"
@@ -92,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     flags.add_chunk_size(parser)
     flags.add_align(parser)
     flags.add_estimator(parser)
+    flags.add_certificate(parser)
     return parser
 
 

@@ -14,26 +14,16 @@ from dreampose.metrics import GROUPS, Metric
 from dreampose.metrics.published import COLUMNS, NOTE, ROWS
 from jobs import clips, report
 from jobs.report import Report
+from serve.document import document
 
 COLOURS = ("#3366cc", "#d1622b", "#3a8a4d", "#a0479b", "#8a6d1b", "#c03a4e", "#2a8c93", "#666")
 """Of methods, in their order."""
 MAX_HEIGHT = 320
 """Videos hold no more rows than this, so that the page stays small; small ones are blown up."""
 STYLE = """
-:root { color-scheme: light dark; --ink: #1b1b1f; --soft: #6b6b74; --line: #e4e4e8; --paper: #fff;
-  --ground: #f6f6f8; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #ececf0; --soft: #9d9da8; --line: #33333a; --paper: #1d1d22; --ground: #131317; }
-}
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--ground); color: var(--ink);
-  font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-main { max-width: 1180px; margin: 0 auto; padding: 40px 20px 64px; }
-h1 { font-size: 24px; font-weight: 600; margin: 0; letter-spacing: -0.01em; }
-h2 { font-size: 16px; font-weight: 600; margin: 0 0 12px; }
-.summary, .note { color: var(--soft); margin: 4px 0 20px; max-width: 80ch; }
-section { background: var(--paper); border: 1px solid var(--line); border-radius: 12px;
-  padding: 18px 20px 20px; margin-bottom: 18px; overflow-x: auto; }
+h2 { margin: 0 0 12px; }
+.note { color: var(--soft); margin: 4px 0 20px; max-width: 80ch; }
+section { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 18px 5px 0; text-align: right; white-space: nowrap; vertical-align: top;
   border-bottom: 1px solid var(--line); }
@@ -44,8 +34,7 @@ td small { display: block; color: var(--soft); }
 .legend i { display: inline-block; width: 18px; height: 3px; margin-right: 6px;
   vertical-align: middle; }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(330px, 1fr)); gap: 18px; }
-figure { margin: 0; }
-figcaption { font-size: 13px; color: var(--soft); }
+figcaption { font-size: 13px; }
 svg { width: 100%; height: auto; display: block; }
 svg text { fill: var(--soft); font-size: 10px; }
 svg .axis { stroke: var(--line); }
@@ -86,19 +75,7 @@ def page(found: Report, weights: Mapping[str, str]) -> str:
         for title, about in report.explanations(found, weights)
     )
     sections.append(f"<section><h2>How to read the scores</h2><dl>{notes}</dl></section>")
-    return f"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Scores</title>
-<style>{STYLE}</style>
-<main>
-<h1>Scores</h1>
-<p class="summary">{escape(report.summary(found))}</p>
-{chr(10).join(sections)}
-</main>
-</html>
-"""
+    return document("\n".join(sections), title="Scores", summary=report.summary(found), style=STYLE)
 
 
 def _table_section(found: Report, group: str) -> str:

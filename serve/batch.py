@@ -5,7 +5,10 @@ Knows where an item's files go through `serve.output` alone.
 
 import asyncio
 import logging
+import sys
+import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,12 +35,12 @@ logger = logging.getLogger("ray.serve")
 
 
 def render_items(
-    items: Sequence[Item], output: Output, total: Mapping[str, float]
+    groups: Sequence[Sequence[Item]], output: Output, total: Mapping[str, float]
 ) -> dict[str, str]:
     """Renders and publishes items; gives names and reasons of those that failed.
 
     Args:
-        items: not finished yet.
+        groups: items of equal inputs each, none finished yet, in the order of work.
         output: where they go, and the settings.
         total: the cluster's resources.
     """
@@ -51,9 +54,7 @@ def render_items(
         ray_serve.start(proxy_location="Disabled")
         handle = ray_serve.run(renderer_app(settings, total), name=own, route_prefix=None)
     try:
-        # Items of one subject together: its weights are loaded once.
-        queue = sorted(items, key=lambda item: item.subject)
-        return asyncio.run(_Batch(output, handle).run(queue))
+        return asyncio.run(_Batch(output, handle).run(groups))
     finally:
         if own:
             ray_serve.delete(own)
@@ -79,7 +80,7 @@ def find_renderer(settings: Settings) -> DeploymentHandle[Any] | None:
 
 
 class _Batch:
-    """One run: items side by side; one that fails does not stop the others."""
+    """One run: videos side by side; one that fails does not stop the others."""
 
     def __init__(self, output: Output, handle: DeploymentHandle[Any]) -> None:
         self.output = output
@@ -88,41 +89,64 @@ class _Batch:
         self.places = asyncio.Semaphore(self.settings.videos_at_once)
         self.motions: dict[Path, asyncio.Future[None]] = {}
         self.folders: dict[str, VideoFolder] = {}
-        self.num_done: dict[str, int] = {}
+        self.num_done = 0
+        """Frames of the videos that are through."""
+        self.num_items = 0
         self.failures: dict[str, str] = {}
 
-    async def run(self, items: Sequence[Item]) -> dict[str, str]:
-        num_frames = sum(item.num_frames for item in items)
-        with tqdm(total=num_frames, unit="frame", desc="render") as bar:
-            watching = asyncio.create_task(self._watch(bar))
+    async def run(self, groups: Sequence[Sequence[Item]]) -> dict[str, str]:
+        num_frames = sum(group[0].num_frames for group in groups)
+        num_items = sum(map(len, groups))
+        # The time left is told from a long mean, since what comes is much like what was; a log
+        # file is not filled with it.
+        interval = 0.1 if sys.stderr.isatty() else 30
+        with tqdm(
+            total=num_frames, unit="frame", desc="render", smoothing=0.02, mininterval=interval
+        ) as bar:
+            watching = asyncio.create_task(self._watch(bar, num_items))
             try:
-                await asyncio.gather(*(self._render(item) for item in items))
+                await asyncio.gather(*(self._render(group) for group in groups))
             finally:
                 watching.cancel()
-            bar.update(sum(self.num_done.values()) - bar.n)
+                self._show(bar, num_items)
         return self.failures
 
-    async def _render(self, item: Item) -> None:
+    async def _render(self, group: Sequence[Item]) -> None:
+        item = group[0]
         async with self.places:
+            timings: dict[str, Any] = {"began_at": _now()}
+            began, folder = time.monotonic(), None
             try:
                 await self._extract(item)
+                extracted = time.monotonic()
                 folder = await asyncio.to_thread(self.output.take_up, item)
-                self.folders[item.name] = folder
+                self.folders[folder.id] = folder
+                path = str(folder.path.absolute())
                 state: Video = await call_with_retries(
-                    lambda: self.handle.render.remote(str(folder.path.absolute())),
+                    lambda: self.handle.render.remote(path),
                     what=item.name,
                     max_tries=self.settings.max_tries,
                     first_delay=self.settings.first_delay,
                 )
+                timings |= {
+                    "ended_at": _now(),
+                    "poses_s": round(extracted - began, 3),
+                    "render_s": round(time.monotonic() - extracted, 3),
+                }
                 if state.error is None:
-                    await asyncio.to_thread(self.output.publish, item, folder)
+                    await asyncio.to_thread(self.output.publish, group, folder, timings)
                 else:
-                    self.failures[item.name] = state.error.message
+                    self._fail(group, state.error.message)
             except Exception as error:
                 logger.debug("%s failed", item.name, exc_info=True)
-                self.failures[item.name] = reason(error)
-            self.folders.pop(item.name, None)
-            self.num_done[item.name] = item.num_frames
+                self._fail(group, reason(error))
+            if folder is not None:
+                self.folders.pop(folder.id, None)
+            self.num_done += item.num_frames
+            self.num_items += len(group)
+
+    def _fail(self, group: Sequence[Item], why: str) -> None:
+        self.failures |= {item.name: why for item in group}
 
     async def _extract(self, item: Item) -> None:
         """Extracts the poses of a motion that is a video, once for all items that share it."""
@@ -144,12 +168,21 @@ class _Batch:
             )
         await self.motions[target]
 
-    async def _watch(self, bar: "tqdm[NoReturn]") -> None:
-        """Moves the bar by what lies in storage, so that it also counts what was found there."""
+    async def _watch(self, bar: "tqdm[NoReturn]", num_items: int) -> None:
         while True:
+            self._show(bar, num_items)
             await asyncio.sleep(POLL_SECONDS)
-            under_way = sum(len(folder.finished_frames()) for folder in self.folders.values())
-            bar.update(max(0, sum(self.num_done.values()) + under_way - bar.n))
+
+    def _show(self, bar: "tqdm[NoReturn]", num_items: int) -> None:
+        """Moves the bar by what lies in storage, so that it also counts what was found there."""
+        under_way = sum(len(folder.finished_frames()) for folder in list(self.folders.values()))
+        failed = f", {len(self.failures)} failed" if self.failures else ""
+        bar.set_postfix_str(f"{self.num_items} of {num_items} items{failed}", refresh=False)
+        bar.update(max(0, self.num_done + under_way - bar.n))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def extract(

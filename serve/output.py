@@ -1,13 +1,15 @@
 """The folder that a catalogue is rendered into: what is finished, and the page that shows it.
 
-Knows nothing of Ray. Layout: ITEM.mp4, ITEM.png (first frame) and ITEM.json (manifest) per item,
-index.html with its pictures and videos in media/, failed.csv where items failed, and .work/ for
-what is under way.
+Knows nothing of Ray. Layout: ITEM.mp4, ITEM.png (first frame), ITEM.jpg (sheet of frames) and
+ITEM.json (manifest) per item, index.html with its pictures and videos in media/, failed.csv where
+items failed, and .work/ for what is under way.
 """
 
 import csv
+import hashlib
 import io
 import json
+import platform
 import shutil
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -21,12 +23,17 @@ from PIL import Image
 from dreampose import poses, video
 from dreampose.errors import InputError
 from dreampose.poses.motion import Motion
-from serve.catalog import OPTIONAL, REASON, REQUIRED, Item
+from dreampose.provenance import Signer
+from serve.catalog import OPTIONAL, REASON, REQUIRED, Broken, Contents, Item
 from serve.config import Settings
 from serve.page import Entry, page
+from serve.previews import spritesheet
 from serve.records import RenderRequest
 from serve.store import Store, VideoFolder, digest, write_atomically
 
+FILES = (".mp4", ".png", ".jpg")
+"""Of every item, besides its manifest."""
+VERSIONS = ("dreampose", "torch", "diffusers", "av", "ray")
 PHOTO_HEIGHT = 640
 """Photos are shown at most this high, in pixels; the originals may be of any size."""
 
@@ -39,9 +46,20 @@ class Output:
         settings: model and subjects.
         align: fit motions to the photos' bodies.
         estimator: pose estimator for motions that are videos.
+        contents: what is known of files already.
+        signer: signs the videos.
     """
 
-    def __init__(self, root: Path, *, settings: Settings, align: bool, estimator: str) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        settings: Settings,
+        align: bool,
+        estimator: str,
+        contents: Contents | None = None,
+        signer: Signer | None = None,
+    ) -> None:
         if root.exists() and not root.is_dir():
             raise InputError(f"out must be a folder, got the file {str(root)!r}")
         self.root = root
@@ -50,21 +68,24 @@ class Output:
         self.estimator = estimator
         self.estimator_name = poses.identify(estimator)
         self.store = Store(root / ".work" / "videos")
+        self.signer = signer
         # Read once a run: a catalogue names the same motion and photo many times.
-        self.digest_of = cache(digest)
+        self.digest_of = (contents or Contents()).digest
         self.digest_of_folder = cache(digest_of_folder)
+        self.subjects: dict[str, str] = {}
         self.model_digest = self.digest_of_folder(Path(settings.model))
+
+    def weights(self, item: Item) -> str:
+        """Digest of the item's finetuned weights; empty for the base model."""
+        if not item.subject:
+            return ""
+        return self.digest_of_folder(self.settings.subject_folder(item.subject))
 
     def inputs(self, item: Item) -> dict[str, Any]:
         """All that an item's frames depend on, by content: equal inputs, equal result."""
-        subject = (
-            self.digest_of_folder(self.settings.subject_folder(item.subject))
-            if item.subject
-            else ""
-        )
         return {
             "model": self.model_digest,
-            "subject": subject,
+            "subject": self.weights(item),
             "photos": [self.digest_of(photo) for photo in item.photos],
             "motion": self.digest_of(item.motion),
             "estimator": "" if item.motion.suffix == ".npz" else self.estimator_name,
@@ -73,20 +94,49 @@ class Output:
             "align": self.align,
         }
 
+    def key(self, item: Item) -> str:
+        """A name for the item's inputs."""
+        return digest(json.dumps(self.inputs(item), sort_keys=True))
+
     def is_finished(self, item: Item) -> bool:
         """Whether the item's files are there and were made from the same inputs."""
         manifest = self.manifest(item)
         return (
             manifest is not None
             and manifest["inputs"] == self.inputs(item)
-            and (self.root / f"{item.name}.mp4").is_file()
-            and (self.root / f"{item.name}.png").is_file()
+            and all((self.root / f"{item.name}{suffix}").is_file() for suffix in FILES)
         )
+
+    def unfinished(self, items: Sequence[Item]) -> list[list[Item]]:
+        """What is left to render: items of equal inputs together, since one video does for all.
+
+        Those that equal a finished one are given its files here. Items of the same weights come
+        one after the other, and of these the ones of the same motion, so that replicas load weights
+        as seldom as can be; the base model's are first.
+        """
+        done = {item.name for item in items if self.is_finished(item)}
+        twins = {self.key(item): item for item in items if item.name in done}
+        waiting: dict[str, list[Item]] = {}
+        for item in items:
+            if item.name in done:
+                continue
+            if twin := twins.get(self.key(item)):
+                self.adopt(item, twin)
+            else:
+                waiting.setdefault(self.key(item), []).append(item)
+
+        def place(group: list[Item]) -> tuple[str, str]:
+            return self.weights(group[0]), self.digest_of(group[0].motion)
+
+        return sorted(waiting.values(), key=place)
 
     def manifest(self, item: Item) -> dict[str, Any] | None:
         """What was written about the item when it was finished, if it was."""
+        return self._read(self.root / f"{item.name}.json")
+
+    def _read(self, path: Path) -> dict[str, Any] | None:
         try:
-            return json.loads((self.root / f"{item.name}.json").read_bytes())
+            return json.loads(path.read_bytes())
         except (FileNotFoundError, ValueError):
             return None
 
@@ -99,7 +149,9 @@ class Output:
 
     def take_up(self, item: Item) -> VideoFolder:
         """The item's folder in storage: the one of an interrupted run, or a new one."""
-        name = f"{item.name[:80]}-{digest(json.dumps(self.inputs(item)))[:16]}"
+        # Weights that lie there under two names are loaded under one.
+        weights = self.subjects.setdefault(self.weights(item), item.subject)
+        name = self.key(item)[:32]
         folder = self.store.folder(name)
         if folder.exists():
             if folder.video().status == "failed":
@@ -108,7 +160,7 @@ class Output:
         return self.store.create(
             request=RenderRequest(
                 model=self.settings.model_name,
-                subject=item.subject,
+                subject=weights,
                 preset=item.preset,
                 seed=item.seed,
                 align=self.align,
@@ -120,81 +172,125 @@ class Output:
             video_id=name,
         )
 
-    def publish(self, item: Item, folder: VideoFolder) -> None:
-        """Puts a completed video's files in place, the manifest last, and clears its work."""
-        state = folder.video()
-        write_atomically(self.root / f"{item.name}.mp4", folder.result.read_bytes())
-        write_atomically(self.root / f"{item.name}.png", folder.poster.read_bytes())
-        motion = Motion.load(folder.motion)
-        manifest = {
-            "item": item.name,
-            "model": self.settings.model_name,
-            "subject": item.subject,
-            "preset": item.preset,
-            "seed": item.seed,
-            "photos": [str(photo) for photo in item.photos],
-            "motion": str(item.motion),
-            "motion_source": motion.source,
-            "motion_estimator": motion.estimator,
-            "fps": state.fps,
-            "num_frames": state.num_frames,
-            "num_frames_rendered": state.num_frames_rendered,
-            "size": state.size,
-            "warnings": state.warnings,
-            "seconds": max(0, (state.completed_at or 0) - state.created_at),
-            "inputs": self.inputs(item),
-            "sha256": digest(self.root / f"{item.name}.mp4"),
-            "versions": {name: version(name) for name in ("dreampose", "torch", "diffusers")},
-        }
-        text = json.dumps(manifest, indent=1) + "\n"
-        write_atomically(self.root / f"{item.name}.json", text.encode())
-        shutil.rmtree(folder.path)
-
-    def write_page(self, items: Sequence[Item], failures: Mapping[str, str]) -> Path:
-        """Writes index.html, its media, and failed.csv (or removes it where nothing failed).
+    def publish(
+        self, items: Sequence[Item], folder: VideoFolder, timings: Mapping[str, Any]
+    ) -> None:
+        """Puts a completed video's files in place for every item, manifests last; clears its work.
 
         Args:
-            items: of the catalogue, in order.
+            items: of equal inputs, at least one.
+            folder: of the video.
+            timings: when and how long it was worked on, for the manifest.
+        """
+        state, item = folder.video(), items[0]
+        result = self.root / f"{item.name}.mp4"
+        write_atomically(result, folder.result.read_bytes())
+        if self.signer is not None:
+            self.signer.sign(result)
+        write_atomically(self.root / f"{item.name}.png", folder.poster.read_bytes())
+        write_atomically(self.root / f"{item.name}.jpg", spritesheet(folder).read_bytes())
+        motion = Motion.load(folder.motion)
+        self._write_manifest(
+            item,
+            {
+                "model": self.settings.model_name,
+                "preset": item.preset,
+                "seed": item.seed,
+                "motion_source": motion.source,
+                "motion_estimator": motion.estimator,
+                "fps": state.fps,
+                "num_frames": state.num_frames,
+                "num_frames_rendered": state.num_frames_rendered,
+                "size": state.size,
+                "warnings": state.warnings,
+                "timings": dict(timings),
+                "inputs": self.inputs(item),
+                "sha256": digest_of_file(result),
+                "watermark": folder.mark(),
+                "signed": self.signer is not None,
+                "versions": {
+                    "python": platform.python_version(),
+                    **{name: version(name) for name in VERSIONS},
+                },
+            },
+        )
+        for other in items[1:]:
+            self.adopt(other, item)
+        shutil.rmtree(folder.path)
+
+    def adopt(self, item: Item, twin: Item) -> None:
+        """Gives an item the files of a finished one that has equal inputs."""
+        manifest = self.manifest(twin)
+        assert manifest is not None, twin.name
+        for suffix in FILES:
+            content = (self.root / f"{twin.name}{suffix}").read_bytes()
+            write_atomically(self.root / f"{item.name}{suffix}", content)
+        self._write_manifest(item, manifest | {"num_frames_rendered": 0})
+
+    def _write_manifest(self, item: Item, facts: Mapping[str, Any]) -> None:
+        own = {
+            "item": item.name,
+            "subject": item.subject,
+            "photos": [str(photo) for photo in item.photos],
+            "motion": str(item.motion),
+            "media": self._media(item),
+        }
+        text = json.dumps(own | {k: v for k, v in facts.items() if k not in own}, indent=1) + "\n"
+        write_atomically(self.root / f"{item.name}.json", text.encode())
+
+    def write_page(self, items: Sequence[Item], failures: Mapping[str, str]) -> Path:
+        """Writes index.html, which shows all that lies in the folder, the catalogue's items first.
+
+        Args:
+            items: of the catalogue, in order; those that failed are left out.
             failures: name and reason of those that failed.
         """
-        entries = [self._entry(item) for item in items if item.name not in failures]
+        current = {item.name: item for item in items if item.name not in failures}
+        manifests = {name: self.manifest(item) for name, item in current.items()}
+        for path in sorted(self.root.glob("*.json")):
+            if path.stem not in manifests and path.stem not in failures:
+                manifests[path.stem] = self._read(path)
+        entries = [
+            # The true video of an item may have come later, or have been changed.
+            _entry(manifest, self._media(current[name]) if name in current else manifest["media"])
+            for name, manifest in manifests.items()
+            if manifest is not None and "media" in manifest
+        ]
         html = page(entries, failures, title="DreamPose catalogue")
         write_atomically(self.root / "index.html", html.encode())
+        return self.root / "index.html"
+
+    def write_failed(
+        self, items: Sequence[Item], broken: Sequence[Broken], failures: Mapping[str, str]
+    ) -> None:
+        """Writes failed.csv, a catalogue of what failed and why, or removes it where nothing did.
+
+        Args:
+            items: of the catalogue.
+            broken: lines of it that could not be read.
+            failures: name and reason of items that could not be rendered.
+        """
+        rows = [{**line.cells, REASON: line.reason} for line in broken]
+        rows += [
+            {**item.cells(), REASON: failures[item.name]} for item in items if item.name in failures
+        ]
         failed = self.root / "failed.csv"
-        if not failures:
+        if not rows:
             failed.unlink(missing_ok=True)
-            return self.root / "index.html"
+            return
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, [*REQUIRED, *OPTIONAL, REASON])
         writer.writeheader()
-        writer.writerows(item.row(failures[item.name]) for item in items if item.name in failures)
+        writer.writerows(rows)
         write_atomically(failed, text.getvalue().encode())
-        return self.root / "index.html"
 
-    def _entry(self, item: Item) -> Entry:
-        manifest = self.manifest(item)
-        assert manifest is not None, item.name
-        width, height = (int(side) for side in manifest["size"].split("x"))
-        settings = [
-            f"model {manifest['model']}",
-            f"finetuned on {manifest['subject']}" if manifest["subject"] else "not finetuned",
-            manifest["preset"],
-            f"seed {manifest['seed']}",
-            f"{manifest['num_frames']} frames at {manifest['fps']:g} fps",
-        ]
-        return Entry(
-            name=item.name,
-            photos=[self._photo(photo) for photo in item.photos],
-            motion=self._motion_preview(self.motion(item)),
-            result=f"{item.name}.mp4",
-            poster=f"{item.name}.png",
-            truth=self._truth(item.truth) if item.truth else None,
-            manifest=f"{item.name}.json",
-            settings=settings,
-            warnings=manifest["warnings"],
-            width=width,
-            height=height,
-        )
+    def _media(self, item: Item) -> dict[str, Any]:
+        """What the page shows beside the result, as paths relative to it; made where missing."""
+        return {
+            "photos": [self._photo(photo) for photo in item.photos],
+            "motion": self._motion_preview(self.motion(item)),
+            "truth": self._truth(item.truth) if item.truth else None,
+        }
 
     def _photo(self, photo: Path) -> str:
         target = self.root / "media" / f"photo-{self.digest_of(photo)[:16]}.jpg"
@@ -224,12 +320,52 @@ class Output:
         return target.relative_to(self.root).as_posix()
 
 
+def _entry(manifest: Mapping[str, Any], media: Mapping[str, Any]) -> Entry:
+    name = manifest["item"]
+    width, height = (int(side) for side in manifest["size"].split("x"))
+    settings = [
+        f"model {manifest['model']}",
+        f"finetuned on {manifest['subject']}" if manifest["subject"] else "not finetuned",
+        manifest["preset"],
+        f"seed {manifest['seed']}",
+        f"{manifest['num_frames']} frames at {manifest['fps']:g} fps",
+    ]
+    return Entry(
+        name=name,
+        photos=media["photos"],
+        motion=media["motion"],
+        result=f"{name}.mp4",
+        poster=f"{name}.png",
+        sheet=f"{name}.jpg",
+        truth=media["truth"],
+        manifest=f"{name}.json",
+        settings=settings,
+        warnings=manifest["warnings"],
+        width=width,
+        height=height,
+    )
+
+
+def digest_of_file(path: Path) -> str:
+    """SHA-256 of a file, as `sha256sum` prints it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def digest_of_folder(folder: Path) -> str:
-    """Digest of the files in a folder and of their names; hidden ones do not count."""
+    """Digest of a folder's files, wherever they lie; hidden ones do not count.
+
+    A subject's name and model card do not either: the same weights are the same subject.
+    """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     parts: list[Path | str] = []
     for path in files:
         name = path.relative_to(folder).as_posix()
-        if not name.startswith("."):
+        if name == "subject.json":
+            facts = json.loads(path.read_bytes())
+            if isinstance(facts, dict):
+                facts.pop("name", None)
+            parts += [name, json.dumps(facts, sort_keys=True)]
+        elif not name.startswith(".") and path.suffix != ".md":
             parts += [name, path]
     return digest(*parts)

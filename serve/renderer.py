@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from ray.serve.handle import DeploymentHandle
 
-from dreampose import poses, video
+from dreampose import poses, provenance
 from dreampose.errors import InputError
 from dreampose.poses.motion import Motion
 from serve.config import Settings
@@ -279,5 +279,5 @@ def write_result(folder: VideoFolder, num_frames: int, fps: float) -> str:
         if count != num_frames:
             raise RuntimeError(f"{num_frames} frames must be in storage, got {count}")
 
-    video.write(folder.result, all_frames(), fps)
+    provenance.write(folder.result, all_frames(), fps, code=folder.mark())
     return f"{first.shape[1]}x{first.shape[0]}"

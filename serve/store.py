@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from dreampose import watermark
 from dreampose.errors import InputError
 from serve.records import Fault, RenderRequest, Video
 
@@ -113,6 +114,11 @@ class VideoFolder:
     def request(self) -> RenderRequest:
         """What was asked."""
         return RenderRequest.model_validate_json((self.path / "request.json").read_bytes())
+
+    def mark(self) -> str:
+        """What the result's watermark carries: equal requests give equal frames, mark included."""
+        request = self.request().model_dump_json(exclude={"owner", "notes", "timeout_s"})
+        return watermark.code_of(digest(request, *self.photos, self.upload or self.motion).encode())
 
     def video(self) -> Video:
         """The video object as last written."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dreampose import dataset, poses, video
+from dreampose import dataset, poses, provenance, video, watermark
 from dreampose.cli import flags
 from dreampose.cli.model import load as load_model
 from dreampose.config import Recipe
@@ -59,11 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_size(parser, what="the video")
     flags.add_align(parser)
     flags.add_estimator(parser)
+    flags.add_certificate(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command. What can be refused is looked at before the model is loaded."""
     check_output(args.out)
+    signer = flags.signer(args)
     photos = [video.read_photo(path) for path in args.photo]
     pipe = load_model(args.model)
     recipe = pipe.recipe if args.size is None else pipe.recipe.at(*args.size)
@@ -85,7 +87,10 @@ def run(args: argparse.Namespace) -> None:
         size=args.size,
         output_type="np",
     )
-    video.write(args.out, np.asarray(output.frames), output.fps)
+    frames = np.asarray(output.frames)
+    provenance.write(args.out, frames, output.fps, code=watermark.code_of(frames.tobytes()))
+    if signer is not None:
+        signer.sign(args.out)
     print(f"{args.out}: {motion.num_frames} frames, {output.fps:g} fps")
 
 

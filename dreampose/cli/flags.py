@@ -7,6 +7,7 @@ from pathlib import Path
 from dreampose import recipes
 from dreampose.config import PRESETS, Recipe, replace
 from dreampose.errors import InputError
+from dreampose.provenance import Signer
 
 ESTIMATOR_HELP = (
     "reads poses from videos: blazepose reads any; densepose:FILE too, with an exported DensePose "
@@ -113,6 +114,29 @@ def estimator(text: str) -> str:
     """An estimator's name for `type=`, with the path of its model made absolute."""
     name, separator, file = text.partition(":")
     return f"{name}:{Path(file).expanduser().absolute()}" if separator and file else text
+
+
+def add_certificate(parser: argparse.ArgumentParser) -> None:
+    """`--certificate` and `--certificate-key`: who signs the videos."""
+    parser.add_argument(
+        "--certificate",
+        metavar="PEM",
+        help="sign with C2PA: the signer's certificate and those that lead to its root",
+    )
+    parser.add_argument("--certificate-key", metavar="PEM", help="the certificate's private key")
+
+
+def signer(args: argparse.Namespace) -> Signer | None:
+    """Who signs, if anybody does.
+
+    Raises:
+        InputError: one of the two flags is missing, or as `Signer`.
+    """
+    if args.certificate is None and args.certificate_key is None:
+        return None
+    if args.certificate is None or args.certificate_key is None:
+        raise InputError("certificate and certificate_key must be given both, got one")
+    return Signer(args.certificate, args.certificate_key)
 
 
 def positive(text: str) -> int:

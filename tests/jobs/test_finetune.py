@@ -1,5 +1,6 @@
 """Finetuning: what it refuses, and what a killed run, and one who fails, leave to the others."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file
 
+import dreampose.subjects
 from dreampose import checkpoints, training, video
 from jobs import finetune, subjects
 
@@ -165,3 +167,39 @@ class TestRefusals:
         flags = ["--model", tiny_model, "--subjects", people, "--out", tmp_path / "subjects"]
         assert finetune.main([*map(str, flags), "--method", "lora"]) == 2
         assert "by another method than lora, got full" in capsys.readouterr().err
+
+
+def test_people_of_the_same_photos_are_finetuned_on_once(
+    people, tiny_model, tmp_path, monkeypatch, capsys
+):
+    same = tmp_path / "another-name.png"
+    same.write_bytes((PHOTOS / "trousers.png").read_bytes())
+    with people.open("a") as file:
+        file.write(f"bertram,{same}\nmural,wall.png\n")
+    out = tmp_path / "subjects"
+    asked = []
+
+    def run(args, todo, total):
+        for person in todo:
+            asked.append(person.subject)
+            pipe = checkpoints.load(tiny_model)
+            photos = [video.read_photo(photo) for photo in person.photos]
+            if person.subject != "wall":
+                info = dreampose.subjects.describe(pipe, person.subject, photos)
+                dreampose.subjects.save_subject(out / person.subject, pipe, info)
+        return {"wall": "nobody is in the photo"}
+
+    monkeypatch.setattr(finetune, "_run", run)
+    monkeypatch.setattr(finetune.driver, "ray_session", lambda **_: contextlib.nullcontext({}))
+    flags = ["--model", str(tiny_model), "--subjects", str(people), "--out", str(out)]
+    assert finetune.main(flags) == 1
+    assert asked == ["anna", "bert", "wall"]
+    assert "mural    failed: nobody is in the photo" in capsys.readouterr().out
+    copied = dreampose.subjects.read_subject(out / "bertram")
+    assert copied.name == "bertram"
+    assert copied.photos == dreampose.subjects.read_subject(out / "bert").photos
+    torch.testing.assert_close(weights(out / "bertram"), weights(out / "bert"), rtol=0, atol=0)
+
+    asked.clear()
+    assert finetune.main(flags) == 1
+    assert asked == ["wall"], "what is there is neither trained nor copied again"

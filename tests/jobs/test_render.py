@@ -1,8 +1,11 @@
 """The catalogue job: what it refuses before it starts, what it keeps, what survives a kill."""
 
 import csv
+import hashlib
+import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
-from dreampose import checkpoints, generate, video
+from dreampose import checkpoints, generate, provenance, subjects, video
+from dreampose.errors import InputError
 from dreampose.poses import Motion
 from jobs import render
 from serve.catalog import Item, read_catalog
@@ -89,12 +96,36 @@ def test_a_catalogue_is_read_with_its_defaults_and_paths_beside_it(shop):
         + "one,a.png;b.png,walk.npz,anna,7,exact,walk.mp4\n"
         + f"two, {shop / 'a.png'} ,walk.mp4,,,,\n",
     )
-    one, two = read_catalog(catalog, settings=settings(shop), preset="fast")
+    one, two = read_catalog(catalog, settings=settings(shop), preset="fast").items
     assert one.photos == (shop / "a.png", shop / "b.png")
     assert (one.subject, one.seed, one.preset, one.num_frames) == ("anna", 7, "exact", NUM_FRAMES)
     assert one.truth == shop / "walk.mp4"
     assert (two.subject, two.seed, two.preset, two.num_frames) == ("", 0, "fast", 6)
     assert two.truth is None
+
+
+def test_parquet_says_the_same_as_csv(shop):
+    text = GOOD + "one,a.png;b.png,walk.npz,anna,7,exact,walk.mp4\ntwo,a.png,walk.mp4,,,,\n"
+    from_csv = read_catalog(write_catalog(shop, text), settings=settings(shop), preset="fast")
+    table = pa.table(
+        {
+            "item": ["one", "two"],
+            "photos": [["a.png", "b.png"], ["a.png"]],
+            "motion": ["walk.npz", "walk.mp4"],
+            "subject": ["anna", None],
+            "seed": pa.array([7, None], pa.int64()),
+            "preset": ["exact", None],
+            "truth": ["walk.mp4", None],
+        }
+    )
+    pq.write_table(table, shop / "catalog.parquet")
+    assert from_csv == read_catalog(
+        shop / "catalog.parquet", settings=settings(shop), preset="fast"
+    )
+    assert len(from_csv.items) == 2
+    (shop / "catalog.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(InputError, match="catalog must be a Parquet file, got"):
+        read_catalog(shop / "catalog.parquet", settings=settings(shop), preset="fast")
 
 
 @pytest.mark.parametrize(
@@ -111,33 +142,54 @@ def test_a_catalogue_is_read_with_its_defaults_and_paths_beside_it(shop):
         ("item,photos,motion\none,a.png,walk.npz\nONE,b.png,walk.npz\n", "line 3: item must be u"),
         ("item,photos,motion\n../one,a.png,walk.npz\n", "line 2: item must be 1 to 100"),
         ("item,photos,motion\n,a.png,walk.npz\n", "line 2: item must be 1 to 100"),
-        (GOOD + "one,a.png,walk.npz,berta,,,\n", "must have finetuned weights, got 'berta'"),
-        (GOOD + "one,a.png,walk.npz,../anna,,,\n", "line 2: subject must be 1 to 100"),
-        ("item,photos,motion\none,none.png,walk.npz\n", "photo must be an existing file"),
-        ("item,photos,motion\none,,walk.npz\n", "photos must name at least one"),
-        ("item,photos,motion\none,half.png,walk.npz\n", "photo must be a picture"),
-        ("item,photos,motion\none,walk.npz,walk.npz\n", "photo must be a picture"),
-        ("item,photos,motion\none,a.png,none.npz\n", "motion must be an existing file"),
-        ("item,photos,motion\none,a.png,none.mp4\n", "motion must be an existing file"),
-        ("item,photos,motion\none,a.png,\n", "motion must be an existing file"),
-        ("item,photos,motion\none,a.png,a.png.npz\n", "motion must be an existing file"),
-        ("item,photos,motion\none,a.png,empty.mp4\n", "video must be a file"),
-        ("item,photos,motion\none,a.png,short.npz\n", "motion must hold at least 5 frames"),
-        ("item,photos,motion\none,a.png,short.mp4\n", "motion must hold at least 5 frames"),
-        (GOOD + "one,a.png,walk.npz,,-1,,\n", "seed must be a whole number"),
-        (GOOD + "one,a.png,walk.npz,,1.5,,\n", "seed must be a whole number"),
-        (GOOD + "one,a.png,walk.npz,,,best,\n", "preset must be one of exact"),
-        (GOOD + "one,a.png,walk.npz,,,,none.mp4\n", "truth must be an existing file"),
         ('item,photos,motion\none,"a.png,walk.npz\n', "catalog must be a CSV file"),
     ],
 )  # fmt: skip
-def test_a_bad_catalogue_is_one_sentence_and_exit_code_2(shop, capsys, text, sentence):
+def test_a_table_that_is_none_is_one_sentence_and_exit_code_2(shop, capsys, text, sentence):
     write_catalog(shop, text)
     assert run_job(shop) == 2
     error = capsys.readouterr().err
     assert sentence in error
     assert error.count("\n") == 1
     assert not (shop / "out").exists()
+
+
+FAULTS = {
+    "a.png,walk.npz,berta,,,": "must have finetuned weights, got 'berta'",
+    "a.png,walk.npz,../anna,,,": "subject must be 1 to 100",
+    "none.png,walk.npz,,,,": "photo must be an existing file",
+    "a.png;.,walk.npz,,,,": "photo must be an existing file",
+    ",walk.npz,,,,": "photos must name at least one",
+    "half.png,walk.npz,,,,": "photo must be a picture",
+    "walk.npz,walk.npz,,,,": "photo must be a picture",
+    "a.png,none.npz,,,,": "motion must be an existing file",
+    "a.png,none.mp4,,,,": "motion must be an existing file",
+    "a.png,,,,,": "motion must be an existing file",
+    "a.png,a.png.npz,,,,": "motion must be an existing file",
+    "a.png,empty.mp4,,,,": "video must be a file",
+    "a.png,short.npz,,,,": "motion must hold at least 5 frames",
+    "a.png,short.mp4,,,,": "motion must hold at least 5 frames",
+    "a.png,walk.npz,,-1,,": "seed must be a whole number",
+    "a.png,walk.npz,,1.5,,": "seed must be a whole number",
+    "a.png,walk.npz,,,best,": "preset must be one of exact",
+    "a.png,walk.npz,,,,none.mp4": "truth must be an existing file",
+}
+
+
+def test_items_that_cannot_be_rendered_are_told_without_ray_and_can_be_fed_back(shop, capsys):
+    lines = [f"item-{number},{line}\n" for number, line in enumerate(FAULTS)]
+    write_catalog(shop, GOOD + "".join(lines))
+    for catalog in (shop / "catalog.csv", shop / "out" / "failed.csv"):
+        assert run_job(shop, "--catalog", str(catalog)) == 1
+        told = capsys.readouterr().err.splitlines()
+        with (shop / "out" / "failed.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["item"] for row in rows] == [f"item-{i}" for i in range(len(FAULTS))]
+        for row, line, sentence in zip(rows, told, FAULTS.values(), strict=True):
+            assert sentence in row["reason"]
+            assert line == f"{row['item']}: {row['reason']}"
+    assert rows[0]["photos"] == str(shop / "a.png"), "a catalogue that may lie anywhere"
+    assert "0 rendered, 18 failed" in (shop / "out" / "index.html").read_text()
 
 
 def test_an_out_that_is_a_file_and_a_model_that_is_none_are_refused(shop, capsys):
@@ -151,13 +203,14 @@ def test_an_out_that_is_a_file_and_a_model_that_is_none_are_refused(shop, capsys
     assert "model must be a folder with a model_index.json" in capsys.readouterr().err
 
 
-def finish(output, item):
-    """Puts in place what the service would have left for an item."""
-    folder = output.take_up(item)
-    video.write(folder.result, np.full((item.num_frames, 64, 48, 3), 90, np.uint8), FPS)
+def finish(output, *items):
+    """Puts in place what the service would have left for items of equal inputs."""
+    folder = output.take_up(items[0])
+    frames = np.full((items[0].num_frames, 64, 48, 3), 90, np.uint8)
+    provenance.write(folder.result, frames, FPS, code=folder.mark())
     Image.new("RGB", (48, 64)).save(folder.poster)
-    folder.update(status="completed", num_frames=item.num_frames, fps=FPS, size="48x64")
-    output.publish(item, folder)
+    folder.update(status="completed", num_frames=len(frames), fps=FPS, size="48x64")
+    output.publish(items, folder, {"render_s": 1.5})
 
 
 @pytest.fixture
@@ -185,6 +238,14 @@ def test_a_finished_item_is_known_until_one_of_its_inputs_changes(output, item, 
     assert output.is_finished(item)
     manifest = json.loads((shop / "out" / "one.json").read_bytes())
     assert (manifest["seed"], manifest["num_frames"], manifest["fps"]) == (3, NUM_FRAMES, FPS)
+    assert manifest["timings"] == {"render_s": 1.5}
+    assert manifest["versions"]["torch"] == torch.__version__
+    content = (shop / "out" / "one.mp4").read_bytes()
+    assert manifest["sha256"] == hashlib.sha256(content).hexdigest()
+    found = provenance.verify(shop / "out" / "one.mp4")
+    assert found.mark.code == found.tags["watermark"] == manifest["watermark"]
+    with Image.open(shop / "out" / "one.jpg") as sheet:
+        assert sheet.size == (5 * 48, 2 * 64)
     for change in (
         {"seed": 4},
         {"preset": "exact"},
@@ -207,10 +268,55 @@ def test_an_interrupted_item_goes_on_and_a_failed_one_starts_again(output, item)
     assert (state.status, state.error) == ("queued", None)
 
 
-def test_the_page_and_failed_csv_can_be_used(output, item, shop):
+def test_what_has_equal_contents_is_rendered_once(output, item, shop):
+    shutil.copy(shop / "a.png", shop / "copy-of-a.png")
+    shutil.copy(shop / "walk.npz", shop / "copy-of-walk.npz")
+    shutil.copytree(shop / "subjects" / "anna", shop / "subjects" / "anne")
+    (shop / "subjects" / "anne" / "subject.json").write_text('{"name": "anne"}')
+    same = replace(
+        item, name="two", subject="anne",
+        photos=(shop / "copy-of-a.png",), motion=shop / "copy-of-walk.npz",
+    )  # fmt: skip
+    other = replace(item, name="three", seed=4, subject="anne")
+    assert output.unfinished([item, other, same]) == [[item, same], [other]]
+    assert output.take_up(item).request().subject == "anna"
+    assert output.take_up(other).request().subject == "anna", "weights are loaded under one name"
+    finish(output, item, same)
+    assert output.unfinished([item, other, same]) == [[other]]
+    assert output.manifest(same)["subject"] == "anne"
+
+    late = replace(same, name="four")
+    assert output.unfinished([item, late]) == [], "a later line that equals a finished one"
+    assert output.is_finished(late)
+    assert (shop / "out" / "four.mp4").read_bytes() == (shop / "out" / "one.mp4").read_bytes()
+
+
+def test_weights_and_motions_are_changed_as_seldom_as_can_be(output, item, shop):
+    motion(12).save(shop / "run.npz")
+    for number, name in enumerate(("berta", "clara")):
+        (shop / "subjects" / name).mkdir()
+        (shop / "subjects" / name / "subject.json").write_text(json.dumps({"photos": [number]}))
+    items = [
+        replace(item, name=f"item-{seed}", seed=seed, subject=subject, motion=shop / track)
+        for seed, (subject, track) in enumerate(
+            3 * list(itertools.product(("anna", "berta", "", "clara"), ("walk.npz", "run.npz")))
+        )
+    ]
+    order = [group[0] for group in output.unfinished(items)]
+    assert sorted(order, key=items.index) == items
+    changes = [
+        key for key, _ in itertools.groupby(order, key=lambda item: (item.subject, item.motion))
+    ]
+    assert len(changes) == 8
+    assert len(list(itertools.groupby(changes, key=lambda change: change[0]))) == 4
+
+
+def test_the_page_shows_the_folder_and_failed_csv_can_be_used(output, item, shop):
     broken = replace(item, name="two", subject="")
     finish(output, item)
-    output.write_page([item, broken], {"two": "nobody is in the photo"})
+    items, failures = [item, broken], {"two": "nobody is in the photo"}
+    output.write_page(items, failures)
+    output.write_failed(items, [], failures)
     html = (shop / "out" / "index.html").read_text()
     for path in (shop / "out").glob("media/*"):
         assert path.relative_to(shop / "out").as_posix() in html
@@ -219,10 +325,16 @@ def test_the_page_and_failed_csv_can_be_used(output, item, shop):
         assert [(row["item"], row["reason"]) for row in csv.DictReader(file)] == [
             ("two", "nobody is in the photo")
         ]
-    (again,) = read_catalog(shop / "out" / "failed.csv", settings=settings(shop), preset="exact")
+    failed = shop / "out" / "failed.csv"
+    (again,) = read_catalog(failed, settings=settings(shop), preset="exact").items
     assert (again.name, again.seed, again.preset) == ("two", 3, "fast")
-    output.write_page([item], {})
-    assert not (shop / "out" / "failed.csv").exists()
+    finish(output, again)
+    output.write_page([again], {})
+    html = (shop / "out" / "index.html").read_text()
+    assert "2 rendered" in html
+    assert html.index("two.mp4") < html.index("one.mp4"), "what was asked for now comes first"
+    output.write_failed([again], [], {})
+    assert not failed.exists()
 
 
 @pytest.mark.ray
@@ -283,3 +395,77 @@ def test_a_job_killed_halfway_does_only_the_rest(shop, tiny_recipe):
     assert third.returncode == 0, third.stderr
     assert "2 finished before" in third.stdout
     assert (shop / "out" / "one.mp4").stat().st_mtime_ns == before
+
+
+@pytest.mark.ray
+def test_a_catalogue_killed_halfway_renders_every_item_once_and_tells_what_is_broken(
+    shop, tiny_recipe
+):
+    pipe = checkpoints.build(tiny_recipe)
+    checkpoints.save(pipe, shop / "tiny")
+    people = [f"person-{number}" for number in range(6)]
+    for number, person in enumerate(people):
+        with torch.no_grad():
+            pipe.unet.conv_out.bias.add_(0.01)
+        photo = np.full((64, 48, 3), 40 * number, np.uint8)
+        Image.fromarray(photo).save(shop / f"{person}.png")
+        info = subjects.describe(pipe, person, [photo])
+        subjects.save_subject(shop / "weights" / person, pipe, info)
+    for number, length in enumerate((5, 6, 8)):
+        motion(length).save(shop / f"walk-{number}.npz")
+    rows = [
+        f"item-{number:02d},person-{number % 6}.png,walk-{number % 3}.npz,person-{number % 6},"
+        f"{number},fast\n"
+        for number in range(40)
+    ]
+    rows[7] = rows[7].replace("person-1.png", "half.png")
+    rows[31] = rows[31].replace("walk-1.npz", "short.npz")
+    write_catalog(shop, "item,photos,motion,subject,seed,preset\n" + "".join(rows))
+    command = [
+        sys.executable, str(ROOT / "jobs" / "render.py"), "--model", str(shop / "tiny"),
+        "--catalog", str(shop / "catalog.csv"), "--out", str(shop / "out"),
+        "--subjects", str(shop / "weights"), "--no-align", "--replicas", "1",
+    ]  # fmt: skip
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+
+    def finished():
+        return {path: path.stat().st_mtime_ns for path in (shop / "out").glob("*.json")}
+
+    with (shop / "log").open("wb") as log:
+        first = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        while len(finished()) < 12:
+            assert first.poll() is None, (shop / "log").read_text()
+            time.sleep(0.02)
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+    before = finished()
+    assert len(before) < 38, "killed too late to show anything"
+
+    second = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert second.returncode == 1, second.stderr
+    assert f"40 items, {len(before)} finished before, 2 broken" in second.stdout
+    assert "38 rendered, 2 failed" in second.stdout
+    after = finished()
+    assert len(after) == 38
+    assert {path: after[path] for path in before} == before, "no item is rendered twice"
+    for path in after:
+        manifest = json.loads(path.read_bytes())
+        number = int(path.stem.removeprefix("item-"))
+        assert (manifest["seed"], manifest["subject"]) == (number, f"person-{number % 6}")
+        clip = video.read(path.with_suffix(".mp4"))
+        assert len(clip.frames) == manifest["num_frames"] == (5, 6, 8)[number % 3]
+    with (shop / "out" / "failed.csv").open(newline="") as file:
+        reasons = {row["item"]: row["reason"] for row in csv.DictReader(file)}
+    assert set(reasons) == {"item-07", "item-31"}
+    assert reasons["item-07"].startswith("photo must be a picture that can be decoded")
+    assert reasons["item-31"].startswith("motion must hold at least 5 frames")
+    assert not list((shop / "out" / ".work" / "videos").iterdir())
+
+    # Mended and fed back, into the same folder.
+    shutil.copy(shop / "a.png", shop / "half.png")
+    again = read_catalog(
+        shop / "out" / "failed.csv",
+        settings=Settings(model=str(shop / "tiny"), subjects=str(shop / "weights")),
+        preset="exact",
+    )
+    assert [(item.name, item.preset) for item in again.items] == [("item-07", "fast")]
