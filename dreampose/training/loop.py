@@ -265,11 +265,11 @@ def run(
         )
     total = state.total(max_steps)
 
-    def gather() -> sharding.Gathered | None:
+    def gather(*, weights_alone: bool) -> sharding.Gathered | None:
         return sharding.gather(
             stage,
             averages=state.average.shadow if config.ema_decay else {},
-            state=tensors_of(state.average, state.inner_optimizer),
+            state={} if weights_alone else tensors_of(state.average, state.inner_optimizer),
             keep=accelerator.is_main_process,
         )
 
@@ -283,7 +283,7 @@ def run(
             stage.save(path)
 
     def write() -> Path | None:
-        gathered = gather()
+        gathered = gather(weights_alone=False)
 
         def fill(part: Path) -> None:
             if gathered is None:
@@ -300,7 +300,7 @@ def run(
         return path
 
     def write_model(path: Path) -> Path | None:
-        gathered = gather()
+        gathered = gather(weights_alone=True)
         if accelerator.is_main_process:
             save_model(path, gathered)
         accelerator.wait_for_everyone()
