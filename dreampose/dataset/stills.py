@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from jaxtyping import UInt8
 
 from dreampose import poses, video
 from dreampose.config import Recipe
 from dreampose.dataset.rows import working_size
 from dreampose.errors import InputError
-from dreampose.subjects import Photo
 from dreampose.types import Clip
 
 FEWEST = 2
@@ -21,7 +21,7 @@ FEWEST = 2
 
 
 def join_stills(
-    photos: Sequence[Photo], estimator: poses.PoseEstimator, recipe: Recipe
+    photos: Sequence[UInt8[np.ndarray, "_ _ 3"]], estimator: poses.PoseEstimator, recipe: Recipe
 ) -> tuple[Clip, poses.Motion]:
     """The photos that show the person, as a clip of one size, and their poses.
 
