@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -151,8 +152,6 @@ def test_every_row_is_rendered_once_for_each_person_and_seed(person):
 def test_variants_are_trained_alike_and_lack_what_they_should(
     plan, tiny_model, tiny_recipe, write_data, tmp_path
 ):
-    from pathlib import Path
-
     write_data(Path(plan.data))
     source = checkpoints.load(tiny_model)
     for name in ablation.VARIANTS:
