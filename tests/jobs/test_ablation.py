@@ -206,7 +206,8 @@ def test_frames_are_compared_with_their_own_truth(cell, plan, person, tmp_path, 
     assert all(np.array_equal(a, b) for a, b in zip(seen[0], expected, strict=True))
 
 
-def test_a_person_is_scored_once_and_leaves_scores_alone(cell, plan, tmp_path):
+def test_a_person_is_scored_once_and_leaves_scores_alone(cell, plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation, "NUM_PAIRS", 1)
     steps = list(ablation.score(plan, cell, tmp_path))
     assert [report.stage for report in steps] == ["unet", "decoder"]
     scores = json.loads(cell.result(tmp_path).read_text())["scores"]
@@ -215,7 +216,8 @@ def test_a_person_is_scored_once_and_leaves_scores_alone(cell, plan, tmp_path):
     assert not list(ablation.score(plan, cell, tmp_path)), "finetuned a second time"
 
 
-def test_a_stopped_finetuning_is_not_scored_and_goes_on(cell, plan, tmp_path):
+def test_a_stopped_finetuning_is_not_scored_and_goes_on(cell, plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation, "NUM_PAIRS", 1)
     longer = replace(plan, num_steps=3)
     steps = list(ablation.score(longer, cell, tmp_path, stop=lambda: True))
     assert [report.step for report in steps] == [1]
