@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from benchmarks.data import HEIGHT, NUM_FRAMES, SPLITS, WIDTH
 from dreampose import catwalk, dataset, generate, metrics, poses, training, video
@@ -282,14 +282,4 @@ def measure(
     networks: metrics.Networks,
 ) -> dict[str, float]:
     """Mean of every score over a clip; flicker over pairs of neighbours alone."""
-    found: dict[str, float] = {}
-    for name in METRICS:
-        metric = metrics.METRICS[name]
-        parts = [slice(0, len(pred))]
-        if metric.min_frames > 1:
-            parts = [slice(start, start + 2) for start in range(0, len(pred), 2)]
-        curves: list[Float[np.ndarray, " t"]] = [
-            metrics.curve(metric, pred[part], truth[part], networks) for part in parts
-        ]
-        found[name] = float(np.concatenate(curves).mean())
-    return found
+    return metrics.pair_scores([metrics.METRICS[name] for name in METRICS], pred, truth, networks)

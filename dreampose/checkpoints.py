@@ -101,7 +101,7 @@ def assemble(
     adapter = ImageAdapter(
         num_tokens=(side // patch) ** 2 + 1,
         token_width=config.hidden_size,
-        latent_channels=recipe.latent_channels,
+        latent_channels=recipe.latent_channels if recipe.photo_latents else 0,
         latent_height=height,
         latent_width=width,
     )

@@ -30,7 +30,7 @@ class ImageAdapter(ModelMixin, ConfigMixin):
     width; a linear map over the token axis, initialised as eye(n, n + c), then mixes the n CLIP
     and c latent tokens back to n. At initialisation the result is the CLIP tokens, exactly. Only
     the mixing starts at zero for the latent tokens: were the projection zero as well, neither
-    would ever receive a gradient.
+    would ever receive a gradient. With no latent channels it mixes the CLIP tokens alone.
 
     A photo of another size than the adapter was made for is pooled likewise and then resampled
     (bilinear, antialiased) to the grid that the projection knows: each of its weights keeps its
@@ -48,7 +48,8 @@ class ImageAdapter(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         self.grid = (latent_height // 2, latent_width // 2)
-        self.project = nn.Linear(self.grid[0] * self.grid[1], token_width)
+        cells = self.grid[0] * self.grid[1]
+        self.project = nn.Linear(cells, token_width) if latent_channels else None
         self.mix = nn.Linear(num_tokens + latent_channels, num_tokens)
         with torch.no_grad():
             self.mix.weight.copy_(torch.eye(num_tokens, num_tokens + latent_channels))
@@ -63,6 +64,8 @@ class ImageAdapter(ModelMixin, ConfigMixin):
             clip_tokens: `last_hidden_state` of the image encoder.
             photo_latents: the same photos' scaled latents, on a grid of any size.
         """
+        if self.project is None:
+            return self.mix(clip_tokens.transpose(1, 2)).transpose(1, 2)
         pooled = F.max_pool2d(photo_latents.to(clip_tokens), 2)
         if tuple(pooled.shape[-2:]) != self.grid:
             pooled = F.interpolate(

@@ -127,6 +127,9 @@ class Recipe:
     """How pose maps come onto the latent grid: 'area' (mean of a cell) or 'nearest'."""
     null_image: str = "zeros"
     """The null image condition: 'zeros', or 'black', what the adapter makes of a black photo."""
+    photo_latents: bool = True
+    """Whether the adapter mixes the photo's VAE latents into its CLIP tokens; without them c_I is
+    made of CLIP tokens alone (the paper's ablation 'CLIP only')."""
     scheduler: Mapping[str, Any]
     """Keyword arguments of `PNDMScheduler`: betas and prediction type belong to the weights."""
     image_scale: float

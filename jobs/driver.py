@@ -16,6 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from dreampose.cli import door
+from dreampose.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 """Folder that holds `dreampose`, `jobs` and `cluster`; workers import them from it."""
@@ -57,6 +58,14 @@ def run(
     except Stopped:
         print(f"{arguments.prog}: stopped; run it again to go on", file=sys.stderr)
         return 128 + signal.SIGTERM
+
+
+def missing_extra(extra: str, error: ModuleNotFoundError) -> InputError:
+    """What to tell a user who has not installed what a job needs."""
+    return InputError(
+        f"the packages of the extra {extra!r} must be installed (pip install -e '.[{extra}]'), "
+        f"got no {error.name}"
+    )
 
 
 class Stopped(BaseException):

@@ -44,10 +44,7 @@ def evaluate(args: argparse.Namespace) -> int:
         from dreampose import metrics
         from jobs import report, scoring
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"the packages of the extra 'metrics' must be installed (pip install -e "
-            f"'.[metrics]'), got no {error.name}"
-        ) from error
+        raise driver.missing_extra("metrics", error) from error
 
     for name, least in (("workers", 1), ("resamples", 2), ("set_resamples", 2)):
         value = getattr(args, name)

@@ -2,17 +2,15 @@
 """Finetuning on many people, one Ray task each. Knows nothing of losses."""
 
 import argparse
-import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cluster import resources
 from dreampose.cli import flags
 from dreampose.errors import InputError
 from jobs import driver, storage, subjects
@@ -22,8 +20,8 @@ if TYPE_CHECKING:
     from dreampose.config import Recipe
     from dreampose.poses import Motion
     from dreampose.subjects import Photo
+    from dreampose.training import StepReport
 
-MAX_RETRIES = 3
 EXAMPLES = """\
   # subjects.csv:
   #   subject,photos
@@ -54,7 +52,6 @@ class Order:
     num_vae_steps: int | None
     size: tuple[int, int] | None
     seed: int
-    num_threads: int
     checkpoint_every: int
     pose: str
 
@@ -79,8 +76,30 @@ def finetune(args: argparse.Namespace) -> int:
     todo = [person for person in missing if firsts[person.subject] == person.subject]
     failures: dict[str, str] = {}
     if todo:
+        order = Order(
+            model=storage.absolute(args.model),
+            out=storage.absolute(args.out),
+            method=args.method,
+            rank=args.rank,
+            targets=_targets(args),
+            num_steps=args.steps,
+            num_vae_steps=args.vae_steps,
+            size=args.size,
+            seed=args.seed,
+            checkpoint_every=args.checkpoint_every,
+            pose=args.pose,
+        )
         with driver.ray_session(log_to_driver=False) as total:
-            failures = _run(args, todo, total)
+            from jobs import tasks
+
+            failures = tasks.run(
+                finetune_one,
+                {person.subject: (order, person) for person in todo},
+                name=f"finetune {order.out}",
+                noun="people",
+                total=total,
+                gpus=args.gpus,
+            )
     for person in missing:
         first = firsts[person.subject]
         if first == person.subject:
@@ -113,112 +132,38 @@ def _firsts(people: Sequence[Person]) -> dict[str, str]:
     }
 
 
-def _run(
-    args: argparse.Namespace, people: Sequence[Person], total: Mapping[str, float]
-) -> dict[str, str]:
-    """Runs a task for each person; gives the reasons of those that failed."""
-    import ray
-    import torch
-    from ray.exceptions import RayError, RayTaskError
-
-    from jobs.board import Board, stop_on_sigterm
-
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    use_gpu = total.get("GPU", 0) > 0 if args.gpus is None else args.gpus
-    share = resources.finetuning(total, num_subjects=len(people), gpus=use_gpu)
-    resources.require(total, share)
-    order = Order(
-        model=storage.absolute(args.model),
-        out=storage.absolute(args.out),
-        method=args.method,
-        rank=args.rank,
-        targets=_targets(args),
-        num_steps=args.steps,
-        num_vae_steps=args.vae_steps,
-        size=args.size,
-        seed=args.seed,
-        num_threads=share.num_threads,
-        checkpoint_every=args.checkpoint_every,
-        pose=args.pose,
-    )
-    board: Any = Board.options(name=f"finetune {order.out}").remote()
-    # Ray's types know neither these options nor what they give.
-    make_task: Any = ray.remote
-    task = make_task(
-        # Storage that hiccups and a GPU that others still occupy are worth another try; a dead
-        # worker or node is tried again in any case. Anything else would fail again.
-        max_retries=MAX_RETRIES,
-        retry_exceptions=[OSError, torch.OutOfMemoryError],
-        **share.remote_args,
-    )(finetune_one)
-    pending = {task.remote(order, person, board): person.subject for person in people}
-
-    def progress() -> driver.Progress:
-        answer: dict[str, Any] = ray.get(board.read.remote())
-        facts = answer.values()
-        all_steps = max((steps for _, steps in facts), default=None)
-        return driver.Progress(
-            done=sum(step for step, _ in facts),
-            total=all_steps and all_steps * len(people),
-            note=f"{len(people) - len(pending)} of {len(people)} people",
-        )
-
-    failures: dict[str, str] = {}
-    with stop_on_sigterm(board) as stopped, driver.bar(progress, unit="step"):
-        while pending:
-            (ready, *_), _ = ray.wait(list(pending), num_returns=1)
-            subject = pending.pop(ready)
-            try:
-                ray.get(ready)
-            except RayTaskError as error:
-                failures[subject] = _reason(error.cause or error)
-            except RayError as error:
-                failures[subject] = _reason(error)
-    if stopped.is_set():
-        raise driver.Stopped
-    return failures
-
-
-def finetune_one(order: Order, person: Person, board: Any) -> None:
-    """Finetunes on one person; returns at once where that is done, goes on where it was left.
+def finetune_one(
+    order: Order, person: Person, *, stop: Callable[[], bool]
+) -> "Iterator[StepReport]":
+    """Finetunes on one person; ends at once where that is done, goes on where it was left.
 
     Raises:
         InputError: nobody is in a photo, or another subject's weights are in the way.
     """
-    import torch
     from accelerate import Accelerator
 
     from dreampose import training, video
     from dreampose.cli import model
-    from jobs.board import StopWatch
 
-    torch.set_num_threads(order.num_threads)
-    stop = StopWatch(board)
-    try:
-        pipe = model.load(order.model)
-        photos = [video.read_photo(photo) for photo in person.photos]
-        steps = training.finetune_subject(
-            pipe,
-            photos,
-            Path(order.out) / person.subject,
-            name=person.subject,
-            accelerator=Accelerator(),
-            motions=_motions(photos, order.pose, pipe.recipe),
-            method=order.method,
-            lora_rank=order.rank,
-            lora_targets=order.targets,
-            num_steps=order.num_steps,
-            num_vae_steps=order.num_vae_steps,
-            size=order.size,
-            seed=order.seed,
-            stop=stop,
-            checkpoint_every=order.checkpoint_every,
-        )
-        for report in steps:
-            # Fire and forget: nobody waits for the board.
-            board.put.remote({person.subject: (report.step, report.total)})
-    finally:
-        stop.close()
+    pipe = model.load(order.model)
+    photos = [video.read_photo(photo) for photo in person.photos]
+    yield from training.finetune_subject(
+        pipe,
+        photos,
+        Path(order.out) / person.subject,
+        name=person.subject,
+        accelerator=Accelerator(),
+        motions=_motions(photos, order.pose, pipe.recipe),
+        method=order.method,
+        lora_rank=order.rank,
+        lora_targets=order.targets,
+        num_steps=order.num_steps,
+        num_vae_steps=order.num_vae_steps,
+        size=order.size,
+        seed=order.seed,
+        stop=stop,
+        checkpoint_every=order.checkpoint_every,
+    )
 
 
 def _motions(photos: "Sequence[Photo]", pose: str, recipe: "Recipe") -> "list[Motion] | None":
@@ -235,12 +180,6 @@ def _motions(photos: "Sequence[Photo]", pose: str, recipe: "Recipe") -> "list[Mo
         poses.extract(clip, reader, height=height, width=width)
         for clip, (height, width) in zip(clips, sizes, strict=True)
     ]
-
-
-def _reason(error: BaseException) -> str:
-    """One line for the table."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text[:300]}"
 
 
 def _targets(args: argparse.Namespace) -> tuple[str, ...] | None:

@@ -140,7 +140,7 @@ def table(report: Report, group: str) -> str:
         [method, *(text(report.cells[method, metric.name], metric) for metric in chosen)]
         for method in report.methods
     ]
-    return f"## {GROUPS[group]}\n\n" + _markdown_table(head, rows)
+    return f"## {GROUPS[group]}\n\n" + markdown_table(head, rows)
 
 
 def text(cell: Cell, metric: Metric) -> str:
@@ -178,7 +178,7 @@ def summary(report: Report) -> str:
 def paper_table() -> str:
     """The paper's table 1 and why it cannot be compared."""
     rows = [[method, *cells] for method, cells in ROWS.items()]
-    return f"## The paper's table 1 (another data set)\n\n{NOTE}\n\n" + _markdown_table(
+    return f"## The paper's table 1 (another data set)\n\n{NOTE}\n\n" + markdown_table(
         ["method", *COLUMNS], rows
     )
 
@@ -214,7 +214,7 @@ def cells_csv(report: Report) -> str:
         for metric in report.metrics
         for cell in [report.cells[method, metric.name]]
     ]  # fmt: skip
-    return _csv(["method", "metric", "group", "value", "low", "high", "people", "clips"], rows)
+    return csv_text(["method", "metric", "group", "value", "low", "high", "people", "clips"], rows)
 
 
 def clips_csv(report: Report) -> str:
@@ -223,7 +223,7 @@ def clips_csv(report: Report) -> str:
         [method, clip, report.people[clip], metric, value]
         for (method, clip, metric), value in report.clips.items()
     ]
-    return _csv(["method", "clip", "identity", "metric", "value"], rows)
+    return csv_text(["method", "clip", "identity", "metric", "value"], rows)
 
 
 def extremes(report: Report) -> dict[str, list[str]]:
@@ -311,14 +311,16 @@ def _mean_curve(curves: Sequence[Float[np.ndarray, " _"]]) -> Float[np.ndarray, 
     return np.divide(total, count, out=np.full(longest, np.nan), where=count > 0)
 
 
-def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown, all but its first column flush right."""
     cells = [[cell.replace("|", "\\|") for cell in row] for row in [head, *rows]]
     lines = [f"| {' | '.join(row)} |" for row in cells]
     lines.insert(1, "|---" + "|---:" * (len(head) - 1) + "|")
     return "\n".join(lines)
 
 
-def _csv(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def csv_text(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table as CSV."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(head)

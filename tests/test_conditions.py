@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
+from dreampose import checkpoints
 from dreampose.conditions import (
     ImageAdapter,
     clip_tokens,
@@ -12,6 +13,7 @@ from dreampose.conditions import (
     pose_condition,
     token_maps,
 )
+from dreampose.config import replace
 from dreampose.errors import InputError
 from dreampose.types import Conditions
 
@@ -107,6 +109,20 @@ def test_pose_window_becomes_channels_in_order():
     windows = torch.arange(5)[None, :, None, None, None] * 10.0 + torch.arange(2)[:, None, None]
     joined = pose_condition(windows.expand(1, 5, 2, 8, 6))
     assert joined[0, :, 0, 0].tolist() == [0, 1, 10, 11, 20, 21, 30, 31, 40, 41]
+
+
+@pytest.mark.parametrize("photo_latents", [True, False])
+def test_the_photos_latents_count_where_the_recipe_says_so(tiny_recipe, photo_latents, tmp_path):
+    recipe = replace(tiny_recipe, photo_latents=photo_latents)
+    pipe = checkpoints.build(recipe)
+    tokens, latents = torch.rand(1, 5, 16), torch.rand(2, 1, 8, 8, 6)
+    assert torch.equal(pipe.adapter(tokens, latents[0]), tokens), "training starts at CLIP alone"
+    torch.nn.init.normal_(pipe.adapter.mix.weight)
+    checkpoints.save(pipe, tmp_path / "model", dtype=None)
+    loaded = checkpoints.load(tmp_path / "model")
+    first, second = (loaded.adapter(tokens, each) for each in latents)
+    assert torch.equal(first, second) != photo_latents
+    assert loaded.recipe.photo_latents == photo_latents
 
 
 def test_null_conditions_are_zeros(conditions):

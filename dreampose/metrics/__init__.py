@@ -6,8 +6,14 @@ to be read. Scores on published backbones and their offline twins on EfficientNe
 """
 
 from dreampose.metrics.frechet import frechet_distance
-from dreampose.metrics.intervals import Interval, bootstrap_mean, bootstrap_statistic
-from dreampose.metrics.measuring import Networks, curve, distance, features
+from dreampose.metrics.intervals import (
+    Interval,
+    bootstrap_grid,
+    bootstrap_mean,
+    bootstrap_ratio,
+    bootstrap_statistic,
+)
+from dreampose.metrics.measuring import Networks, curve, distance, features, pair_scores
 from dreampose.metrics.suite import DEFAULT, GROUPS, METRICS, Metric, choose
 
 __all__ = [
@@ -20,8 +26,11 @@ __all__ = [
     "curve",
     "features",
     "distance",
+    "pair_scores",
     "Interval",
     "bootstrap_mean",
+    "bootstrap_grid",
+    "bootstrap_ratio",
     "bootstrap_statistic",
     "frechet_distance",
 ]

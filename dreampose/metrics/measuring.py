@@ -73,6 +73,31 @@ def curve(
     return torch.cat(values).cpu().numpy().astype(np.float64)
 
 
+def pair_scores(
+    chosen: Sequence[Metric],
+    pred: UInt8[np.ndarray, "n H W 3"],
+    truth: UInt8[np.ndarray, "n H W 3"],
+    found: Networks,
+) -> dict[str, float]:
+    """Means of scores over frames that are pairs of neighbours, taken here and there of a clip.
+
+    Scores that compare a frame with the next are of the pairs alone.
+
+    Args:
+        chosen: scores that are curves.
+        pred: frames 0 and 1 are neighbours, 2 and 3, and so on.
+        truth: the true ones.
+        found: networks.
+    """
+    scores: dict[str, float] = {}
+    for metric in chosen:
+        step = 2 if metric.min_frames > 1 else len(pred)
+        parts = [slice(start, start + step) for start in range(0, len(pred), step)]
+        curves = [curve(metric, pred[part], truth[part], found) for part in parts]
+        scores[metric.name] = float(np.concatenate(curves).mean())
+    return scores
+
+
 @torch.no_grad()
 def features(
     metric: Metric, frames: UInt8[np.ndarray, "t H W 3"], found: Networks

@@ -1,4 +1,4 @@
-"""Table 1 of the paper, to be printed beside our own. Knows nothing of how ours came about."""
+"""The paper's tables, to be printed beside our own. Knows nothing of how ours came about."""
 
 NOTE = (
     "Another data set (UBC Fashion, 512x640 pixels), and networks that the paper does not name: "
@@ -13,3 +13,14 @@ ROWS = {
     "UniAnimate (2024)": ("–", ".940", "–", ".031", "–", "68.1", "–"),
 }
 """As printed in arXiv 2304.06025; the last row in arXiv 2406.01188."""
+
+ABLATION_COLUMNS = ("L1", "SSIM", "VGG", "LPIPS")
+ABLATIONS = {
+    "CLIP only": (".025", ".882", ".247", ".070"),
+    "no VAE-decoder finetune": (".025", ".897", ".210", ".057"),
+    "one pose": (".019", ".899", ".208", ".056"),
+    "smoothed poses": (".767", ".758", ".502", ".202"),
+    "full": (".019", ".900", ".207", ".056"),
+}
+"""The paper's ablations (arXiv 2304.06025), measured otherwise than `ROWS`: the two do not compare.
+"""

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from dreampose.metrics import bootstrap_mean, bootstrap_statistic
+from dreampose.metrics import (
+    bootstrap_grid,
+    bootstrap_mean,
+    bootstrap_ratio,
+    bootstrap_statistic,
+)
 from dreampose.metrics.intervals import draws
 
 
@@ -48,3 +53,41 @@ def test_a_statistic_of_the_set_gets_an_interval_around_its_value():
 def test_one_person_gives_no_interval():
     assert np.isnan(bootstrap_mean(np.array([0.5])).low)
     assert np.isnan(bootstrap_statistic(lambda chosen: float(len(chosen)), 1).high)
+
+
+def test_one_training_says_nothing_of_seeds():
+    people = np.random.default_rng(0).random(9)
+    assert bootstrap_grid(people[:, None]) == bootstrap_mean(people)
+
+
+def test_where_seeds_make_no_difference_people_alone_count():
+    people = np.random.default_rng(0).random(9)
+    grid, alone = bootstrap_grid(np.repeat(people[:, None], 3, axis=1)), bootstrap_mean(people)
+    assert (grid.value, grid.low, grid.high) == pytest.approx((alone.value, alone.low, alone.high))
+
+
+def test_where_only_trainings_differ_so_does_the_interval():
+    # All three draws fall on the same training in 1 of 27 resamples, more than 2.5%.
+    grid = bootstrap_grid(np.repeat([[0.1, 0.2, 0.6]], 20, axis=0))
+    assert (grid.value, grid.low, grid.high) == pytest.approx((0.3, 0.1, 0.6))
+
+
+def test_people_and_trainings_both_widen_the_interval():
+    rng = np.random.default_rng(0)
+    people, runs = rng.normal(0, 1, (40, 1)), rng.normal(0, 1, (1, 20))
+    grid = bootstrap_grid(people + runs, resamples=4000)
+    # Of a sum of independent effects, resampled on their own, variances add up.
+    expected = np.sqrt(people.var() / 40 + runs.var() / 20)
+    assert (grid.high - grid.low) / (2 * 1.96) == pytest.approx(expected, rel=0.06)
+
+
+def test_a_ratio_is_resampled_as_one():
+    below = np.random.default_rng(0).random((8, 3))
+    ratio = bootstrap_ratio(2 * below, below)
+    assert (ratio.value, ratio.low, ratio.high) == pytest.approx((2, 2, 2))
+    above = np.random.default_rng(1).random((8, 3))
+    ratio = bootstrap_ratio(above, below)
+    assert ratio.value == pytest.approx(above.mean() / below.mean())
+    assert ratio.low < ratio.value < ratio.high
+    assert np.isnan(bootstrap_ratio(above[:1], below[:1]).low)
+    assert np.isnan(bootstrap_grid(above[:1]).low)

@@ -117,9 +117,18 @@ def test_latents_of_another_vae_are_refused(tiny_recipe, tiny_data, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_model_of_other_sizes_is_refused(tiny_recipe, tiny_data, tiny_model, tmp_path):
-    recipe = replace(tiny_recipe, num_poses=3)
-    with pytest.raises(InputError, match="model must have num_poses 3 as the recipe says, got 5"):
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("num_poses", 3, "model must have num_poses 3 as the recipe says, got 5"),
+        ("photo_latents", False, "model must have photo_latents false as the recipe says"),
+    ],
+)
+def test_model_of_another_shape_is_refused(
+    field, value, expected, tiny_recipe, tiny_data, tiny_model, tmp_path
+):
+    recipe = replace(tiny_recipe, **{field: value})
+    with pytest.raises(InputError, match=expected):
         next(
             training.train(
                 "base",

@@ -1,0 +1,267 @@
+#!/usr/bin/env python
+"""Ablations of the model: what each part of it is worth, with Ray. Knows not how they are made."""
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dreampose.catwalk.gait import MOTIONS
+from dreampose.catwalk.generate import MANIFEST
+from dreampose.cli import flags
+from dreampose.errors import InputError
+from jobs import clips, driver, storage
+
+if TYPE_CHECKING:
+    from jobs import ablation
+
+PLAN = "plan.json"
+"""What the results in a folder depend on."""
+EXAMPLES = """\
+  # Test people, and training data encoded by a model
+  python -m dreampose catwalk --out clips/test --identities 8 --frames 48 --split test --seed 3
+  jobs/preprocess.py --videos clips/train/manifest.csv --model runs/vae/model --out data/latents
+
+  # Three variants with three seeds each, 1,500 steps a training
+  jobs/ablate.py --data data/latents --vae-model runs/vae/model --truth clips/test \\
+      --out out/ablation --base-steps 1500
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; see `--help`."""
+    return driver.run(ablate, _parser(), argv)
+
+
+def ablate(args: argparse.Namespace) -> int:
+    """Checks everything, does what is not done yet, writes the report; gives the exit code."""
+    try:
+        from jobs import ablation, ablation_report
+    except ModuleNotFoundError as error:
+        raise driver.missing_extra("metrics", error) from error
+
+    seeds = list(dict.fromkeys(args.seeds))
+    if "://" in args.out:
+        raise InputError(f"out must be a folder on a disk that all nodes share, got {args.out!r}")
+    if min(seeds) < 0:
+        raise InputError(f"seeds must not be negative, got {min(seeds)}")
+    people = find_people(args.truth, args.people)
+    plan = _plan(args)
+    out = Path(args.out).expanduser().absolute()
+    _settle(plan, out)
+    cells = ablation.cells(seeds, people)
+    todo = [cell for cell in cells if not cell.result(out).is_file()]
+    bases = list(dict.fromkeys(cell.base for cell in todo if not cell.base.is_done(out)))
+    print(
+        f"{len(people)} people, seeds {', '.join(map(str, seeds))}: {len(bases)} trainings and "
+        f"{len(todo)} of {len(cells)} finetunings are to be done"
+    )
+    failures: dict[str, str] = {}
+    if todo:
+        with driver.ray_session(log_to_driver=False) as total:
+            failures = _run(plan, bases, todo, out, total, args.gpus)
+    for name, reason in failures.items():
+        print(f"failed {name}: {reason}")
+    if failures:
+        print(f"no report: {len(failures)} parts failed; the same command tries them again")
+        return 1
+    print(ablation_report.write(plan, people, seeds, out))
+    print(f"report: {out / 'report.md'}")
+    return 0
+
+
+def _run(
+    plan: "ablation.Plan",
+    bases: "Sequence[ablation.Base]",
+    cells: "Sequence[ablation.Cell]",
+    out: Path,
+    total: Mapping[str, float],
+    gpus: bool | None,
+) -> dict[str, str]:
+    """Trains, then finetunes from all that could be trained; gives what failed and why."""
+    from jobs import ablation, tasks
+
+    failures: dict[str, str] = {}
+    if bases:
+        failures = tasks.run(
+            ablation.train_base,
+            {base.name: (plan, base, out) for base in bases},
+            name=f"ablation bases {out}",
+            noun="trainings",
+            total=total,
+            gpus=gpus,
+        )
+    ready = [cell for cell in cells if cell.base.name not in failures]
+    if ready:
+        failures |= tasks.run(
+            ablation.score,
+            {cell.name: (plan, cell, out) for cell in ready},
+            name=f"ablation people {out}",
+            noun="finetunings",
+            total=total,
+            gpus=gpus,
+        )
+    return failures
+
+
+def _plan(args: argparse.Namespace) -> "ablation.Plan":
+    """What is asked for, with the recipe's numbers where none are given.
+
+    Raises:
+        InputError: model, data and weights of the scores do not belong together or are not there.
+    """
+    from dreampose import checkpoints, metrics, poses
+    from dreampose.cli import model
+    from dreampose.dataset import Dataset, encoders_fingerprint
+    from jobs import ablation
+
+    poses.identify(args.estimator)
+    pipe = model.load(args.vae_model)
+    for variant in ablation.VARIANTS:
+        ablation.recipe_of(pipe.recipe, variant)
+    expected = encoders_fingerprint(pipe)
+    got = Dataset(args.data, recipe=pipe.recipe, columns=()).fingerprint
+    if got != expected:
+        raise InputError(
+            f"data must be encoded by the model {args.vae_model!r} ({expected}), got {got} in "
+            f"{args.data!r}: run jobs/preprocess.py with that model"
+        )
+    metrics.Networks().check([metrics.METRICS[name] for name in ablation.METRICS])
+    base_steps = args.base_steps or pipe.recipe.base_stage.num_steps
+    if not base_steps:
+        raise InputError("base-steps must be given where the recipe counts epochs, got none")
+    return ablation.Plan(
+        model=storage.absolute(args.vae_model),
+        fingerprint=checkpoints.fingerprint(pipe),
+        data=storage.absolute(args.data),
+        truth=storage.absolute(args.truth),
+        estimator=args.estimator,
+        preset=args.preset,
+        base_steps=base_steps,
+        num_steps=args.steps or pipe.recipe.subject_stage.num_steps,
+        num_vae_steps=args.vae_steps or pipe.recipe.subject_vae_stage.num_steps,
+    )
+
+
+def _settle(plan: "ablation.Plan", out: Path) -> None:
+    """Writes the plan, or compares it with that of the results that are there.
+
+    Raises:
+        InputError: they come of another plan.
+    """
+    asked, file = asdict(plan), out / PLAN
+    if file.is_file():
+        known = json.loads(file.read_text())
+        for name, value in asked.items():
+            if known.get(name) != value:
+                raise InputError(
+                    f"out must be a new folder or hold results of {name} {value}, got "
+                    f"{known.get(name)} in {str(out)!r}"
+                )
+    storage.write_text(file, json.dumps(asked, indent=1) + "\n")
+
+
+def find_people(truth: str, count: int | None) -> "list[ablation.Person]":
+    """The first people of a folder of catwalk clips, or all.
+
+    Raises:
+        InputError: it has no manifest, holds too few people or people of training, or somebody's
+            walk or turn is missing or too short.
+    """
+    from jobs import ablation
+
+    manifest = Path(truth) / MANIFEST
+    if not manifest.is_file():
+        raise InputError(
+            f"truth must be a folder of catwalk clips with a {MANIFEST}, got {truth!r}: make it "
+            "with python -m dreampose catwalk --split test"
+        )
+    files: dict[str, dict[str, str]] = {}
+    with manifest.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        columns = set(reader.fieldnames or [])
+        if missing := sorted({"path", "subject", "split", "motion"} - columns):
+            raise InputError(
+                f"{MANIFEST} must have the columns path, subject, split and motion, got no "
+                f"{', '.join(missing)} in {truth!r}"
+            )
+        for row in reader:
+            if row["split"] == "train":
+                raise InputError(
+                    f"truth must hold people whom no training has seen, got {row['subject']!r} of "
+                    "the split 'train'"
+                )
+            files.setdefault(row["subject"], {})[row["motion"]] = str(manifest.parent / row["path"])
+    if len(files) < (count or 1):
+        raise InputError(f"truth must hold at least {count or 1} people, got {len(files)}")
+    people = [ablation.Person(subject=name, files=found) for name, found in files.items()][:count]
+    for person in people:
+        for motion in MOTIONS:
+            path = Path(person.files.get(motion, ""))
+            if not path.is_file():
+                raise InputError(f"truth must hold a {motion} of {person.subject!r}, got none")
+            if (got := clips.measure(path)[0]) < ablation.MIN_FRAMES:
+                raise InputError(
+                    f"clips must have at least {ablation.MIN_FRAMES} frames, got {got} in "
+                    f"{path.name!r}"
+                )
+    return people
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = driver.parser(
+        "ablate",
+        "Trains the model and two that lack a part of it, with several seeds, finetunes each on\n"
+        "test people, and compares their renders with the true frames: CLIP only, no VAE-decoder\n"
+        "finetune, one pose, smoothed poses, full; 1, 3 and 5 photos. All have equal budgets. The\n"
+        "table has the paper's figures beside it, and says where its ordering holds.",
+        EXAMPLES,
+    )
+    parser.add_argument(
+        "--data", required=True, help="data folder of jobs/preprocess.py, encoded by --vae-model"
+    )
+    parser.add_argument(
+        "--vae-model",
+        required=True,
+        metavar="MODEL",
+        help="model folder whose recipe, VAE and image encoder all share; UNet and adapter start "
+        "anew from each seed",
+    )
+    parser.add_argument(
+        "--truth",
+        required=True,
+        metavar="CLIPS",
+        help="folder of python -m dreampose catwalk --split test",
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the results")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="of trainings (0 1 2)"
+    )
+    parser.add_argument("--people", type=flags.positive, help="how many, by default all of CLIPS")
+    parser.add_argument(
+        "--base-steps", type=flags.positive, help="of each training, instead of the recipe's"
+    )
+    parser.add_argument(
+        "--steps", type=flags.positive, help="of UNet and adapter, instead of the recipe's"
+    )
+    parser.add_argument(
+        "--vae-steps", type=flags.positive, help="of the decoder, instead of the recipe's"
+    )
+    flags.add_preset(parser, default="fast")
+    flags.add_estimator(parser)
+    parser.add_argument(
+        "--gpus",
+        action=argparse.BooleanOptionalAction,
+        help="a GPU for each task; by default where the cluster has one",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
