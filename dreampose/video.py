@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -49,6 +50,10 @@ def read(path: str | Path) -> Clip:
             if not container.streams.video:
                 raise InputError(f"video must hold a video stream, got none in {str(path)!r}")
             stream = container.streams.video[0]
+            # PyAV's types do not say that it is missing where FFmpeg has no such decoder.
+            decoder: Any = stream.codec_context
+            if decoder is None:
+                raise InputError(f"video must be of a codec that can be decoded, got {str(path)!r}")
             stream.thread_type = "AUTO"
             rate = stream.average_rate or stream.guessed_rate
             frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
