@@ -85,35 +85,36 @@ def visit(browser):
     assert faults == []
 
 
-def has_picture(element):
-    return f"document.getElementById('{element}').videoWidth > 0"
+def has_picture(page, element):
+    """Whether a video shows anything; Playwright's own waiting is stopped by the page's policy."""
+    return page.locator(f"#{element}").evaluate("video => video.videoWidth > 0")
 
 
 def test_from_photos_to_a_video_beside_its_motion(
-    served, visit, photo_file, motion_video, tmp_path
+    served, visit, photo_file, motion_video, tmp_path, eventually
 ):
     service = served()
     page = visit(service.address)
-    page.wait_for_function(has_picture("preview"))
+    eventually(lambda: has_picture(page, "preview"))
     page.set_input_files("#photos", [photo_file, photo_file])
-    page.wait_for_function("document.querySelectorAll('#photo-list img').length === 2")
+    playwright.expect(page.locator("#photo-list img")).to_have_count(2, timeout=PATIENCE)
     page.set_input_files("#motion-file", motion_video)
     playwright.expect(page.locator("#motion-state")).to_contain_text("10 frames", timeout=PATIENCE)
     assert page.input_value("#motion").startswith("motion_")
-    page.wait_for_function(has_picture("preview"))
+    eventually(lambda: has_picture(page, "preview"))
     # Nothing was rendered for all of that.
     assert service.backend.asked("render") == []
     page.select_option("#preset", "fast")
     page.fill("#seed", "7")
     service.backend.hold = True
     page.click("#render")
-    page.wait_for_function("document.querySelectorAll('#frames img').length === 4")
+    playwright.expect(page.locator("#frames img")).to_have_count(4, timeout=PATIENCE)
     assert page.locator("#latest").is_visible()
     assert page.input_value("#seed") == "7"
     playwright.expect(page.locator("#state")).to_have_text("in progress · 40%", timeout=PATIENCE)
     service.backend.hold = False
-    page.wait_for_function(has_picture("result"))
-    size = page.evaluate("[result.videoWidth, result.videoHeight, result.duration]")
+    eventually(lambda: has_picture(page, "result"))
+    size = page.locator("#result").evaluate("v => [v.videoWidth, v.videoHeight, v.duration]")
     assert size == [48, 64, 0.8]
     with page.expect_download() as download:
         page.click("#download")
@@ -155,16 +156,16 @@ def test_a_render_can_be_called_off(served, visit, photo_file, eventually):
     assert page.locator("#render").is_enabled()
 
 
-def test_a_key_is_asked_for_and_used(served, visit, photo_file, tmp_path):
+def test_a_key_is_asked_for_and_used(served, visit, photo_file, tmp_path, eventually):
     key = Keys(tmp_path / "keys.txt").add("shop")
     service = served(keys=str(tmp_path / "keys.txt"))
     page = visit(service.address, expected=["401 (Unauthorized)"])
     page.fill("#key", key)
     page.press("#key", "Tab")
-    page.wait_for_function(has_picture("preview"))
+    eventually(lambda: has_picture(page, "preview"))
     page.set_input_files("#photos", photo_file)
     page.click("#render")
-    page.wait_for_function(has_picture("result"))
+    eventually(lambda: has_picture(page, "result"))
     (video_id,) = service.backend.asked("render")
     assert service.service.desk.store.folder(video_id).request().owner == "shop"
 
