@@ -20,6 +20,7 @@ from serve.measures import RayMeasures
 from serve.on_ray import RayBackend
 from serve.renderer import Renderer
 from serve.sampler import Sampler
+from serve.screening import Screen
 from serve.service import Service
 
 SHUTDOWN_SECONDS = 1.0
@@ -141,7 +142,8 @@ def app(settings: Settings) -> ray_serve.Application:
     `Settings`. What is wrong with them is said here, before a replica starts.
 
     Raises:
-        InputError: as `renderer_app`, or the file of API keys cannot be used.
+        InputError: as `renderer_app`, or the file of API keys or of the classifier cannot be used.
     """
     Keys(settings.keys).hashes()
+    Screen(settings.nsfw_model, settings.nsfw_threshold)
     return service_app(settings, ray.cluster_resources())

@@ -107,6 +107,9 @@ class Settings(Limits):
         motions: folder for poses that are used again; every replica must see it.
         default_motion: motion file for requests that name none; empty: a motion must be given.
         keys: file of API keys, see `python -m serve.keys`; empty: no keys are in use.
+        nsfw_model: ONNX file of a classifier of unsafe pictures that every photo must pass, see
+            `serve.screening`; empty: no photo is judged.
+        nsfw_threshold: score from which a photo is refused.
         open: answer other machines although no keys are in use, since something else guards it.
         replicas: sampler replicas; 0 means one a GPU, or without GPUs one a core, 8 at most.
         sampler_autoscaling: instead of a fixed number of samplers.
@@ -131,6 +134,8 @@ class Settings(Limits):
     motions: str = ".dreampose/motions"
     default_motion: str = "examples/motions/catwalk-turn.npz"
     keys: str = ""
+    nsfw_model: str = ""
+    nsfw_threshold: float = Field(default=0.8, gt=0, le=1)
     open: bool = False
     replicas: int = Field(default=0, ge=0)
     sampler_autoscaling: Autoscaling | None = None
@@ -153,7 +158,9 @@ class Settings(Limits):
         """On a command line a value is text: `'sampler_autoscaling={"max_replicas": 4}'`."""
         return json.loads(value) if isinstance(value, str) else value
 
-    @field_validator("model", "subjects", "storage", "motions", "default_motion", "keys")
+    @field_validator(
+        "model", "subjects", "storage", "motions", "default_motion", "keys", "nsfw_model"
+    )
     @classmethod
     def absolute(cls, path: str) -> str:
         """The path as replicas, whose current folder is another, will find it."""

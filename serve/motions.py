@@ -6,6 +6,7 @@ A motion's id is the hash of the file that was uploaded. Layout of one motion's 
                          read for a video, in which case they go after a while
     upload.*             the video; absent where the upload was a motion file
     HxW-ESTIMATOR.npz    the poses
+    HxW-ESTIMATOR.mp4    the poses drawn over the video, made when first asked for
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from pydantic import BaseModel
 
 from dreampose.errors import InputError
 from dreampose.poses.motion import Motion
+from serve import previews
 from serve.backend import Backend
 from serve.config import Settings
 from serve.limits import Live
@@ -114,6 +116,7 @@ class Motions:
         recipe = settings.recipe()
         self.size = recipe.height, recipe.width
         self.tasks: dict[str, asyncio.Task[None]] = {}
+        self.drawing = asyncio.Lock()
 
     async def open(self) -> None:
         """Takes up what is unfinished in storage."""
@@ -190,6 +193,32 @@ class Motions:
             raise RequestError(409, "not_ready", "motion must be uploaded again for this model")
         facts = Facts(suffix=path.suffix, num_frames=motion.num_frames, fps=motion.fps)
         return path.read_bytes(), facts
+
+    async def preview(self, name: str, owner: str) -> Path:
+        """The poses of an owner's motion, drawn over the video they were read from.
+
+        Raises:
+            RequestError: there is none of that id, or its poses are not read yet.
+        """
+        folder = self.find(name, owner)
+        track = folder.track(*self.size)
+        if not track.is_file():
+            status = self.get(name, owner).status
+            message = f"id must be of a motion whose poses are read, got one {status}"
+            raise RequestError(409, "not_completed", message, field="id")
+        return await self._draw(track, folder.upload)
+
+    async def preview_of(self, content: bytes) -> Path:
+        """The same of a motion file that nobody need have uploaded."""
+        track = MotionFolder(self.root / motion_id(content)).track(*self.size)
+        if not track.is_file():
+            await asyncio.to_thread(write_atomically, track, content)
+        return await self._draw(track, None)
+
+    async def _draw(self, track: Path, upload: Path | None) -> Path:
+        # One at a time: it takes a core, and the same one might be asked for twice.
+        async with self.drawing:
+            return await asyncio.to_thread(previews.poses_over_video, track, upload)
 
     def all(self, owner: str) -> list[StoredMotion]:
         """An owner's motions, the newest first."""

@@ -1,17 +1,22 @@
-"""Small pictures of a finished video: a thumbnail, a sheet of frames. Knows nothing of HTTP or Ray.
+"""Thumbnails, sheets of frames, poses drawn over a video. Knows nothing of HTTP or Ray.
 
-They are made when they are first asked for and kept beside the video.
+They are made when they are first asked for and kept beside what they show.
 """
 
 import io
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
+import av
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
-from dreampose import video
+from dreampose import poses, video
+from dreampose.poses.motion import Motion
 from serve.store import VideoFolder, write_atomically
+from serve.uploads import CONTAINERS
 
 SHEET_FRAMES = 25
 SHEET_COLUMNS = 5
@@ -44,6 +49,35 @@ def spritesheet(folder: VideoFolder) -> Path:
         sheet.save(buffer, format="JPEG", quality=85)
         write_atomically(path, buffer.getvalue())
     return path
+
+
+def poses_over_video(track: Path, upload: Path | None) -> Path:
+    """A motion's poses as an MP4, over the video they were read from or over black.
+
+    One frame is in memory at a time, since an uploaded video may be large.
+
+    Args:
+        track: file of the poses; the MP4 is kept beside it.
+        upload: a video that was looked at when it came; `None` where there was none.
+    """
+    path = track.with_suffix(".mp4")
+    if not path.exists():
+        motion = Motion.load(track)
+        blank = np.zeros((motion.height, motion.width, 3), np.uint8)
+        frames = _decode(upload) if upload else (blank for _ in range(motion.num_frames))
+        drawn = (
+            poses.draw_preview(frame[None], motion.between(index, index + 1))[0]
+            for index, frame in enumerate(frames)
+        )
+        video.write(path, drawn, motion.fps)
+    return path
+
+
+def _decode(upload: Path) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    # The suffix is the service's own and names the format that the first bytes showed.
+    with av.open(str(upload), format=CONTAINERS[upload.suffix[1:]]) as container:
+        for frame in container.decode(container.streams.video[0]):
+            yield frame.to_ndarray(format="rgb24")
 
 
 def jpeg(frame: np.ndarray) -> bytes:

@@ -21,6 +21,7 @@ from serve.limits import Concurrency, Live, Rate
 from serve.measures import Measures, log
 from serve.motions import Motions
 from serve.people import People
+from serve.screening import Screen
 from serve.uploads import Facts, check_motion
 
 SWEEP_SECONDS = 600.0
@@ -45,6 +46,7 @@ class Service:
         self.recipe = settings.recipe()
         self.live = live = Live(settings.limits())
         self.keys = Keys(settings.keys)
+        self.screen = Screen(settings.nsfw_model, settings.nsfw_threshold)
         self.desk = Desk(settings, live, backend, measures)
         self.motions = Motions(settings, live, backend)
         self.people = People(settings, live, backend, measures)

@@ -132,14 +132,18 @@ def _check_video(path: Path, kind: str, limits: Limits) -> Facts:
             if not container.streams.video:
                 raise InputError("motion must hold a video stream, got none")
             stream = container.streams.video[0]
+            # PyAV's types do not say that it is missing where FFmpeg has no such decoder.
+            decoder: Any = stream.codec_context
+            if decoder is None:
+                raise InputError("motion must be of a codec that can be decoded, got another")
             rate = stream.average_rate or stream.guessed_rate
             fps = _check_fps(float(rate) if rate else 0.0, limits)
-            size = stream.codec_context.width, stream.codec_context.height
+            size = decoder.width, decoder.height
             _check_size("motion", *size, limits.frame_megapixels)
             # Frames may be larger than the header says: the decoder allocates none of those. A
             # tenth more, since it counts in whole blocks.
             most = int(1.1e6 * limits.frame_megapixels) + 4096
-            stream.codec_context.options = {"max_pixels": str(most)}
+            decoder.options = {"max_pixels": str(most)}
             num_frames = 0
             for frame in container.decode(stream):
                 num_frames += 1

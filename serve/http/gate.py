@@ -19,12 +19,13 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dreampose.errors import InputError
+from serve.http import page
 from serve.measures import Measures
 from serve.refusals import RequestError
 from serve.service import Service
 
-FREE = ("/healthz", "/readyz")
-"""Answered to anybody, since whoever probes them has no key."""
+FREE = ("/healthz", "/readyz", *page.PATHS)
+"""Answered to anybody, since whoever probes them, or opens the page, has no key to show."""
 FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
 
 

@@ -14,7 +14,7 @@ from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
 from dreampose.errors import InputError
-from serve.http import events, health, motions, subjects, videos
+from serve.http import events, health, motions, page, subjects, videos
 from serve.http.gate import Gate, TooMuch, answer
 from serve.refusals import RequestError
 from serve.service import Service
@@ -54,6 +54,7 @@ def build(service: Service, *, manage: bool = False) -> FastAPI:
     )
     for routes in (videos, events, motions, subjects, health):
         api.include_router(routes.router(service))
+    api.include_router(page.router())
 
     @api.exception_handler(RequestError)
     async def refuse(_: Request, error: RequestError) -> Response:

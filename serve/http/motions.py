@@ -4,6 +4,7 @@ import asyncio
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, File, UploadFile
+from fastapi.responses import FileResponse
 from pydantic import BaseModel
 
 from serve.http.gate import Owner
@@ -44,6 +45,19 @@ def router(service: Service) -> APIRouter:
     async def retrieve(motion_id: str, owner: Owner) -> StoredMotion:
         """What is known of a motion."""
         return service.motions.get(motion_id, owner)
+
+    @routes.get("/v1/motions/{motion_id}/preview", response_class=FileResponse)
+    async def preview(motion_id: str, owner: Owner) -> FileResponse:
+        """The poses drawn over the video that they were read from, as an MP4.
+
+        `default` in place of an id shows the motion of videos that name none.
+        """
+        if motion_id == "default":
+            content, _ = await service.default_motion()
+            path = await service.motions.preview_of(content)
+        else:
+            path = await service.motions.preview(motion_id, owner)
+        return FileResponse(path, media_type="video/mp4", filename=f"{motion_id}.mp4")
 
     @routes.delete("/v1/motions/{motion_id}")
     async def delete(motion_id: str, owner: Owner) -> Deleted:

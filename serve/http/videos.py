@@ -56,6 +56,7 @@ async def read_photos(service: Service, files: Sequence[UploadFile], field: str)
     photos = [await file.read() for file in files]
     for number, photo in enumerate(photos, start=1):
         await asyncio.to_thread(check_photo, photo, limits, number=number)
+        await asyncio.to_thread(service.screen.check, photo, number)
     return photos
 
 

@@ -166,6 +166,16 @@ def start(folder, model, **settings):
     return SimpleNamespace(client=client, service=service, backend=backend, tally=tally, app=app)
 
 
+@pytest.fixture(scope="session")
+def start_service(bare_model):
+    """`start`, for tests that open the application themselves."""
+
+    def make(folder, **settings):
+        return start(folder, bare_model, **settings)
+
+    return make
+
+
 @pytest.fixture
 def make_service(bare_model, tmp_path):
     """Starts services as `start` does, several on the same folder if wanted, and ends them."""

@@ -1,5 +1,8 @@
 """What is deployed: the YAML, the deployments and how they scale, what finetuning asks for."""
 
+import inspect
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -126,6 +129,36 @@ def test_every_metric_is_made_and_takes_its_tags():
     measures.gauge("dreampose_queue_depth", 0)
     measures.observe("dreampose_seconds_per_frame", 0.1, stage="render")
     measures.count("dreampose_frames", 0)
+
+
+def test_the_dashboard_shows_what_is_exported_and_all_of_it():
+    from ray.serve._private import deployment_state, replica
+
+    dashboard = json.loads((ROOT / "cluster" / "grafana.json").read_text("utf-8"))
+    endings = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}
+    exported = {
+        f"ray_{name}{ending}": {*tags, *(["le"] if ending == "_bucket" else [])}
+        for name, (kind, _, tags) in METRICS.items()
+        for ending in endings[kind]
+    }
+    shown = set()
+    for panel in dashboard["panels"]:
+        for target in panel["targets"]:
+            names = set(re.findall(r"ray_\w+", target["expr"]))
+            assert names, panel["title"]
+            shown |= names
+            labels = re.findall(r"by \(([^)]*)\)", target["expr"])
+            labels += re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])
+            for label in {label.strip() for text in labels for label in text.split(",")}:
+                known = [exported[name] for name in names if name in exported]
+                assert not known or any(label in tags for tags in known), (panel["title"], label)
+    ours = {name for name in shown if "dreampose" in name}
+    assert ours == exported.keys()
+    source = inspect.getsource(replica) + inspect.getsource(deployment_state)
+    for name in shown - ours:
+        assert f'"{name.removeprefix("ray_").removesuffix("_total")}"' in source
+    places = [tuple(panel["gridPos"].values()) for panel in dashboard["panels"]]
+    assert len(set(places)) == len(places)
 
 
 def test_log_lines_carry_the_id_as_text_and_as_a_field(running, post, finished, caplog):

@@ -107,7 +107,7 @@ def finished(service, video_id):
 
 
 def decoded(tmp_path, frames_or_bytes, fps=12.5):
-    """What a player shows. H.264 is deterministic, so equal frames give equal pictures."""
+    """What a player shows. Equal frames give equal files, and so equal pictures."""
     path = tmp_path / "decoded.mp4"
     if isinstance(frames_or_bytes, bytes):
         path.write_bytes(frames_or_bytes)

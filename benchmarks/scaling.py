@@ -1,0 +1,200 @@
+#!/usr/bin/env python3
+"""How the render service scales: its real application with samplers that only sleep.
+
+    benchmarks/scaling.py --replicas 1 2 4 8 16 32 48 --out out/scaling.json
+
+Ingress aside, everything is what serves users: renderer, Serve's handles, storage, encoding. Each
+replica gets the same number of frames (--frames-per-replica), spread over --videos videos, so that
+the ideal time is the same for every number of replicas: efficiency is ideal over measured. The
+first line printed states the protocol. Sleeping samplers take no core, so that many replicas fit
+on few cores; what the cores then do is the service's overhead alone.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import pickle
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from ray import serve as ray_serve
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from serve import application
+from serve.config import Settings
+from serve.records import Prepared, RenderRequest
+from serve.renderer import write_result
+from serve.store import Store
+
+SIZE = (160, 128)
+FPS = 25.0
+CHUNK = 4
+"""Frames of a call. Twenty frames a replica are five equal rounds of calls."""
+
+
+class SleepingSampler:
+    """Gives grey noise after a while, like `serve.sampler.Sampler` without a model.
+
+    How long it takes for a frame and how many frames a video has is in the request's notes.
+    """
+
+    def __init__(self, settings: Settings, num_threads: int) -> None:
+        del settings, num_threads
+
+    async def prepare(
+        self, request: RenderRequest, photos: Sequence[bytes], motion: bytes
+    ) -> Prepared:
+        """Packs as many bytes as a real request of the embedded model has."""
+        del photos, motion
+        num_frames, seconds = int(request.notes[0]), float(request.notes[1])
+        padding = os.urandom(64 * 2**10 + 2048 * num_frames)
+        return Prepared(
+            content=pickle.dumps((seconds, padding)), num_frames=num_frames, fps=FPS, warnings=[]
+        )
+
+    async def render(self, content: bytes, indices: range) -> np.ndarray:
+        """Sleeps for every frame; gives frames (n H W 3, 8-bit)."""
+        seconds, _ = pickle.loads(content)
+        await asyncio.sleep(seconds * len(indices))
+        values = np.arange(np.prod(SIZE) * 3, dtype=np.uint32) * 2654435761 >> 27
+        return np.stack([values.astype(np.uint8).reshape(*SIZE, 3)] * len(indices))
+
+    async def ready(self) -> None:
+        """There is nothing to wait for."""
+
+
+def measure(args: argparse.Namespace, num_replicas: int, root: Path) -> dict[str, float]:
+    """Renders once with some replicas; gives seconds, efficiency and overheads."""
+    settings = Settings(
+        model=str(args.model), storage=str(root), subjects="", replicas=num_replicas,
+        chunk_size=CHUNK, threads=1, videos_at_once=args.videos,
+    )  # fmt: skip
+    handle = ray_serve.run(
+        application.renderer_app(settings, ray.cluster_resources()), name="scaling",
+        route_prefix=None,
+    )  # fmt: skip
+    total = num_replicas * args.frames_per_replica
+    num_videos = min(args.videos, max(1, total // (2 * CHUNK)))
+    store = Store(root)
+
+    def render(num_frames: int, seconds: float, count: int) -> float:
+        folders = [
+            store.create(
+                request=RenderRequest(notes=[str(num_frames), str(seconds)]), photos=[b""],
+                motion=b"", motion_suffix=".npz",
+            )
+            for _ in range(count)
+        ]  # fmt: skip
+        began = time.perf_counter()
+        calls = [handle.render.remote(str(folder.path)) for folder in folders]
+        states = [call.result(timeout_s=3600) for call in calls]
+        took = time.perf_counter() - began
+        faults = [state.error for state in states if state.status != "completed"]
+        if faults:
+            raise RuntimeError(f"videos must be completed, got {faults[0]}")
+        return took
+
+    # Every replica and connection is used once before the clock starts.
+    render(2 * CHUNK * num_replicas, 0.05, 1)
+    took = render(total // num_videos, args.seconds, num_videos)
+    ray_serve.delete("scaling")
+    frames = total // num_videos * num_videos
+    ideal = frames * args.seconds / num_replicas
+    return {
+        "replicas": num_replicas,
+        "frames": frames,
+        "videos": num_videos,
+        "seconds": took,
+        "ideal": ideal,
+        "efficiency": ideal / took,
+        "overhead_ms_per_frame": 1000 * (took - ideal) / frames,
+    }
+
+
+def measure_stages(args: argparse.Namespace, root: Path, count: int = 50) -> dict[str, float]:
+    """Milliseconds per frame of each stage on its own, nothing else going on: what a model needs.
+
+    `call` is the way to a sampler and back, frames included; `store` and `state` write a chunk and
+    the video object; `encode` reads the chunks and writes the MP4; `prepare` is a call per video.
+    """
+    settings = Settings(
+        model=str(args.model), storage=str(root), subjects="", replicas=1, chunk_size=CHUNK
+    )
+    ray_serve.run(
+        application.renderer_app(settings, ray.cluster_resources()), name="scaling",
+        route_prefix=None,
+    )  # fmt: skip
+    sampler = ray_serve.get_deployment_handle("Sampler", "scaling")
+    request = RenderRequest(notes=[str(count * CHUNK), "0"])
+    folder = Store(root).create(request=request, photos=[b""], motion=b"", motion_suffix=".npz")
+
+    def timed(work: Callable[[int], Any], times: int) -> tuple[float, Any]:
+        work(0)
+        began = time.perf_counter()
+        for number in range(times):
+            result = work(number)
+        return 1000 * (time.perf_counter() - began), result
+
+    milliseconds: dict[str, float] = {}
+    prepare, prepared = timed(lambda _: sampler.prepare.remote(request, [b""], b"").result(), 5)
+    milliseconds["prepare_per_video"] = prepare / 5
+    reference = ray.put(prepared.content)
+    call, frames = timed(lambda _: sampler.render.remote(reference, range(CHUNK)).result(), count)
+    ray_serve.delete("scaling")
+    chunks = [range(start, start + CHUNK) for start in range(0, count * CHUNK, CHUNK)]
+    store, _ = timed(lambda number: folder.write_chunk(chunks[number], frames), count)
+    state, _ = timed(lambda number: folder.update(progress=number), count)
+    began = time.perf_counter()
+    write_result(folder, count * CHUNK, FPS)
+    encode = 1000 * (time.perf_counter() - began)
+    for name, total in (("call", call), ("store", store), ("state", state), ("encode", encode)):
+        milliseconds[f"{name}_per_frame"] = total / (count * CHUNK)
+    return milliseconds
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; gives its exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 48])
+    parser.add_argument("--frames-per-replica", type=int, default=20)
+    parser.add_argument("--videos", type=int, default=16, help="at most; all at once")
+    parser.add_argument("--seconds", type=float, default=0.5, help="that a frame takes")
+    parser.add_argument("--model", type=Path, default=Path("models/catwalk"))
+    parser.add_argument("--out", type=Path, default=Path("out/scaling.json"))
+    args = parser.parse_args(argv)
+    # Replaced by name, as the application looks it up; everything around it is the real one.
+    application.Sampler = SleepingSampler  # type: ignore[misc]
+    print(
+        f"{args.frames_per_replica} frames a replica, {args.seconds:g} s a frame, chunks of "
+        f"{CHUNK}, up to {args.videos} videos at once, {os.cpu_count()} cores, "
+        f"Ray {ray.__version__}"
+    )
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    ray.init(include_dashboard=False, log_to_driver=False, object_store_memory=500 * 2**20)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    root = args.out.parent / "scaling-videos"
+    rows: list[dict[str, float]] = []
+    try:
+        rows.append(measure_stages(args, root.absolute()))
+        print("  ".join(f"{name} {value:.3g}" for name, value in rows[0].items()), flush=True)
+        for num_replicas in args.replicas:
+            rows.append(measure(args, num_replicas, root.absolute()))
+            print("  ".join(f"{name} {value:.4g}" for name, value in rows[-1].items()), flush=True)
+            args.out.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+        ray_serve.shutdown()
+        ray.shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
