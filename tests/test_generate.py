@@ -113,7 +113,7 @@ def test_progress_counts_calls_of_the_model(tiny_pipeline, request_):
     [
         ({"preset": "best"}, "preset must be one of exact, balanced, fast, got 'best'"),
         ({"motion": motion(4)}, "motion must have at least num_poses = 5 frames, got 4"),
-        ({"motion": motion(7, 64, 64)}, "motion must have the model's aspect 64x48, got 64x64"),
+        ({"motion": motion(7, 64, 64)}, "motion must have the frames' aspect 64x48, got 64x64"),
         ({"photos": []}, "photos must be at least one"),
         ({"image_scale": -1.0}, "image_scale must be a number of at least 0, got -1.0"),
         ({"pose_scale": float("nan")}, "pose_scale must be a number of at least 0, got nan"),

@@ -1,9 +1,13 @@
-"""What a rank of a distributed test does; imported by the processes that `run_ranks` starts."""
+"""What a rank of a distributed test does, and `run_ranks`, which starts them.
+
+The ranks run this very file: another package may have a module `tests` that would be taken for ours.
+"""
 
 import json
 import multiprocessing
 import os
 import pickle
+import runpy
 import signal
 import socket
 import traceback
@@ -18,10 +22,10 @@ TIMEOUT = 400
 
 
 def run_ranks(work: Callable[..., Any], folder: Path, *args: Any, num: int = 2) -> list[Any]:
-    """Runs `work(rank, *args)` in processes that form a gloo group, and gives what each returned.
+    """Runs `work(*args)`, a function of this file, in processes that form a gloo group.
 
-    A rank that was killed or failed gives None. The processes are forked from one that has
-    imported what is slow to import.
+    Gives what each returned; of a rank that was killed or failed, None. The processes are forked
+    from one that has imported what is slow to import.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
@@ -30,7 +34,10 @@ def run_ranks(work: Callable[..., Any], folder: Path, *args: Any, num: int = 2) 
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     processes = [
-        context.Process(target=_enter, args=(work, rank, num, port, folder, args))
+        context.Process(
+            target=runpy.run_path,
+            args=(__file__, {"RANK": (work.__name__, rank, num, port, folder, args)}, "rank"),
+        )
         for rank in range(num)
     ]
     for process in processes:
@@ -46,9 +53,7 @@ def run_ranks(work: Callable[..., Any], folder: Path, *args: Any, num: int = 2) 
     return [pickle.loads(file.read_bytes()) if file.exists() else None for file in files]
 
 
-def _enter(
-    work: Callable[..., Any], rank: int, num: int, port: int, folder: Path, args: Any
-) -> None:
+def _enter(work: str, rank: int, num: int, port: int, folder: Path, args: Any) -> None:
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
@@ -56,7 +61,7 @@ def _enter(
     }  # fmt: skip
     torch.set_num_threads(1)
     try:
-        result = work(rank, *args)
+        result = globals()[work](*args)
         (folder / f"rank{rank}.pickle").write_bytes(pickle.dumps(result))
     except Exception:  # noqa: BLE001 - whatever it was, the test is to show it
         (folder / f"rank{rank}.txt").write_text(traceback.format_exc())
@@ -119,3 +124,28 @@ def drawn(out: Path, rank: int) -> list[list[int]]:
     """The items of each turn of a rank."""
     lines = (out / f"drawn.{rank}.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
+
+
+def two_runs(folder: Path, small: Any, large: Any, data: Path) -> list[Any]:
+    """Undisturbed runs of two recipes."""
+    return [
+        train_base(folder / "small", small, data, validation=data, validate_every=4),
+        train_base(folder / "large", large, data),
+    ]
+
+
+def killed_run(folder: Path, recipe: Any, data: Path) -> list[Any]:
+    """The second rank dies in the third step; each step before it has a checkpoint."""
+    kill_at = 2 if os.environ["RANK"] == "1" else None
+    return train_base(folder, recipe, data, checkpoint_every=1, kill_at=kill_at)
+
+
+def spread_run(folder: Path, recipe: Any, data: Path) -> list[Any]:
+    """Spread weights, stopped after the first step and gone on with."""
+    options: dict[str, Any] = {"shard": True, "validation": data, "validate_every": 4}
+    first = train_base(folder, recipe, data, stop=lambda: True, **options)
+    return first + train_base(folder, recipe, data, **options)
+
+
+if __name__ == "rank":
+    _enter(*globals()["RANK"])

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from dreampose.config import Recipe
-from tests.training.ranks import drawn, run_ranks, train_base
+from tests.training.ranks import drawn, killed_run, run_ranks, spread_run, train_base, two_runs
 
 # Ranks add gradients up in another order; a large `eps` keeps AdamW from blowing the rounding of
 # gradients near zero up to whole steps of the learning rate.
@@ -51,25 +51,6 @@ def assert_same(out: Path, expected: Path) -> None:
     assert got.keys() == wanted.keys()
     for name in wanted:
         torch.testing.assert_close(got[name], wanted[name], **WEIGHT_TOLERANCE, msg=name)
-
-
-def two_runs(rank: int, folder: Path, small: Any, large: Any, data: Path) -> list[Any]:
-    return [
-        train_base(folder / "small", small, data, validation=data, validate_every=4),
-        train_base(folder / "large", large, data),
-    ]
-
-
-def killed_run(rank: int, folder: Path, recipe: Any, data: Path) -> list[Any]:
-    return train_base(folder, recipe, data, checkpoint_every=1, kill_at=2 if rank == 1 else None)
-
-
-def spread_run(rank: int, folder: Path, recipe: Any, data: Path) -> list[Any]:
-    first = train_base(
-        folder / "parts", recipe, data, shard=True, stop=lambda: True, validation=data
-    )
-    rest = train_base(folder / "parts", recipe, data, shard=True, validation=data, validate_every=4)
-    return first + rest
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +103,9 @@ class TestTwoRanks:
         self, alone, tiny_recipe, tiny_data, tmp_path
     ) -> None:
         folder, expected = alone
-        ranks = run_ranks(spread_run, tmp_path, tmp_path, settings(tiny_recipe), tiny_data)
+        ranks = run_ranks(
+            spread_run, tmp_path, tmp_path / "parts", settings(tiny_recipe), tiny_data
+        )
         assert ranks[0] is not None, (tmp_path / "rank0.txt").read_text()
         assert ranks[0] == ranks[1]
         assert_alike(ranks[0], expected)
