@@ -107,7 +107,7 @@ def test_of_duplicates_the_best_one_stays():
     far = tuple("f0" * 32 for _ in range(4))
     reasons = judge(
         {
-            "small": replace(GOOD, height=160, width=128),
+            "small": replace(GOOD, height=320, width=256),
             "large": replace(GOOD, hashes=flipped),
             "short": replace(GOOD, num_frames=100),
             "other": replace(GOOD, hashes=far),
