@@ -104,7 +104,7 @@ def test_seed_decides_the_video_and_chunks_do_not(
         ({"motion": "INPUTS/empty.mp4"}, "video must"),
         ({"motion": "INPUTS/nobody.mp4"}, "video must show a person"),
         ({"motion": "INPUTS/short.npz"}, "motion must have at least num_poses = 5 frames, got 4"),
-        ({"estimator": "densepose", "motion": "INPUTS/nobody.mp4"}, "estimator must be one of"),
+        ({"estimator": "openpose", "motion": "INPUTS/nobody.mp4"}, "estimator must be one of"),
         ({"model": "INPUTS"}, "model must be a folder with a model_index.json"),
         ({"subject": "INPUTS"}, "subject must be a folder with a subject.json"),
         ({"steps": 0}, "num_inference_steps must be at least 1, got 0"),
