@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cluster import resources
 from dreampose.cli import flags
+from dreampose.config import Savings
 from dreampose.errors import InputError
 from jobs import driver, storage, subjects
 from jobs.subjects import Person
@@ -50,6 +51,8 @@ class Order:
     seed: int
     num_threads: int
     checkpoint_every: int
+    precision: str
+    savings: Savings
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -102,6 +105,8 @@ def _run(
         seed=args.seed,
         num_threads=share.num_threads,
         checkpoint_every=args.checkpoint_every,
+        precision=args.precision,
+        savings=flags.savings(args),
     )
     board: Any = Board.options(name=f"finetune {order.out}").remote()
     # Ray's types know neither these options nor what they give.
@@ -152,6 +157,7 @@ def finetune_one(order: Order, person: Person, board: Any) -> None:
 
     from dreampose import training, video
     from dreampose.cli import model
+    from dreampose.training.savings import mixed_precision
     from jobs.board import StopWatch
 
     torch.set_num_threads(order.num_threads)
@@ -162,7 +168,7 @@ def finetune_one(order: Order, person: Person, board: Any) -> None:
             [video.read_photo(photo) for photo in person.photos],
             Path(order.out) / person.subject,
             name=person.subject,
-            accelerator=Accelerator(),
+            accelerator=Accelerator(mixed_precision=mixed_precision(order.precision)),
             method=order.method,
             lora_rank=order.rank,
             lora_targets=order.targets,
@@ -172,6 +178,7 @@ def finetune_one(order: Order, person: Person, board: Any) -> None:
             seed=order.seed,
             stop=stop,
             checkpoint_every=order.checkpoint_every,
+            savings=order.savings,
         )
         for report in steps:
             # Fire and forget: nobody waits for the board.
@@ -232,6 +239,7 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("steps and vae_steps must not both be 0")
     if args.method != "lora" and (args.rank is not None or args.lora_targets is not None):
         raise InputError(f"rank and lora_targets must go with the method lora, got {args.method}")
+    flags.savings(args)
     from dreampose import lora
     from dreampose.cli import model
 
@@ -289,6 +297,7 @@ def _parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="a GPU for each person; by default where the cluster has one",
     )
+    flags.add_savings(parser)
     parser.add_argument(
         "--checkpoint-every", type=int, default=100, metavar="STEPS", help="(%(default)s)"
     )

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from dreampose import recipes
-from dreampose.config import PRESETS, Recipe, replace
+from dreampose.config import PRESETS, Recipe, Savings, replace
 from dreampose.errors import InputError
 
 
@@ -100,6 +100,48 @@ def size(text: str) -> tuple[int, int]:
     if not (height.isdecimal() and width.isdecimal()):
         raise argparse.ArgumentTypeError(f"must be height and width as 640x512, got {text!r}")
     return int(height), int(width)
+def add_savings(parser: argparse.ArgumentParser) -> None:
+    """The flags of a training that takes less memory; `savings` reads them."""
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        help="of computing: fp32, bf16 (weights stay float32), or auto: bf16 on GPUs that know it "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--gradient-checkpointing",
+        action="store_true",
+        help="compute activations again instead of keeping them: less memory, a third more work",
+    )
+    parser.add_argument(
+        "--optimizer",
+        default="adamw",
+        help="adamw, or adamw8bit (extra 'low-memory'), whose moments take a quarter of the memory "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--ema-on-cpu",
+        action="store_true",
+        help="keep the moving average of weights in the CPU's memory",
+    )
+
+
+def savings(args: argparse.Namespace) -> Savings:
+    """What the flags of `add_savings` say.
+
+    Raises:
+        InputError: there is no such optimizer or precision, or a package is missing.
+    """
+    from dreampose.training import savings as ways
+
+    chosen = Savings(
+        gradient_checkpointing=args.gradient_checkpointing,
+        optimizer=args.optimizer,
+        average_on_cpu=args.ema_on_cpu,
+    )
+    ways.check(chosen)
+    ways.mixed_precision(args.precision)
+    return chosen
 
 
 def positive(text: str) -> int:
