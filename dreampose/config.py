@@ -10,7 +10,7 @@ from typing import Any
 
 from dreampose.errors import InputError
 
-__all__ = ["PRESETS", "Preset", "Recipe", "Savings", "StageConfig", "replace"]
+__all__ = ["NO_SAVINGS", "PRESETS", "Preset", "Recipe", "Savings", "StageConfig", "replace"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +80,9 @@ class Savings:
     gradient_checkpointing: bool = False
     optimizer: str = "adamw"
     average_on_cpu: bool = False
+
+
+NO_SAVINGS = Savings()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,9 +53,12 @@ class LatentCodec:
         low, high = self.image_range
         return (images + 1) / 2 * (high - low) + low
 
-    def blank(self, height: int, width: int) -> Float[Tensor, "1 c h w"]:
-        """Scaled latents of an image whose every value is 0 to the VAE."""
-        zeros = torch.zeros(1, 3, height, width, device=self.vae.device, dtype=self.vae.dtype)
+    def blank(
+        self, height: int, width: int, device: torch.device | None = None
+    ) -> Float[Tensor, "1 c h w"]:
+        """Scaled latents of an image whose every value is 0 to the VAE, which computes there."""
+        where = device or self.vae.device
+        zeros = torch.zeros(1, 3, height, width, device=where, dtype=self.vae.dtype)
         return self._encode_raw(zeros, None)
 
     def _encode_raw(

@@ -15,7 +15,7 @@ from cluster import resources
 from dreampose.cli import flags
 from dreampose.config import Savings
 from dreampose.errors import InputError
-from jobs import driver, storage, subjects
+from jobs import driver, plans, storage, subjects
 from jobs.subjects import Person
 
 MAX_RETRIES = 3
@@ -57,7 +57,7 @@ class Order:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see `--help`."""
-    return driver.run(finetune, _parser(), argv)
+    return driver.run(finetune, _parser(), argv, plan=plans.finetune)
 
 
 def finetune(args: argparse.Namespace) -> int:

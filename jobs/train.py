@@ -15,7 +15,7 @@ from cluster import resources
 from dreampose import config, recipes
 from dreampose.cli import flags
 from dreampose.errors import InputError
-from jobs import driver, storage
+from jobs import driver, plans, storage
 
 STAGES = ("vae", "encoder", "base")
 RAY = "ray"
@@ -45,7 +45,7 @@ EXAMPLES = """\
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see `--help`."""
-    return driver.run(train, _parser(), argv)
+    return driver.run(train, _parser(), argv, plan=plans.train)
 
 
 def train(args: argparse.Namespace) -> int:

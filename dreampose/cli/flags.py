@@ -2,10 +2,17 @@
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from dreampose import recipes
 from dreampose.config import PRESETS, Recipe, Savings, replace
 from dreampose.errors import InputError
+
+if TYPE_CHECKING:
+    from dreampose.pipeline import DreamPosePipeline
+
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+"""torch's names of the precisions in which models are rendered."""
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -124,6 +131,41 @@ def add_savings(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keep the moving average of weights in the CPU's memory",
     )
+
+
+def add_render_savings(parser: argparse.ArgumentParser) -> None:
+    """The flags of a rendering that takes less memory; `place` follows them."""
+    parser.add_argument(
+        "--precision",
+        choices=sorted(DTYPES),
+        default="fp32",
+        help="of weights and computing: fp16 and bf16 take half the memory (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--offload",
+        choices=("none", "model", "sequential"),
+        default="none",
+        help="on a GPU, keep weights in the CPU's memory and bring one part (model) or one layer "
+        "(sequential, many times slower) at a time (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--vae-slicing", action="store_true", help="decode one frame after the other"
+    )
+    parser.add_argument(
+        "--vae-tiling",
+        action="store_true",
+        help="decode overlapping tiles of 256 pixels; frames change a little",
+    )
+
+
+def place(pipe: "DreamPosePipeline", args: argparse.Namespace) -> None:
+    """Puts a pipeline where it computes, a GPU if there is one, as `add_render_savings` says."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pipe.split_decoding(slicing=args.vae_slicing, tiling=args.vae_tiling)
+    # Without a GPU there is nothing to save: the weights lie where they compute.
+    pipe.offload(args.offload if device == "cuda" else "none", device)
 
 
 def savings(args: argparse.Namespace) -> Savings:

@@ -35,25 +35,20 @@ class Trace:
     flops: int
 
 
-def measure(
-    build: Callable[[], Any], run: Callable[[Any], Any], *, precision: str = "fp32"
-) -> Trace:
+def measure(build: Callable[[], Any], run: Callable[[Any], Any]) -> Trace:
     """The cost of `run(build())`; what `build` makes counts as held, how it is made does not.
 
     Args:
         build: makes everything that lives before, such as a model.
         run: what is measured. It may not look into a tensor (`item`, `numpy`).
-        precision: 'fp32', or 'bf16' for automatic mixed precision by the rules of GPUs. Weights of
-            another type are up to `build`.
     """
     ledger = Ledger()
     with FakeTensorMode(allow_non_fake_inputs=True), ledger:
         subject = build()
         ledger.peak_bytes = held = ledger.live_bytes
         counter = FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION)
-        with counter, _mixed_precision(precision):
-            kept = run(subject)
-        del kept
+        with _NormsInFloat32(), counter:
+            run(subject)
     return Trace(
         held_bytes=held, peak_bytes=ledger.peak_bytes, flops=int(counter.get_total_flops())
     )
@@ -83,7 +78,7 @@ class Ledger(TorchDispatchMode):
                 continue
             size = storage.nbytes()
             self._known[storage] = size
-            weakref.finalize(storage, self._release, size)
+            weakref.finalize(storage, self._release, size).atexit = False
             self.live_bytes += size
             self.peak_bytes = max(self.peak_bytes, self.live_bytes)
 
@@ -108,22 +103,22 @@ _CPU_ATTENTION = {
 
 
 class _NormsInFloat32(TorchFunctionMode):
-    """Automatic mixed precision of GPUs computes these in float32, that of CPUs does not."""
+    """Mixed precision of GPUs computes norms in float32; that of CPUs, which is traced, does not."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        kwargs = kwargs or {}
-        if func in (F.group_norm, F.layer_norm, torch.group_norm, torch.layer_norm):
+        if func in (F.group_norm, F.layer_norm) and torch.is_autocast_enabled("cpu"):
             args = (args[0].float(), *args[1:])
-        return func(*args, **kwargs)
+        return func(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager
-def _mixed_precision(precision: str) -> Generator[None, None, None]:
+def mixed_precision(precision: str) -> Generator[None, None, None]:
+    """Traces what is in the block in 'bf16' as accelerate runs it, or as it is in 'fp32'."""
     assert precision in ("fp32", "bf16"), precision
     if precision == "fp32":
         yield
         return
-    with torch.autocast("cpu", dtype=torch.bfloat16), _NormsInFloat32():
+    with torch.autocast("cpu", dtype=torch.bfloat16):
         yield

@@ -10,7 +10,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from dreampose import checkpoints
-from dreampose.config import Recipe, Savings
+from dreampose.config import NO_SAVINGS, Recipe, Savings
 from dreampose.dataset import Dataset
 from dreampose.errors import InputError
 from dreampose.pipeline import DreamPosePipeline
@@ -43,7 +43,7 @@ def train(
     num_validation: int = 128,
     keep: int = 2,
     keep_best: bool = True,
-    savings: Savings = Savings(),
+    savings: Savings = NO_SAVINGS,
 ) -> Iterator[StepReport]:
     """Trains one stage, yielding a report a step; run again, it goes on where it stood.
 

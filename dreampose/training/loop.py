@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from dreampose import windows
-from dreampose.config import Savings, StageConfig
+from dreampose.config import NO_SAVINGS, Savings, StageConfig
 from dreampose.errors import InputError
 from dreampose.training import sharding
 from dreampose.training.savings import make_optimizer, recompute_activations
@@ -231,7 +231,7 @@ def run(
     num_validation: int = 128,
     keep: int = 2,
     keep_best: bool = True,
-    savings: Savings = Savings(),
+    savings: Savings = NO_SAVINGS,
 ) -> Iterator[StepReport]:
     """Trains a stage, one report a step; resumes bit-exactly from the last whole checkpoint.
 

@@ -19,7 +19,6 @@ from dreampose.errors import InputError
 from dreampose.files import new_folder
 from dreampose.training import sharding
 
-
 _STATE_OF_8_BIT_ADAM = ("state1", "state2", "qmap1", "qmap2", "absmax1", "absmax2")
 
 
@@ -69,9 +68,14 @@ class MovingAverage:
         self.decay = decay
         self.device = device
         self.parameters = dict(parameters)
-        self.shadow = {
-            name: value.detach().to(device=device, copy=True) for name, value in parameters.items()
-        } if decay else {}
+        self.shadow = (
+            {
+                name: value.detach().to(device=device, copy=True)
+                for name, value in parameters.items()
+            }
+            if decay
+            else {}
+        )
 
     @torch.no_grad()
     def update(self, step: int) -> None:

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from dreampose import checkpoints, lora, losses, poses, video
-from dreampose.config import Recipe, Savings, StageConfig
+from dreampose.config import NO_SAVINGS, Recipe, Savings, StageConfig
 from dreampose.errors import InputError
 from dreampose.latents import LatentCodec
 from dreampose.pipeline import DreamPosePipeline
@@ -169,7 +169,7 @@ def finetune_subject(
     resume: bool = True,
     stop: Callable[[], bool] = lambda: False,
     checkpoint_every: int = 100,
-    savings: Savings = Savings(),
+    savings: Savings = NO_SAVINGS,
 ) -> Iterator[StepReport]:
     """Finetunes a model on one person; run again, it goes on where it stood.
 
