@@ -61,7 +61,9 @@ def train(args: argparse.Namespace) -> "Plan":
     published = None
     if args.stage == "base" and recipe.image_encoder_frozen:
         encoded = planning.encoding(recipe)
-        plain = planning.training_step("base", recipe).flops / stage.batch_size
+        again = savings.gradient_checkpointing
+        plain = (planning.training_step("base", recipe) if again else cost).flops
+        plain /= stage.batch_size
         published = samples * (plain + 2 * encoded.flops)
         how.append(
             "published code: float32, no cached latents, so that every sample is one step of the "

@@ -102,7 +102,7 @@ def subject_step(
     savings: Savings = NO_SAVINGS,
     precision: str = "fp32",
 ) -> Cost:
-    """One step of finetuning on a person, as `finetune_subject` makes it first: UNet and adapter."""
+    """One step of finetuning on a person: the first of `finetune_subject`, UNet and adapter."""
     pipe = _without_weights(recipe)
     if method == "lora":
         parts = {"unet": pipe.unet, "adapter": pipe.adapter}
@@ -115,7 +115,7 @@ def subject_step(
 def subject_decoder_step(
     recipe: Recipe, *, savings: Savings = NO_SAVINGS, precision: str = "fp32"
 ) -> Cost:
-    """One step of finetuning on a person, as `finetune_subject` makes it next: the decoder."""
+    """One step of finetuning on a person: the second of `finetune_subject`, the decoder."""
     pipe = _without_weights(recipe)
     config = recipe.subject_vae_stage
     stage = DecoderStage(pipe, _views(recipe), config=config, subject=_nobody("full"))

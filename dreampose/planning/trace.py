@@ -103,7 +103,7 @@ _CPU_ATTENTION = {
 
 
 class _NormsInFloat32(TorchFunctionMode):
-    """Mixed precision of GPUs computes norms in float32; that of CPUs, which is traced, does not."""
+    """Mixed precision of GPUs computes norms in float32; that of CPUs, traced here, does not."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
