@@ -55,6 +55,8 @@ def table(recipe: Recipe) -> Iterator[str]:
     yield ""
     yield "| training | computing | activations | Adam | GB |"
     yield "|---|---|---|---|---|"
+    encoding = planning.subject_encoding(recipe)
+    yield f"| subject, encoding of photos | fp32 | – | – | {_gigabytes(encoding)} |"
     for precision, savings in TRAINING:
         how = (
             f"{precision} | {'again' if savings.gradient_checkpointing else 'kept'} | "

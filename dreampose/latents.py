@@ -22,6 +22,15 @@ LATENT_SCALE = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
 """Entries of a VAE's configuration that say how raw latents are scaled."""
 
 
+_PIXELS_AT_ONCE = 2**20
+"""Of images that are encoded together: three of 640x512, whose activations then take 3 GB."""
+
+
+def images_at_once(height: int, width: int, at_most: int) -> int:
+    """How many images of a size are encoded together."""
+    return max(1, min(at_most, _PIXELS_AT_ONCE // (height * width)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class LatentCodec:
     """Encodes images in [-1, 1] into latents of about unit variance, and decodes them.

@@ -13,7 +13,7 @@ from dreampose.errors import InputError
 from jobs import storage
 
 if TYPE_CHECKING:
-    from dreampose.planning import Cost, Plan
+    from dreampose.planning import Plan
 
 UBC_FASHION = (339, 360)
 """Training videos of the paper's data set, and frames of each (about 12 s at 30 a second)."""
@@ -114,6 +114,7 @@ def finetune(args: argparse.Namespace) -> "Plan":
     steps = recipe.subject_stage.num_steps if args.steps is None else args.steps
     decoder_steps = default if args.vae_steps is None else args.vae_steps
     used = [cost for cost, number in ((first, steps), (second, decoder_steps)) if number]
+    used.append(planning.subject_encoding(recipe))
     kept = first.num_trained + (second.num_trained if decoder_steps else 0)
     return planning.Plan(
         title=f"{len(people)} people, method {args.method}, of {recipe.name}",
@@ -126,7 +127,7 @@ def finetune(args: argparse.Namespace) -> "Plan":
         num_trained=first.num_trained,
         precision=precision,
         flops=len(people) * (steps * first.flops + decoder_steps * second.flops),
-        peak_bytes=max((cost.peak_bytes for cost in used), default=0),
+        peak_bytes=max(cost.peak_bytes for cost in used),
         read_bytes=4 * sum(first.parameters.values()),
         written_bytes=len(people) * (4 if is_lora else 2) * kept,
     )
@@ -194,6 +195,8 @@ def preprocess(args: argparse.Namespace) -> "Plan":
         InputError: the videos, the recipe or the model are not there.
     """
     from dreampose import planning
+    from dreampose.dataset.rows import ENCODE_BATCH
+    from dreampose.latents import images_at_once
     from jobs import videos
 
     recipe = _recipe(args)
@@ -203,15 +206,16 @@ def preprocess(args: argparse.Namespace) -> "Plan":
         found = videos.find(args.videos)
         num_clips, num_frames = len(found), sum(_video_frames(video.path) for video in found)
     views = recipe.num_crops + recipe.num_recolours
-    cost: Cost | None = None
+    count, cost = 1, None
     if args.model is not None:
-        cost = planning.encoding(recipe, batch_size=32)
+        count = images_at_once(recipe.height, recipe.width, at_most=ENCODE_BATCH)
+        cost = planning.encoding(recipe, batch_size=count)
     return planning.Plan(
         title=f"{num_clips:,} videos to data of {recipe.name}",
         work=(f"{num_frames:,} frames, {views if cost else 1} views of each",),
         how=(TRACED, RATES, ROUGH) if cost else (ROUGH,),
         parameters=cost.parameters if cost else {},
-        flops=num_frames * views * cost.flops / 32 if cost else 0.0,
+        flops=num_frames * views * cost.flops / count if cost else 0.0,
         peak_bytes=cost.peak_bytes if cost else 0.0,
         core_seconds=num_frames * POSE_SECONDS,
         read_bytes=num_frames * 3 * recipe.height * recipe.width * MP4_SHARE,

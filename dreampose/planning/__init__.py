@@ -8,6 +8,7 @@ from dreampose.planning.costs import (
     encoding,
     rendering,
     subject_decoder_step,
+    subject_encoding,
     subject_step,
     training_step,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "read_prices",
     "rendering",
     "subject_decoder_step",
+    "subject_encoding",
     "subject_step",
     "training_step",
 ]

@@ -16,10 +16,11 @@ from dreampose.conditions import clip_tokens
 from dreampose.config import NO_SAVINGS, Recipe, Savings
 from dreampose.denoiser import Denoiser
 from dreampose.guidance import guide
-from dreampose.latents import LatentCodec
+from dreampose.latents import LatentCodec, images_at_once
 from dreampose.pipeline import DreamPosePipeline
 from dreampose.planning.trace import measure, mixed_precision
 from dreampose.subjects import MODELS, Subject
+from dreampose.training import views
 from dreampose.training.denoising import BaseStage
 from dreampose.training.identity import EncoderStage
 from dreampose.training.savings import moment_bytes, recompute_activations
@@ -125,6 +126,14 @@ def subject_decoder_step(
 def encoding(recipe: Recipe, *, precision: str = "fp32", batch_size: int = 1) -> Cost:
     """Latents and tokens of photos or frames: what preprocessing does with each view."""
     return _inference(recipe, _encode, precision=precision, batch_size=batch_size)
+
+
+def subject_encoding(recipe: Recipe) -> Cost:
+    """A batch of views, as `finetune_subject` encodes them before its steps, by VAE and CLIP."""
+    count = images_at_once(recipe.height, recipe.width, at_most=views.ENCODE_BATCH)
+    cost = encoding(recipe, batch_size=count)
+    waiting = 4 * (cost.parameters["unet"] + cost.parameters["adapter"])
+    return replace(cost, held_bytes=cost.held_bytes - waiting, peak_bytes=cost.peak_bytes - waiting)
 
 
 def rendering(

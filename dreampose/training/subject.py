@@ -238,7 +238,8 @@ def finetune_subject(
         )
     else:
         tuned = _with_parts(pipe, copy.deepcopy, recipe)
-    tuned = tuned.to(accelerator.device)
+    for part in (tuned.vae, tuned.image_encoder):
+        part.to(accelerator.device)
     views = encode_views(tuned, frames, around, seed=seed)
 
     work = out.with_name(f".{out.name}.training")
