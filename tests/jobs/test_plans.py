@@ -33,7 +33,7 @@ def test_paper_recipe_takes_the_paper_two_days_within_a_factor_of_two(capsys, tm
     assert "19,070 steps of 32 samples" in text
     # Weights, gradients, a copy to exchange them and two moments, in float32, and activations.
     (memory,) = re.findall(r"([\d.]+) GB of tensors", text)
-    assert 5 * 4 * 0.86 < float(memory) < 40
+    assert 5 * 4 * 0.86 < float(memory) < 60
     assert "two days on 2 x A100" in text
 
 
