@@ -107,6 +107,8 @@ def size(text: str) -> tuple[int, int]:
     if not (height.isdecimal() and width.isdecimal()):
         raise argparse.ArgumentTypeError(f"must be height and width as 640x512, got {text!r}")
     return int(height), int(width)
+
+
 def add_savings(parser: argparse.ArgumentParser) -> None:
     """The flags of a training that takes less memory; `savings` reads them."""
     parser.add_argument(
