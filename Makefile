@@ -11,7 +11,7 @@ export RAY_AUTH_MODE ?= disabled
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 export PYTHONDONTWRITEBYTECODE ?= 1
 
-.PHONY: help install demo test test-without-ray check format bench clean
+.PHONY: help install demo test test-full test-without-ray check format bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -28,6 +28,9 @@ demo: $(STAMP) ## motion from an MP4, one subject finetuned, three videos render
 
 test: $(STAMP) ## every test, a file at a time on each of two processes
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-full: $(STAMP) ## the paper's model at full size on the CPU (24 GB of memory, up to 25 minutes)
+	$(BIN)/python benchmarks/full_size.py
 
 test-without-ray: ## the tests of dreampose/ in an environment that has no Ray
 	test -x $(VENV)-without-ray/bin/python || $(PYTHON) -m venv $(VENV)-without-ray

@@ -168,14 +168,20 @@ def pose_condition(
 
 @torch.no_grad()
 def encode_blank(
-    image_encoder: CLIPVisionModel, codec: LatentCodec, height: int, width: int, fit: str
+    image_encoder: CLIPVisionModel,
+    codec: LatentCodec,
+    height: int,
+    width: int,
+    fit: str,
+    device: torch.device | None = None,
 ) -> tuple[Float[Tensor, "1 n d"], Float[Tensor, "1 c h w"]]:
     """Tokens of a black photo and latents of zeros: the adapter's input for the 'black' null image.
 
     The published code drops the photo by setting its pixels to zero before either encoder.
+    `device` is where they compute, by default where they lie.
     """
-    black = torch.full((1, 3, height, width), -1.0, device=image_encoder.device)
-    return clip_tokens(image_encoder, black, fit), codec.blank(height, width)
+    black = torch.full((1, 3, height, width), -1.0, device=device or image_encoder.device)
+    return clip_tokens(image_encoder, black, fit), codec.blank(height, width, device)
 
 
 def null_conditions(conditions: Conditions, *, image: bool = True, pose: bool = True) -> Conditions:

@@ -10,7 +10,7 @@ from typing import Any
 
 from dreampose.errors import InputError
 
-__all__ = ["PRESETS", "Preset", "Recipe", "StageConfig", "replace"]
+__all__ = ["NO_SAVINGS", "PRESETS", "Preset", "Recipe", "Savings", "StageConfig", "replace"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,23 @@ class StageConfig:
             raise InputError(f"last_batch must be 'fill' or 'short', got {self.last_batch!r}")
         if self.max_skipped_steps < 1:
             raise InputError(f"max_skipped_steps must be at least 1, got {self.max_skipped_steps}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Savings:
+    """How training takes less memory. What is learned stays the same but for rounding.
+
+    gradient_checkpointing: activations are computed again when gradients need them. optimizer:
+    'adamw', or 'adamw8bit', whose moments take a quarter. average_on_cpu: the moving average lies
+    in the CPU's memory.
+    """
+
+    gradient_checkpointing: bool = False
+    optimizer: str = "adamw"
+    average_on_cpu: bool = False
+
+
+NO_SAVINGS = Savings()
 
 
 @dataclass(frozen=True, kw_only=True)

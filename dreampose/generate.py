@@ -144,14 +144,19 @@ def prepare(
         motion = poses.align(motion, photo_body(photos[0], motion.height, motion.width))
 
     fitted = [video.fit(photo[None], recipe.height, recipe.width) for photo in photos]
-    images = video.to_model(np.concatenate(fitted)).to(pipe.vae.device)
+    images = video.to_model(np.concatenate(fitted)).to(pipe.execution_device)
     codec = LatentCodec(vae=pipe.vae, image_range=recipe.image_range)
     tokens = clip_tokens(pipe.image_encoder, images, recipe.photo_fit)
     photo_tokens = pipe.adapter(tokens.to(pipe.adapter.dtype), codec.encode(images))
     null_tokens = None
     if recipe.null_image == "black":
         blank, blank_latents = encode_blank(
-            pipe.image_encoder, codec, recipe.height, recipe.width, recipe.photo_fit
+            pipe.image_encoder,
+            codec,
+            recipe.height,
+            recipe.width,
+            recipe.photo_fit,
+            pipe.execution_device,
         )
         null_tokens = pipe.adapter(blank.to(pipe.adapter.dtype), blank_latents).float().cpu()
 
@@ -212,7 +217,7 @@ def render_frames(
     for index in indices:
         if not 0 <= index < request.num_frames:
             raise InputError(f"indices must be in [0, {request.num_frames}), got {index}")
-    device, count = pipe.unet.device, len(indices)
+    device, count = pipe.execution_device, len(indices)
     scheduler = scheduler_by_name(
         request.scheduler, pipe.scheduler.config, **request.scheduler_kwargs
     )

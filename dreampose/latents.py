@@ -22,6 +22,15 @@ LATENT_SCALE = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
 """Entries of a VAE's configuration that say how raw latents are scaled."""
 
 
+_PIXELS_AT_ONCE = 2**20
+"""Of images that are encoded together: three of 640x512, whose activations then take 3 GB."""
+
+
+def images_at_once(height: int, width: int, at_most: int) -> int:
+    """How many images of a size are encoded together."""
+    return max(1, min(at_most, _PIXELS_AT_ONCE // (height * width)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class LatentCodec:
     """Encodes images in [-1, 1] into latents of about unit variance, and decodes them.
@@ -53,9 +62,12 @@ class LatentCodec:
         low, high = self.image_range
         return (images + 1) / 2 * (high - low) + low
 
-    def blank(self, height: int, width: int) -> Float[Tensor, "1 c h w"]:
-        """Scaled latents of an image whose every value is 0 to the VAE."""
-        zeros = torch.zeros(1, 3, height, width, device=self.vae.device, dtype=self.vae.dtype)
+    def blank(
+        self, height: int, width: int, device: torch.device | None = None
+    ) -> Float[Tensor, "1 c h w"]:
+        """Scaled latents of an image whose every value is 0 to the VAE, which computes there."""
+        where = device or self.vae.device
+        zeros = torch.zeros(1, 3, height, width, device=where, dtype=self.vae.dtype)
         return self._encode_raw(zeros, None)
 
     def _encode_raw(

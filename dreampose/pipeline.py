@@ -3,9 +3,10 @@
 Knows nothing of training or Ray.
 """
 
+import contextlib
 import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,12 @@ from dreampose.schedule import Scheduler
 from dreampose.subjects import Photo, Subject, subject_modules
 
 PhotoInput = str | Path | Image.Image | np.ndarray
+
+OFFLOADING = ("none", "model", "sequential")
+"""Ways of keeping weights in the CPU's memory."""
+
+_TILE = 256
+"""Pixels of a tile's side."""
 
 
 @dataclass
@@ -95,6 +102,12 @@ class DreamPosePipeline(DiffusionPipeline):
             raise InputError(f"unet must have {expected} input channels, got {actual}")
         self._subject: Subject | None = None
         self._base_modules: dict[str, nn.Module] = {}
+        self._offloading: tuple[str, torch.device] | None = None
+
+    @property
+    def execution_device(self) -> torch.device:
+        """Where the parts compute, also those that lie elsewhere meanwhile (`offload`)."""
+        return self._execution_device
 
     @property
     def recipe(self) -> Recipe:
@@ -125,27 +138,85 @@ class DreamPosePipeline(DiffusionPipeline):
             InputError: the folder is no subject's, or of another base model.
         """
         self.unload_subject()
-        subject, modules = subject_modules(self, folder)
-        self._base_modules = {name: getattr(self, name) for name in modules}
-        self._replace(modules)
+        with self._in_one_place():
+            subject, modules = subject_modules(self, folder)
+            self._base_modules = {name: getattr(self, name) for name in modules}
+            self._replace(modules)
         self._subject = subject
 
     def unload_subject(self) -> None:
         """Puts the base model's weights back; nothing happens when no subject is loaded."""
-        self._replace(self._base_modules)
+        if self._base_modules:
+            with self._in_one_place():
+                self._replace(self._base_modules)
         self._base_modules, self._subject = {}, None
 
     def with_subject(self, folder: str | Path) -> "DreamPosePipeline":
         """Another pipeline with a subject's weights, sharing all other parts with this one.
 
         Raises:
-            InputError: the folder is no subject's, or of another base model.
+            InputError: the folder is no subject's, or of another base model; or parts of this
+                pipeline are offloaded.
         """
+        if self._offloading:
+            raise InputError(
+                f"offload must be 'none' where parts are shared, got {self._offloading[0]!r}"
+            )
         subject, modules = subject_modules(self, folder)
         parts: dict[str, Any] = {**self.components, **modules}
         pipe = DreamPosePipeline(**parts, recipe=self.config["recipe"])
         pipe._subject = subject
         return pipe
+
+    def offload(self, how: str, device: torch.device | str = "cuda") -> None:
+        """Keeps weights in the CPU's memory and brings them to the device when they are needed.
+
+        Args:
+            how: 'none'; 'model' brings one part at a time, which costs little time; 'sequential'
+                one layer at a time, which needs least memory and is many times slower.
+            device: that computes.
+
+        Raises:
+            InputError: `how` is none of these.
+        """
+        if how not in OFFLOADING:
+            raise InputError(f"offload must be one of {', '.join(OFFLOADING)}, got {how!r}")
+        self.remove_all_hooks()
+        self._offloading = None if how == "none" else (how, torch.device(device))
+        if how == "none":
+            self.to(device)
+        elif how == "model":
+            self.enable_model_cpu_offload(device=device)
+        else:
+            self.to("cpu")
+            self.enable_sequential_cpu_offload(device=device)
+
+    def split_decoding(self, *, slicing: bool = False, tiling: bool = False) -> None:
+        """Makes the VAE work on less at a time.
+
+        Args:
+            slicing: on one image of a batch after the other; the images stay the same.
+            tiling: on overlapping tiles of 256 pixels, blended: images differ a little, since each
+                tile is normalised by itself.
+        """
+        self.vae.use_slicing = slicing
+        self.vae.use_tiling = tiling
+        # Not what the VAE's configuration says: it knows its training's size, or nothing at all.
+        self.vae.tile_sample_min_size = _TILE
+        self.vae.tile_latent_min_size = _TILE // self.recipe.downscale
+
+    @contextlib.contextmanager
+    def _in_one_place(self) -> Generator[None, None, None]:
+        """All weights on the CPU for a while, where parts are offloaded, so that they are seen."""
+        if self._offloading is None:
+            yield
+            return
+        how, device = self._offloading
+        self.remove_all_hooks()
+        try:
+            yield
+        finally:
+            self.offload(how, device)
 
     def _replace(self, modules: Mapping[str, nn.Module]) -> None:
         for name, module in modules.items():
@@ -239,6 +310,7 @@ class DreamPosePipeline(DiffusionPipeline):
                         self, request, indices, callback=advance, join_branches=join_branches
                     )
                 )
+        self.maybe_free_model_hooks()
         frames = np.concatenate(chunks)
         if output_type == "np":
             return DreamPoseOutput(frames=frames, fps=request.fps)

@@ -82,6 +82,11 @@ class Components(Protocol):
         ...
 
     @property
+    def execution_device(self) -> torch.device:
+        """Where the parts compute, wherever they lie meanwhile."""
+        ...
+
+    @property
     def subject(self) -> Subject | None:
         """Whose weights are loaded; None is the base model."""
         ...

@@ -26,7 +26,7 @@ from dreampose.catwalk.generate import (
     tasks,
 )
 from dreampose.errors import InputError
-from jobs import driver, storage
+from jobs import driver, plans, storage
 
 EXAMPLES = """\
   # 96 people for training, 12 for validation, 24 for tests
@@ -56,7 +56,7 @@ class Renderer:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see `--help`."""
-    return driver.run(render, _parser(), argv)
+    return driver.run(render, _parser(), argv, plan=plans.catwalk)
 
 
 def render(args: argparse.Namespace) -> int:

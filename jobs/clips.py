@@ -50,6 +50,25 @@ class Pair:
     width: int
 
 
+def methods(flags: Sequence[str]) -> dict[str, str]:
+    """Folder of each method; a folder without a name is called by its own.
+
+    Raises:
+        InputError: a flag is not DIR or NAME=DIR, or names a method again.
+    """
+    found: dict[str, str] = {}
+    for flag in flags:
+        name, separator, folder = flag.partition("=")
+        if not separator:
+            name, folder = Path(flag).absolute().name, flag
+        if not name or not folder:
+            raise InputError(f"pred must be DIR or NAME=DIR, got {flag!r}")
+        if name in found:
+            raise InputError(f"pred must name each method once, got {name!r} twice")
+        found[name] = folder
+    return found
+
+
 def pair(preds: Mapping[str, str], truth: str) -> list[Pair]:
     """Every clip of every method with its true one, by method and name.
 

@@ -11,12 +11,15 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from dreampose.cli import door
 from dreampose.errors import InputError
+
+if TYPE_CHECKING:
+    from dreampose.planning import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
 """Folder that holds `dreampose`, `jobs` and `cluster`; workers import them from it."""
@@ -32,26 +35,43 @@ Stop it whenever you like (Ctrl-C, SIGTERM, even kill -9): the same command goes
 
 def parser(name: str, description: str, examples: str) -> door.Parser:
     """A parser whose help ends with examples and with where the job runs."""
-    return door.Parser(
+    made = door.Parser(
         prog=f"jobs/{name}.py",
         description=description,
         epilog=f"Examples:\n{examples}\n{RAY_NOTE.format(name=name)}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    made.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="do nothing: print what it will take (memory, work, storage, hours, dollars)",
+    )
+    made.add_argument(
+        "--prices", metavar="FILE", help="table of machines for --dry-run, instead of the own one"
+    )
+    return made
 
 
 def run(
     job: Callable[[argparse.Namespace], int],
     arguments: argparse.ArgumentParser,
     argv: list[str] | None = None,
+    *,
+    plan: "Callable[[argparse.Namespace], Plan]",
 ) -> int:
-    """Runs a job and gives its exit code: the job's own, or 2 with one line for bad input."""
+    """Runs a job and gives its exit code: the job's own, or 2 with one line for bad input.
+
+    With `--dry-run`, prints its plan instead.
+    """
     args = arguments.parse_args(argv)
     code = 0
 
     def command() -> None:
         nonlocal code
-        code = job(args)
+        if args.dry_run:
+            _show(plan(args), args.prices)
+        else:
+            code = job(args)
 
     try:
         return door.attend(arguments.prog, command) or code
@@ -66,6 +86,13 @@ def missing_extra(extra: str, error: ModuleNotFoundError) -> InputError:
         f"the packages of the extra {extra!r} must be installed (pip install -e '.[{extra}]'), "
         f"got no {error.name}"
     )
+
+
+def _show(plan: "Plan", prices: str | None) -> None:
+    from dreampose import planning
+
+    table = planning.read_prices(prices) if prices else planning.read_prices()
+    print("\n".join(planning.lines(plan, table)))
 
 
 class Stopped(BaseException):

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cluster import resources
 from dreampose.errors import InputError
-from jobs import clips, driver
+from jobs import clips, driver, plans
 
 if TYPE_CHECKING:
     from dreampose.metrics import Metric
@@ -35,7 +35,7 @@ EXAMPLES = """\
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see `--help`."""
-    return driver.run(evaluate, _parser(), argv)
+    return driver.run(evaluate, _parser(), argv, plan=plans.evaluate)
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -52,7 +52,7 @@ def evaluate(args: argparse.Namespace) -> int:
             raise InputError(f"{name.replace('_', '-')} must be at least {least}, got {value}")
     if "://" in args.out:
         raise InputError(f"out must be a folder on a disk that all nodes reach, got {args.out!r}")
-    preds = _methods(args.pred)
+    preds = clips.methods(args.pred)
     chosen = metrics.choose(args.metrics)
     pairs = clips.pair(preds, args.truth)
     _require_sizes(pairs, chosen)
@@ -133,21 +133,6 @@ def _run(
                 if error:
                     failed[str(clip)] = str(error)
     return dict(sorted(failed.items()))
-
-
-def _methods(flags: Sequence[str]) -> dict[str, str]:
-    """Folder of each method; a folder without a name is called by its own."""
-    found: dict[str, str] = {}
-    for flag in flags:
-        name, separator, folder = flag.partition("=")
-        if not separator:
-            name, folder = Path(flag).absolute().name, flag
-        if not name or not folder:
-            raise InputError(f"pred must be DIR or NAME=DIR, got {flag!r}")
-        if name in found:
-            raise InputError(f"pred must name each method once, got {name!r} twice")
-        found[name] = folder
-    return found
 
 
 def _require_sizes(pairs: Sequence[clips.Pair], chosen: "Sequence[Metric]") -> None:

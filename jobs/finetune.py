@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dreampose.cli import flags
+from dreampose.config import Savings
 from dreampose.errors import InputError
-from jobs import driver, storage, subjects
+from jobs import driver, plans, storage, subjects
 from jobs.subjects import Person
 
 if TYPE_CHECKING:
@@ -54,11 +55,13 @@ class Order:
     seed: int
     checkpoint_every: int
     pose: str
+    precision: str
+    savings: Savings
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see `--help`."""
-    return driver.run(finetune, _parser(), argv)
+    return driver.run(finetune, _parser(), argv, plan=plans.finetune)
 
 
 def finetune(args: argparse.Namespace) -> int:
@@ -88,6 +91,8 @@ def finetune(args: argparse.Namespace) -> int:
             seed=args.seed,
             checkpoint_every=args.checkpoint_every,
             pose=args.pose,
+            precision=args.precision,
+            savings=flags.savings(args),
         )
         with driver.ray_session(log_to_driver=False) as total:
             from jobs import tasks
@@ -144,6 +149,7 @@ def finetune_one(
 
     from dreampose import training, video
     from dreampose.cli import model
+    from dreampose.training.savings import mixed_precision
 
     pipe = model.load(order.model)
     photos = [video.read_photo(photo) for photo in person.photos]
@@ -152,7 +158,7 @@ def finetune_one(
         photos,
         Path(order.out) / person.subject,
         name=person.subject,
-        accelerator=Accelerator(),
+        accelerator=Accelerator(mixed_precision=mixed_precision(order.precision)),
         motions=_motions(photos, order.pose, pipe.recipe),
         method=order.method,
         lora_rank=order.rank,
@@ -163,6 +169,7 @@ def finetune_one(
         seed=order.seed,
         stop=stop,
         checkpoint_every=order.checkpoint_every,
+        savings=order.savings,
     )
 
 
@@ -293,6 +300,7 @@ def _parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="a GPU for each person; by default where the cluster has one",
     )
+    flags.add_savings(parser)
     parser.add_argument(
         "--checkpoint-every", type=int, default=100, metavar="STEPS", help="(%(default)s)"
     )

@@ -15,7 +15,7 @@ from cluster import resources
 from dreampose import recipes
 from dreampose.cli import flags
 from dreampose.errors import InputError
-from jobs import driver, storage, videos
+from jobs import driver, plans, storage, videos
 from jobs.encoding import Encoder, Settings, identify_poses
 from jobs.videos import Video
 
@@ -40,7 +40,7 @@ EXAMPLES = """\
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see `--help`."""
-    return driver.run(preprocess, _parser(), argv)
+    return driver.run(preprocess, _parser(), argv, plan=plans.preprocess)
 
 
 def preprocess(args: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dreampose.cli import flags
-from jobs import driver
+from jobs import driver, plans
 from serve.catalog import Contents, read_catalog
 from serve.config import Settings
 from serve.output import Output
@@ -50,7 +50,9 @@ Exit code: 0 all rendered, 1 some items failed, 2 bad input.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the job with these arguments and gives its exit code."""
-    return driver.run(render, _parser(), list(argv) if argv is not None else None)
+    return driver.run(
+        render, _parser(), list(argv) if argv is not None else None, plan=plans.render
+    )
 
 
 def render(args: argparse.Namespace) -> int:

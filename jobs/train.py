@@ -15,7 +15,7 @@ from cluster import resources
 from dreampose import config, recipes
 from dreampose.cli import flags
 from dreampose.errors import InputError
-from jobs import driver, storage
+from jobs import driver, plans, storage
 
 STAGES = ("vae", "encoder", "base")
 RAY = "ray"
@@ -45,7 +45,7 @@ EXAMPLES = """\
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see `--help`."""
-    return driver.run(train, _parser(), argv)
+    return driver.run(train, _parser(), argv, plan=plans.train)
 
 
 def train(args: argparse.Namespace) -> int:
@@ -113,6 +113,8 @@ def _fit(
         num_threads=share.num_threads,
         shard=args.shard,
         track=tuple(args.track),
+        precision=args.precision,
+        savings=flags.savings(args),
     )
     trainer = TorchTrainer(
         work,
@@ -166,6 +168,9 @@ def _check(args: argparse.Namespace) -> config.Recipe:
         raise InputError("stage must be encoder or base with --shard, got 'vae'")
     if args.shard and args.workers < 2:
         raise InputError(f"workers must be at least 2 with --shard, got {args.workers}")
+    savings = flags.savings(args)
+    if args.shard and (savings.optimizer != "adamw" or savings.average_on_cpu):
+        raise InputError("optimizer must be adamw, without --ema-on-cpu, with --shard")
     from dreampose.cli import model
     from dreampose.dataset import Dataset, encoders_fingerprint
     from dreampose.training import trackers
@@ -229,6 +234,7 @@ def _parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="a GPU for each worker; by default where the cluster has that many",
     )
+    flags.add_savings(parser)
     parser.add_argument(
         "--shard",
         action="store_true",

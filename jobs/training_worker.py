@@ -13,7 +13,7 @@ from typing import Any
 
 import ray.train
 
-from dreampose.config import Recipe
+from dreampose.config import Recipe, Savings
 from dreampose.errors import InputError
 from dreampose.training import StepReport
 from jobs import storage
@@ -25,7 +25,7 @@ class Order:
     """What to train; see `dreampose.training.train` for the fields it takes as they are.
 
     out: folder or URI of the run. num_threads: of torch in each worker. shard: spread the weights
-    over the workers. track: names of experiment trackers.
+    over the workers. track: names of experiment trackers. precision: 'auto', 'fp32' or 'bf16'.
     """
 
     stage: str
@@ -42,6 +42,8 @@ class Order:
     num_threads: int
     shard: bool
     track: tuple[str, ...]
+    precision: str
+    savings: Savings
 
 
 def work(config: dict[str, Any]) -> None:
@@ -72,14 +74,14 @@ def _train(order: Order, board: Any, stop: StopWatch, folder: Path, *, is_first:
 
     from dreampose import training
     from dreampose.training import sharding, trackers
+    from dreampose.training.savings import mixed_precision
     from jobs.sheets import Sheets, is_point
 
     torch.set_num_threads(order.num_threads)
-    bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     # TensorBoard is written by `Sheets`, which puts pictures beside the curves, on any storage.
     others: list[Any] = [name for name in order.track if name != "tensorboard"]
     accelerator = Accelerator(
-        mixed_precision="bf16" if bf16 else "no",
+        mixed_precision=mixed_precision(order.precision),
         fsdp_plugin=sharding.plugin() if order.shard else None,
         log_with=others or None,
     )
@@ -104,6 +106,7 @@ def _train(order: Order, board: Any, stop: StopWatch, folder: Path, *, is_first:
         checkpoint_every=order.checkpoint_every,
         validate_every=order.validate_every,
         keep=1,
+        savings=order.savings,
     )
     report = None
     with Sheets(order, enabled=is_first and "tensorboard" in order.track) as sheets:

@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_align(parser)
     flags.add_estimator(parser)
     flags.add_certificate(parser)
+    flags.add_render_savings(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -67,11 +68,12 @@ def run(args: argparse.Namespace) -> None:
     check_output(args.out)
     signer = flags.signer(args)
     photos = [video.read_photo(path) for path in args.photo]
-    pipe = load_model(args.model)
+    pipe = load_model(args.model, dtype=flags.DTYPES[args.precision])
     recipe = pipe.recipe if args.size is None else pipe.recipe.at(*args.size)
     motion = read_motion(args.motion, estimator=args.estimator, recipe=recipe)
     if args.subject is not None:
         pipe.load_subject(args.subject)
+    flags.place(pipe, args)
     pipe.set_progress_bar_config(desc=f"{motion.num_frames} frames", unit="step")
     output = pipe(
         photos,

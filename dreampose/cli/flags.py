@@ -3,9 +3,10 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dreampose import recipes
-from dreampose.config import PRESETS, Recipe, replace
+from dreampose.config import PRESETS, Recipe, Savings, replace
 from dreampose.errors import InputError
 from dreampose.provenance import Signer
 
@@ -13,6 +14,12 @@ ESTIMATOR_HELP = (
     "reads poses from videos: blazepose reads any; densepose:FILE too, with an exported DensePose "
     "model (docs/poses.md); catwalk takes the exact ones beside a catwalk clip"
 )
+
+if TYPE_CHECKING:
+    from dreampose.pipeline import DreamPosePipeline
+
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+"""torch's names of the precisions in which models are rendered."""
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -137,6 +144,85 @@ def signer(args: argparse.Namespace) -> Signer | None:
     if args.certificate is None or args.certificate_key is None:
         raise InputError("certificate and certificate_key must be given both, got one")
     return Signer(args.certificate, args.certificate_key)
+
+
+def add_savings(parser: argparse.ArgumentParser) -> None:
+    """The flags of a training that takes less memory; `savings` reads them."""
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        help="of computing: fp32, bf16 (weights stay float32), or auto: bf16 on GPUs that know it "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--gradient-checkpointing",
+        action="store_true",
+        help="compute activations again instead of keeping them: less memory, a third more work",
+    )
+    parser.add_argument(
+        "--optimizer",
+        default="adamw",
+        help="adamw, or adamw8bit (extra 'low-memory'), whose moments take a quarter of the memory "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--ema-on-cpu",
+        action="store_true",
+        help="keep the moving average of weights in the CPU's memory",
+    )
+
+
+def add_render_savings(parser: argparse.ArgumentParser) -> None:
+    """The flags of a rendering that takes less memory; `place` follows them."""
+    parser.add_argument(
+        "--precision",
+        choices=sorted(DTYPES),
+        default="fp32",
+        help="of weights and computing: fp16 and bf16 take half the memory (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--offload",
+        choices=("none", "model", "sequential"),
+        default="none",
+        help="on a GPU, keep weights in the CPU's memory and bring one part (model) or one layer "
+        "(sequential, many times slower) at a time (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--vae-slicing", action="store_true", help="decode one frame after the other"
+    )
+    parser.add_argument(
+        "--vae-tiling",
+        action="store_true",
+        help="decode overlapping tiles of 256 pixels; frames change a little",
+    )
+
+
+def place(pipe: "DreamPosePipeline", args: argparse.Namespace) -> None:
+    """Puts a pipeline where it computes, a GPU if there is one, as `add_render_savings` says."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pipe.split_decoding(slicing=args.vae_slicing, tiling=args.vae_tiling)
+    # Without a GPU there is nothing to save: the weights lie where they compute.
+    pipe.offload(args.offload if device == "cuda" else "none", device)
+
+
+def savings(args: argparse.Namespace) -> Savings:
+    """What the flags of `add_savings` say.
+
+    Raises:
+        InputError: there is no such optimizer or precision, or a package is missing.
+    """
+    from dreampose.training import savings as ways
+
+    chosen = Savings(
+        gradient_checkpointing=args.gradient_checkpointing,
+        optimizer=args.optimizer,
+        average_on_cpu=args.ema_on_cpu,
+    )
+    ways.check(chosen)
+    ways.mixed_precision(args.precision)
+    return chosen
 
 
 def positive(text: str) -> int:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
@@ -9,14 +10,18 @@ from dreampose import checkpoints
 from dreampose.pipeline import DreamPosePipeline
 
 
-def load(folder: str | Path) -> DreamPosePipeline:
+def load(folder: str | Path, dtype: str = "float32") -> DreamPosePipeline:
     """Reads a model folder in silence: it takes a second, and the command has a bar of its own.
+
+    Args:
+        folder: of the model.
+        dtype: torch's name of the type of the tensors in memory.
 
     Raises:
         InputError: the folder holds no model.
     """
     quiet()
-    return checkpoints.load(folder)
+    return checkpoints.load(folder, getattr(torch, dtype))
 
 
 def quiet() -> None:

@@ -21,7 +21,7 @@ from dreampose import augment, poses, video
 from dreampose.conditions import clip_tokens
 from dreampose.config import Recipe
 from dreampose.errors import InputError
-from dreampose.latents import LATENT_SCALE, LatentCodec
+from dreampose.latents import LATENT_SCALE, LatentCodec, images_at_once
 from dreampose.subjects import Components, fingerprint
 from dreampose.types import Clip
 
@@ -60,7 +60,8 @@ SCHEMA = pa.schema(
 """Columns of the data. `fps` is 0 where the frames are photos. `error` tells why a video was
 rejected; such rows hold no arrays."""
 
-_ENCODE_BATCH = 32
+ENCODE_BATCH = 32
+"""Frames encoded together at most."""
 
 
 def encoders_fingerprint(pipe: Components) -> str:
@@ -232,8 +233,9 @@ def _encode(
     encoder: Any, frames: UInt8[np.ndarray, "t H W 3"], module: nn.Module
 ) -> Shaped[np.ndarray, "t ..."]:
     parameter = next(module.parameters())
+    count = images_at_once(*frames.shape[1:3], at_most=ENCODE_BATCH)
     parts = [
-        encoder(video.to_model(frames[start : start + _ENCODE_BATCH]).to(parameter))
-        for start in range(0, len(frames), _ENCODE_BATCH)
+        encoder(video.to_model(frames[start : start + count]).to(parameter))
+        for start in range(0, len(frames), count)
     ]
     return torch.cat(parts).half().cpu().numpy()

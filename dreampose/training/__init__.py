@@ -10,7 +10,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from dreampose import checkpoints
-from dreampose.config import Recipe
+from dreampose.config import NO_SAVINGS, Recipe, Savings
 from dreampose.dataset import Dataset
 from dreampose.errors import InputError
 from dreampose.pipeline import DreamPosePipeline
@@ -43,6 +43,7 @@ def train(
     num_validation: int = 128,
     keep: int = 2,
     keep_best: bool = True,
+    savings: Savings = NO_SAVINGS,
 ) -> Iterator[StepReport]:
     """Trains one stage, yielding a report a step; run again, it goes on where it stood.
 
@@ -66,10 +67,12 @@ def train(
         num_validation: held-out samples of a validation.
         keep: checkpoints kept.
         keep_best: write the model of each lowest validation loss to `out/best`.
+        savings: of memory.
 
     Raises:
-        InputError: unknown stage; data, model and recipe do not belong together; the stage needs
-            a trained model; `out` holds another run; too many steps in a row had to be skipped.
+        InputError: unknown stage or optimizer; data, model and recipe do not belong together; the
+            stage needs a trained model; `out` holds another run; too many steps in a row had to
+            be skipped.
     """
     if stage not in STAGES:
         raise InputError(f"stage must be one of {', '.join(STAGES)}, got {stage!r}")
@@ -117,6 +120,7 @@ def train(
         num_validation=num_validation,
         keep=keep,
         keep_best=keep_best,
+        savings=savings,
     )
 
 

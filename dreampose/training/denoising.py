@@ -125,7 +125,7 @@ class BaseStage(Stage):
         self,
         pipe: DreamPosePipeline,
         *,
-        data: Dataset,
+        data: Dataset | None,
         validation: Dataset | None,
         recipe: Recipe,
         config: StageConfig,
@@ -134,7 +134,8 @@ class BaseStage(Stage):
 
         Args:
             pipe: trained in place.
-            data: with the columns `columns(recipe)`, encoded by this pipeline's VAE.
+            data: with the columns `columns(recipe)`, encoded by this pipeline's VAE; `None` where
+                only the step itself is looked at.
             validation: held-out data, with the same columns.
             recipe: of the model.
             config: numbers of the stage.

@@ -33,7 +33,7 @@ class EncoderStage(Stage):
         self,
         pipe: DreamPosePipeline,
         *,
-        data: Dataset,
+        data: Dataset | None,
         validation: Dataset | None,
         recipe: Recipe,
         seed: int,
@@ -42,7 +42,8 @@ class EncoderStage(Stage):
 
         Args:
             pipe: its image encoder is trained in place.
-            data: with the columns `COLUMNS` and at least two subjects.
+            data: with the columns `COLUMNS` and at least two subjects; `None` where only the step
+                itself is looked at.
             validation: held-out data.
             recipe: of the model.
             seed: of the head's initial weights.
@@ -63,7 +64,7 @@ class EncoderStage(Stage):
             split: [] if each is None else _frames_by_subject(each)
             for split, each in self._data.items()
         }
-        if len(self._frames["train"]) < 2:
+        if data is not None and len(self._frames["train"]) < 2:
             raise InputError(
                 f"data must show at least two subjects, got {len(self._frames['train'])} "
                 f"in {data.uri!r}"

@@ -17,9 +17,10 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from dreampose import windows
-from dreampose.config import StageConfig
+from dreampose.config import NO_SAVINGS, Savings, StageConfig
 from dreampose.errors import InputError
 from dreampose.training import sharding
+from dreampose.training.savings import make_optimizer, recompute_activations
 from dreampose.training.stage import Stage, StepReport, to_device
 from dreampose.training.state import (
     MovingAverage,
@@ -49,22 +50,24 @@ class _Run:
     """A stage on its device with optimizer, average and place."""
 
     def __init__(
-        self, stage: Stage, config: StageConfig, accelerator: Accelerator, seed: int
+        self,
+        stage: Stage,
+        config: StageConfig,
+        accelerator: Accelerator,
+        seed: int,
+        savings: Savings,
     ) -> None:
         self.stage, self.config, self.accelerator, self.seed = stage, config, accelerator, seed
+        if savings.gradient_checkpointing:
+            recompute_activations(stage)
         sharding.make_ready(stage, accelerator)
-        optimizer = torch.optim.AdamW(
-            [parameter for parameter in stage.parameters() if parameter.requires_grad],
-            lr=config.learning_rate,
-            betas=config.betas,
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        parameters = [parameter for parameter in stage.parameters() if parameter.requires_grad]
+        optimizer = make_optimizer(parameters, config, savings)
         self.model, self.optimizer = accelerator.prepare(stage, optimizer)
         # Only now: where weights are spread over ranks, these are not the parameters from before.
         trained = {name: p for name, p in stage.named_parameters() if p.requires_grad}
-        self.average = MovingAverage(trained, config.ema_decay)
+        where = "cpu" if savings.average_on_cpu else None
+        self.average = MovingAverage(trained, config.ema_decay, device=where)
         self.place = Place()
         self.epoch: tuple[int, windows.Epoch] | None = None
         self.global_batch = (
@@ -228,6 +231,7 @@ def run(
     num_validation: int = 128,
     keep: int = 2,
     keep_best: bool = True,
+    savings: Savings = NO_SAVINGS,
 ) -> Iterator[StepReport]:
     """Trains a stage, one report a step; resumes bit-exactly from the last whole checkpoint.
 
@@ -250,12 +254,13 @@ def run(
         num_validation: samples of a validation.
         keep: checkpoints kept.
         keep_best: write the model of each lowest validation loss to `best`.
+        savings: of memory.
 
     Raises:
         InputError: `out` holds checkpoints of another run, or too many steps in a row had a loss
             or gradients that were not finite or too large.
     """
-    state = _Run(stage, config, accelerator, seed)
+    state = _Run(stage, config, accelerator, seed, savings)
     folder = out / "checkpoints"
     if accelerator.is_main_process:
         sweep(folder)

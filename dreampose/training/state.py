@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from dreampose.errors import InputError
 from dreampose.files import new_folder
 from dreampose.training import sharding
+
+_STATE_OF_8_BIT_ADAM = ("state1", "state2", "qmap1", "qmap2", "absmax1", "absmax2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +55,27 @@ class Place:
 class MovingAverage:
     """Exponential moving average of parameters, with a warm-up of the decay."""
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
-        """Starts at the parameters' present values; a decay of 0 follows them exactly."""
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        decay: float,
+        device: torch.device | str | None = None,
+    ) -> None:
+        """Starts at the parameters' present values; a decay of 0 follows them exactly.
+
+        The average lies on `device`, by default beside each parameter.
+        """
         self.decay = decay
+        self.device = device
         self.parameters = dict(parameters)
-        self.shadow = {name: value.detach().clone() for name, value in parameters.items()}
+        self.shadow = (
+            {
+                name: value.detach().to(device=device, copy=True)
+                for name, value in parameters.items()
+            }
+            if decay
+            else {}
+        )
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -64,7 +83,7 @@ class MovingAverage:
         if not self.decay:
             return
         decay = min(self.decay, (1 + step) / (10 + step))
-        values = [value.detach() for value in self.parameters.values()]
+        values = [value.detach().to(device=self.device) for value in self.parameters.values()]
         # One call for all tensors; torch's own optimizers use it, but it has no public name.
         lerp = torch._foreach_lerp_  # pyright: ignore[reportPrivateUsage]
         lerp(list(self.shadow.values()), values, 1 - decay)
@@ -75,7 +94,10 @@ class MovingAverage:
         if not self.decay:
             yield
             return
-        kept = {name: value.detach().clone() for name, value in self.parameters.items()}
+        kept = {
+            name: value.detach().to(device=self.device, copy=True)
+            for name, value in self.parameters.items()
+        }
         self._fill(self.shadow)
         try:
             yield
@@ -101,7 +123,10 @@ def tensors_of(average: MovingAverage, optimizer: torch.optim.Optimizer) -> dict
         if average.decay:
             tensors[f"ema/{name}"] = average.shadow[name]
         for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{key}/{name}"] = value.detach()
+            # 8-bit Adam counts its steps in a plain number, and its tables are shared by all
+            # parameters, which no file can say.
+            tensor = torch.as_tensor(value).detach()
+            tensors[f"{key}/{name}"] = tensor.clone() if key.startswith("qmap") else tensor
     return tensors
 
 
@@ -134,7 +159,7 @@ def load_state(
         sharding.fill(parameter, tensors[f"weights/{name}"])
         if average.decay:
             sharding.fill(average.shadow[name], tensors[f"ema/{name}"])
-        state: dict[str, Tensor] = {}
+        state: dict[str, Any] = {}
         if f"step/{name}" in tensors:
             state["step"] = tensors[f"step/{name}"].to(parameter.device)
         for key in ("exp_avg", "exp_avg_sq"):
@@ -142,6 +167,11 @@ def load_state(
                 # The fused step walks raw memory: moments must lie in it as the weights do.
                 state[key] = torch.empty_like(parameter)
                 sharding.fill(state[key], tensors[f"{key}/{name}"])
+        for key in _STATE_OF_8_BIT_ADAM:
+            if f"{key}/{name}" in tensors:
+                state[key] = tensors[f"{key}/{name}"].to(parameter.device)
+        if "state1" in state:
+            state["step"] = int(state["step"])
         optimizer.state[parameter] = state
     return Place(**facts)
 

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from dreampose import checkpoints, lora, losses, poses, video
-from dreampose.config import Recipe, StageConfig
+from dreampose.config import NO_SAVINGS, Recipe, Savings, StageConfig
 from dreampose.errors import InputError
 from dreampose.latents import LatentCodec
 from dreampose.pipeline import DreamPosePipeline
@@ -169,6 +169,7 @@ def finetune_subject(
     resume: bool = True,
     stop: Callable[[], bool] = lambda: False,
     checkpoint_every: int = 100,
+    savings: Savings = NO_SAVINGS,
 ) -> Iterator[StepReport]:
     """Finetunes a model on one person; run again, it goes on where it stood.
 
@@ -195,6 +196,7 @@ def finetune_subject(
         resume: go on from the last checkpoint.
         stop: polled after each step; once true a checkpoint is written and the generator ends.
         checkpoint_every: steps between checkpoints.
+        savings: of memory.
 
     Raises:
         InputError: no photo, nobody in a photo, `out` holds another subject, or there is no such
@@ -236,7 +238,8 @@ def finetune_subject(
         )
     else:
         tuned = _with_parts(pipe, copy.deepcopy, recipe)
-    tuned = tuned.to(accelerator.device)
+    for part in (tuned.vae, tuned.image_encoder):
+        part.to(accelerator.device)
     views = encode_views(tuned, frames, around, seed=seed)
 
     work = out.with_name(f".{out.name}.training")
@@ -254,8 +257,11 @@ def finetune_subject(
     for (label, kind, config, _), steps in zip(plan, lengths, strict=True):
         if not steps:
             continue
+        stage = kind(tuned, views, config=config, subject=subject)
+        # A stage's own parts are moved where it runs; the others only take memory there.
+        tuned = tuned.to("cpu")
         for report in loop.run(
-            kind(tuned, views, config=config, subject=subject),
+            stage,
             config=config,
             accelerator=accelerator,
             out=work / label,
@@ -266,10 +272,12 @@ def finetune_subject(
             stop=stop,
             checkpoint_every=checkpoint_every,
             keep=1,
+            savings=savings,
         ):
             yield replace(report, step=done + report.step, total=sum(lengths))
             if report.stopped:
                 return
+        stage.to("cpu")
         done += steps
     if accelerator.is_main_process:
         changed = ("unet", "adapter") if lengths[0] else ()

@@ -35,7 +35,7 @@ class VaeStage(Stage):
         self,
         pipe: DreamPosePipeline,
         *,
-        data: Dataset,
+        data: Dataset | None,
         validation: Dataset | None,
         config: StageConfig,
     ) -> None:
@@ -43,7 +43,7 @@ class VaeStage(Stage):
 
         Args:
             pipe: its VAE is trained in place.
-            data: with the columns `COLUMNS`.
+            data: with the columns `COLUMNS`; `None` where only the step itself is looked at.
             validation: held-out data, with the same columns.
             config: crop size, edge and KL weight.
         """

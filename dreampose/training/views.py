@@ -17,7 +17,7 @@ from dreampose.config import Recipe
 from dreampose.dataset import working_size
 from dreampose.errors import InputError
 from dreampose.generate import photo_body
-from dreampose.latents import LatentCodec
+from dreampose.latents import LatentCodec, images_at_once
 from dreampose.pipeline import DreamPosePipeline
 from dreampose.subjects import Photo
 from dreampose.types import Clip
@@ -29,7 +29,8 @@ NUM_VIEWS = 16
 MAX_FRAMES = 32
 """Frames of a clip that are used, evenly spread."""
 
-_ENCODE_BATCH = 8
+ENCODE_BATCH = 8
+"""Views encoded together at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +94,9 @@ def encode_views(
     device = pipe.vae.device
     latents: list[Tensor] = []
     tokens: list[Tensor] = []
-    for start in range(0, len(pixels), _ENCODE_BATCH):
-        images = video.to_model(np.stack(pixels[start : start + _ENCODE_BATCH])).to(device)
+    count = images_at_once(recipe.height, recipe.width, at_most=ENCODE_BATCH)
+    for start in range(0, len(pixels), count):
+        images = video.to_model(np.stack(pixels[start : start + count])).to(device)
         latents.append(codec.encode(images).float().cpu())
         tokens.append(clip_tokens(pipe.image_encoder, images, recipe.photo_fit).float().cpu())
     shape = (len(frames), NUM_VIEWS)

@@ -1,6 +1,6 @@
 """What a rank of a distributed test does, and `run_ranks`, which starts them.
 
-The ranks run this very file: another package may have a module `tests` that would be taken for ours.
+The ranks run this very file: another package may have a module `tests` that is taken for ours.
 """
 
 import json

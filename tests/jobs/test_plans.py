@@ -1,0 +1,110 @@
+"""`--dry-run`: what every job says before it is run, from its own command line."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dreampose import video
+from dreampose.poses import Motion
+from jobs import catwalk, evaluate, finetune, preprocess, render, train
+
+PAPER_HOURS = 48
+"""Two days on two A100s."""
+
+
+@pytest.mark.slow
+def test_paper_recipe_takes_the_paper_two_days_within_a_factor_of_two(capsys, tmp_path):
+    code = train.main(
+        ["--stage", "base", "--recipe", "sd14", "--data", str(tmp_path / "none"),
+         "--out", str(tmp_path / "run"), "--workers", "2", "--precision", "fp32", "--dry-run"]
+    )  # fmt: skip
+    text = capsys.readouterr().out
+    assert code == 0
+    assert not (tmp_path / "run").exists()
+    (row,) = [line for line in text.splitlines() if "2 x A100" in line and "published" not in line
+              and "ultragpu" in line]  # fmt: skip
+    own, published = float(row.split()[-4]), float(row.split()[-2])
+    assert PAPER_HOURS / 2 <= published <= PAPER_HOURS * 2
+    assert own < published
+    # 339 videos of 360 frames, 5 epochs, 16 a step and worker.
+    assert "122,040 frames" in text
+    assert "19,070 steps of 32 samples" in text
+    # Weights, gradients, a copy to exchange them and two moments, in float32, and activations.
+    (memory,) = re.findall(r"([\d.]+) GB of tensors", text)
+    assert 5 * 4 * 0.86 < float(memory) < 60
+    assert "two days on 2 x A100" in text
+
+
+def test_training_without_data_is_planned_for_the_paper_data_set(capsys, tiny_json):
+    arguments = ["--stage", "encoder", "--data", "nowhere", "--out", "x", "--dry-run"]
+    assert train.main([*arguments, "--recipe", str(tiny_json)]) == 0
+    text = capsys.readouterr().out
+    assert "339 people of UBC Fashion" in text
+    assert "2 steps of 2 samples" in text
+
+
+def test_subjects_are_planned_by_method(capsys, tmp_path, tiny_model):
+    people = tmp_path / "people.csv"
+    (tmp_path / "a.png").write_bytes(b"")
+    people.write_text("subject,photos\nanna,a.png\nbert,a.png\n")
+    arguments = ["--model", str(tiny_model), "--subjects", str(people), "--out", "x", "--dry-run"]
+    assert finetune.main(arguments) == 0
+    full = capsys.readouterr().out
+    assert finetune.main([*arguments, "--method", "lora", "--gradient-checkpointing"]) == 0
+    low_rank = capsys.readouterr().out
+    assert "2 people, method full" in full
+    assert "2 steps of the decoder" in full
+    assert "0 steps of the decoder" in low_rank
+    trained = [float(re.search(r"trained ([\d.]+) M", text)[1]) for text in (full, low_rank)]
+    assert trained[1] < trained[0]
+
+
+def test_preprocessing_and_synthetic_clips_are_planned_without_ray(capsys, tmp_path, tiny_model):
+    clip = tmp_path / "clips" / "a.mp4"
+    clip.parent.mkdir()
+    video.write(clip, np.zeros((12, 64, 48, 3), np.uint8), 30.0)
+    code = preprocess.main(
+        ["--videos", str(clip.parent), "--model", str(tiny_model), "--out", "x", "--dry-run"]
+    )
+    assert code == 0
+    assert "12 frames" in capsys.readouterr().out
+    assert catwalk.main(["--out", "x", "--identities", "2", "--frames", "8", "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert "core hours" in text
+    assert "GPU memory" not in text
+    code = evaluate.main(
+        ["--pred", str(clip.parent), "--truth", str(clip.parent), "--out", "x", "--metrics", "l1",
+         "--dry-run"]
+    )  # fmt: skip
+    assert code == 0
+    assert "1 pairs of clips, 1 scores" in capsys.readouterr().out
+
+
+def test_rendering_is_planned_from_the_catalogue(capsys, tmp_path, tiny_model):
+    Image.fromarray(np.zeros((64, 48, 3), np.uint8)).save(tmp_path / "a.png")
+    Motion(
+        maps=np.zeros((10, 2, 64, 48), np.float32),
+        joints=np.zeros((10, 3, 4), np.float32),
+        confidence=np.ones(10, np.float32),
+        fps=10.0,
+    ).save(tmp_path / "walk.npz")
+    catalog = tmp_path / "catalog.csv"
+    catalog.write_text("item,photos,motion\none,a.png,walk.npz\ntwo,a.png,walk.npz\n")
+    code = render.main(
+        ["--model", str(tiny_model), "--catalog", str(catalog), "--out", str(tmp_path / "out"),
+         "--preset", "exact", "--dry-run"]
+    )  # fmt: skip
+    assert code == 0
+    text = capsys.readouterr().out
+    assert "20 frames by exact, 101 calls" in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_optimizer_or_precision_is_refused_before_anything(capsys):
+    arguments = ["--stage", "base", "--data", "d", "--out", "x", "--dry-run"]
+    assert train.main([*arguments, "--optimizer", "sgd"]) == 2
+    assert "optimizer must be one of adamw, adamw8bit, got 'sgd'" in capsys.readouterr().err
+    assert train.main([*arguments, "--precision", "fp8"]) == 2
+    assert "precision must be one of auto, fp32, bf16, got 'fp8'" in capsys.readouterr().err

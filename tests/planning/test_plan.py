@@ -1,0 +1,73 @@
+"""Plans: from operations to hours and dollars, and what is refused."""
+
+import pytest
+
+from dreampose import planning
+from dreampose.errors import InputError
+
+TABLE = """
+[share_of_peak]
+fp32 = 0.5
+bf16 = 0.25
+[gpus]
+"G" = { fp32 = 10, bf16 = 100, memory = 16 }
+[[instances]]
+name = "two"
+gpu = "G"
+num_gpus = 2
+cores = 4
+dollars = 3
+[[instances]]
+name = "none"
+gpu = ""
+num_gpus = 0
+cores = 8
+dollars = 1
+"""
+
+
+@pytest.fixture
+def prices(tmp_path):
+    path = tmp_path / "prices.toml"
+    path.write_text(TABLE)
+    return planning.read_prices(path)
+
+
+def a_plan(**values):
+    return planning.Plan(title="t", work=("w",), how=("h",), parameters={"unet": 1}, **values)
+
+
+def test_hours_are_operations_over_what_all_gpus_sustain(prices):
+    two, none = prices.instances
+    # 2 GPUs x 100 TFLOP/s x 0.25 = 50 TFLOP/s.
+    assert a_plan(flops=50e12 * 7200, precision="bf16").hours(two) == pytest.approx(2)
+    assert a_plan(flops=10e12 * 7200).hours(two) == pytest.approx(2)
+    assert a_plan(flops=1.0).hours(none) is None
+    assert a_plan(core_seconds=8 * 3600 * 3).hours(none) == pytest.approx(3)
+    # What is slower decides.
+    assert a_plan(flops=1.0, core_seconds=4 * 3600 * 5).hours(two) == pytest.approx(5)
+
+
+def test_text_names_hours_dollars_and_machines_that_are_too_small(prices):
+    text = "\n".join(planning.lines(a_plan(flops=10e12 * 7200, peak_bytes=4e9), prices))
+    (row,) = [line for line in text.splitlines() if line.startswith("  two")]
+    assert row.split() == ["two", "2.00", "6.00"]
+    assert "4.8 GB a worker" in text
+    assert "none" not in text
+    text = "\n".join(planning.lines(a_plan(flops=1e12, peak_bytes=16e9), prices))
+    assert "too small" in text
+
+
+def test_own_table_can_be_read():
+    prices = planning.read_prices()
+    assert {0, 1, 2, 8} <= {instance.num_gpus for instance in prices.instances}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("dollars = 3", "dollars = 0"), ('gpu = "G"', 'gpu = "H"'), ("cores = 4", "")]
+)
+def test_wrong_tables_are_refused(tmp_path, old, new):
+    path = tmp_path / "prices.toml"
+    path.write_text(TABLE.replace(old, new))
+    with pytest.raises(InputError, match=r"prices must be a table like .*prices\.toml, got"):
+        planning.read_prices(path)
