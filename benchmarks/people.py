@@ -158,12 +158,13 @@ def score(folder: Path, clips: dict[str, Path], protocol: Protocol, *, finetune:
         for name, scene in scenes.items()
     }
     for name, scene in scenes.items():
+        arrays: dict[str, Any] = {**pictures[name]}
         np.savez_compressed(
             folder / f"{name}.npz",
             photo=small[0],
             truth=scene.truth,
             maps=scene.motion.maps[list(SCORED)],
-            **pictures[name],
+            **arrays,
         )
     write_result(folder / "result.json", protocol, scores=scores, finetune_seconds=seconds)
 

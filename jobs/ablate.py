@@ -222,6 +222,7 @@ def _parser() -> argparse.ArgumentParser:
         "finetune, one pose, smoothed poses, full; 1, 3 and 5 photos. All have equal budgets. The\n"
         "table has the paper's figures beside it, and says where its ordering holds.",
         EXAMPLES,
+        planned=False,
     )
     parser.add_argument(
         "--data", required=True, help="data folder of jobs/preprocess.py, encoded by --vae-model"

@@ -150,7 +150,7 @@ def read_lists(lists: Sequence[str], out: Path, fetcher: Fetcher) -> list[Entry]
     return list(entries.values())
 
 
-def _read_lines(path: Path) -> list[Mapping[str, str]]:
+def _read_lines(path: Path) -> Sequence[Mapping[str, str]]:
     lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
     rows = [{"url": line} for line in lines if line and not line.startswith("#")]
     if not rows:
@@ -158,7 +158,7 @@ def _read_lines(path: Path) -> list[Mapping[str, str]]:
     return rows
 
 
-def _read_csv(path: Path) -> list[Mapping[str, str]]:
+def _read_csv(path: Path) -> Sequence[Mapping[str, str]]:
     reader = csv.DictReader(io.StringIO(path.read_text("utf-8-sig")))
     columns = reader.fieldnames or []
     if not {"url", "path"} & set(columns):

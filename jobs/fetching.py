@@ -11,6 +11,7 @@ import httpx
 
 from dreampose import __version__
 
+_RANGE_REFUSED = 416
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Answers that may be another one later."""
 LONGEST_WAIT = 120.0
@@ -107,7 +108,7 @@ class Fetcher:
         if start:
             headers |= {"Range": f"bytes={start}-", "If-Range": tag.read_text("utf-8")}
         with self.http.stream("GET", url, headers=headers) as answer:
-            if answer.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+            if answer.status_code == _RANGE_REFUSED:
                 part.unlink()
                 raise _PassingError("HTTP 416", wait=0.0)
             if answer.status_code in RETRIED:

@@ -148,7 +148,7 @@ def render(args: argparse.Namespace) -> "Plan":
     from serve.config import Settings
 
     settings = Settings(model=args.model, subjects=args.subjects or "", chunk_size=args.chunk_size)
-    items = read_catalog(args.catalog, settings=settings, preset=args.preset)
+    items = read_catalog(args.catalog, settings=settings, preset=args.preset).items
     recipe = settings.recipe()
     start = PNDMScheduler(**recipe.scheduler).config
     frames = dict.fromkeys(sorted({item.preset for item in items}), 0)

@@ -188,6 +188,7 @@ def _parser() -> argparse.ArgumentParser:
         "throughout and from head to foot, no cuts, no duplicates. Writes OUT/kept.csv, a\n"
         "manifest; OUT/dropped.csv and OUT/report.md say what was dropped and why.",
         EXAMPLES,
+        planned=False,
     )
     parser.add_argument(
         "--videos", required=True, help="folder, pattern, file or manifest, as for preprocess"

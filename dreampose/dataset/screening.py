@@ -64,8 +64,9 @@ class Measures:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Measures":
         """Inverse of `dataclasses.asdict`, also after JSON."""
-        lists = {name: tuple(values[name]) for name in ("cuts", "hashes")}
-        return cls(**{**values, **lists})
+        plain: dict[str, Any] = dict(values)
+        plain |= {name: tuple(values[name]) for name in ("cuts", "hashes")}
+        return cls(**plain)
 
 
 @dataclass(frozen=True, kw_only=True)

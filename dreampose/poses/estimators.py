@@ -221,12 +221,13 @@ class DensePose:
         if crowded is not None and place is not None:
             rule = "the largest" if self.person is None else "the nearest to the place given"
             _warn_crowd(clip, crowded[1], crowded[0], rule, place[1], place[0])
+        # A person that is too small to leave a pixel in the maps was not seen.
+        found: np.ndarray = np.any(maps, axis=(1, 2, 3))
         return Track(
             maps=maps,
             joints=joints,
             confidence=confidence,
-            # A person that is too small to leave a pixel in the maps was not seen.
-            found=maps.any(axis=(1, 2, 3)),
+            found=found,
             joint_names=parts.NAMES,
         )
 

@@ -48,7 +48,8 @@ Points = Float[np.ndarray, "t 33 2"]
 
 def found_frames(seen: Bool[np.ndarray, "t 33"]) -> Bool[np.ndarray, " t"]:
     """Frames that show both shoulders and both hips."""
-    return seen[:, [INDEX[name] for name in _CORE]].all(axis=1)
+    core: np.ndarray = np.all(seen[:, [INDEX[name] for name in _CORE]], axis=1)
+    return core
 
 
 def never_seen(seen: Bool[np.ndarray, "t 33"]) -> list[str]:

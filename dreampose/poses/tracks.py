@@ -180,7 +180,7 @@ class _Maps:
 
     def imported(self, clip: Clip, *, has_parts: bool) -> Imported:
         """The track; its joints are the parts' middles, or the body's where there are no parts."""
-        found = self._maps.any(axis=(1, 2, 3))
+        found: np.ndarray = np.any(self._maps, axis=(1, 2, 3))
         track = Track(
             maps=self._maps,
             joints=self._joints if has_parts else self._joints[:, :1],
