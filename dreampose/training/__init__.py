@@ -79,6 +79,11 @@ def train(
     if stage == "vae" and sharding.is_on(accelerator):
         # Its scale is measured by one rank alone when it is saved.
         raise InputError("stage must be encoder or base where weights are spread, got 'vae'")
+    if sharding.is_on(accelerator) and (savings.average_on_cpu or savings.optimizer != "adamw"):
+        raise InputError(
+            "savings must be gradient_checkpointing alone where weights, average and moments are "
+            f"spread, got {savings}"
+        )
     pipe = _start(recipe, model, seed)
     if warm_start is not None:
         checkpoints.take_over(pipe, checkpoints.load(warm_start))
