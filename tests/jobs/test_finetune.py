@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import dreampose.subjects
 from dreampose import checkpoints, training, video
-from jobs import finetune, subjects
+from jobs import finetune, subjects, tasks
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 
@@ -179,8 +179,8 @@ def test_people_of_the_same_photos_are_finetuned_on_once(
     out = tmp_path / "subjects"
     asked = []
 
-    def run(args, todo, total):
-        for person in todo:
+    def run(work, arguments, **_):
+        for _, person in arguments.values():
             asked.append(person.subject)
             pipe = checkpoints.load(tiny_model)
             photos = [video.read_photo(photo) for photo in person.photos]
@@ -189,7 +189,7 @@ def test_people_of_the_same_photos_are_finetuned_on_once(
                 dreampose.subjects.save_subject(out / person.subject, pipe, info)
         return {"wall": "nobody is in the photo"}
 
-    monkeypatch.setattr(finetune, "_run", run)
+    monkeypatch.setattr(tasks, "run", run)
     monkeypatch.setattr(finetune.driver, "ray_session", lambda **_: contextlib.nullcontext({}))
     flags = ["--model", str(tiny_model), "--subjects", str(people), "--out", str(out)]
     assert finetune.main(flags) == 1
