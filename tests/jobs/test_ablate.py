@@ -57,6 +57,7 @@ def command(*flags):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_killed_run_does_only_the_rest_and_ends_in_a_table(driver, flags, tmp_path):
     out = tmp_path / "out"
 
