@@ -70,6 +70,8 @@ def train(args: argparse.Namespace) -> "Plan":
             f"UNet ({plain / 1e12:.2f} TFLOP) and two encodings ({encoded.flops / 1e12:.2f} each); "
             "the paper took two days on 2 x A100"
         )
+    if args.shard:
+        how.append("GPU memory is that without --shard, which spreads weights and moments")
     model_bytes = 4 * sum(cost.parameters.values())
     return planning.Plan(
         title=f"stage {args.stage} of {recipe.name}, {args.workers} worker(s)",
@@ -272,11 +274,13 @@ def catwalk(args: argparse.Namespace) -> "Plan":
 
 
 def _recipe(args: argparse.Namespace) -> config.Recipe:
-    """The recipe that is asked for, or else the model's."""
+    """The recipe that is asked for, or else the model's; at the size that is asked for."""
     name = getattr(args, "recipe", None)
     if name is None and args.model is not None:
-        return recipes.recipe(f"{args.model}/model_index.json")
-    return recipes.recipe(name or "catwalk")
+        name = f"{args.model}/model_index.json"
+    recipe = recipes.recipe(name or "catwalk")
+    size = getattr(args, "size", None)
+    return recipe if size is None else recipe.at(*size)
 
 
 def _precision(args: argparse.Namespace) -> str:

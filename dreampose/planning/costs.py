@@ -3,7 +3,7 @@
 A model is built without weights and its own code is run on `trace`'s tensors.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,11 +19,11 @@ from dreampose.guidance import guide
 from dreampose.latents import LatentCodec, images_at_once
 from dreampose.pipeline import DreamPosePipeline
 from dreampose.planning.trace import measure, mixed_precision
-from dreampose.subjects import MODELS, Subject
+from dreampose.subjects import Subject
 from dreampose.training import views
 from dreampose.training.denoising import BaseStage
 from dreampose.training.identity import EncoderStage
-from dreampose.training.savings import moment_bytes, recompute_activations
+from dreampose.training.savings import moment_bytes, prepare
 from dreampose.training.subject import DecoderStage, SubjectStage
 from dreampose.training.vae import VaeStage
 from dreampose.training.views import Views
@@ -31,6 +31,9 @@ from dreampose.types import Conditions
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.bfloat16, "bf16": torch.bfloat16}
 """Types of weights while rendering; both half precisions take the same."""
+
+
+_ENCODERS = ("image_encoder", "adapter", "vae")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +128,7 @@ def subject_decoder_step(
 
 def encoding(recipe: Recipe, *, precision: str = "fp32", batch_size: int = 1) -> Cost:
     """Latents and tokens of photos or frames: what preprocessing does with each view."""
-    return _inference(recipe, _encode, precision=precision, batch_size=batch_size)
+    return _inference(recipe, _encode, _ENCODERS, precision=precision, batch_size=batch_size)
 
 
 def subject_encoding(recipe: Recipe) -> Cost:
@@ -169,7 +172,7 @@ def rendering(
 
     # The parts that a phase brings to the device where the others stay behind.
     phases = (
-        (_encode, 1, ("image_encoder", "adapter", "vae"), 1),
+        (_encode, 1, _ENCODERS, 1),
         (call, num_calls, ("unet",), chunk_size),
         (decode, 1, ("vae",), chunk_size),
     )
@@ -178,7 +181,7 @@ def rendering(
     width = _DTYPES[precision].itemsize
     parameters = checkpoints.num_parameters(pipe)
     for work, times, parts, count in phases:
-        cost = _inference(recipe, work, precision=precision, batch_size=count)
+        cost = _inference(recipe, work, parts, precision=precision, batch_size=count)
         flops += times * cost.flops
         working = cost.peak_bytes - cost.held_bytes
         if offload == "none":
@@ -229,8 +232,7 @@ def _step(
 
     The stage's own modules alone are there, as accelerate moves them.
     """
-    if savings.gradient_checkpointing:
-        recompute_activations(stage)
+    prepare(stage, savings)
     trained = [value for value in stage.parameters() if value.requires_grad]
     moments = sum(moment_bytes(value.numel(), savings) for value in trained)
     copies = int(ema and not savings.average_on_cpu) + int(exchanges)
@@ -239,7 +241,7 @@ def _step(
     def build() -> tuple[nn.Module, dict[str, Any], list[Tensor]]:
         # In the middle of a run: moments are there, and gradients where batches are added up.
         kept = [torch.zeros(moments, dtype=torch.uint8), torch.zeros(copies * num_trained)]
-        stage.to_empty(device="cpu")
+        _give_memory(stage)
         if accumulates:
             for value in stage.parameters():
                 value.grad = torch.zeros_like(value) if value.requires_grad else None
@@ -272,28 +274,31 @@ def _step(
 def _inference(
     recipe: Recipe,
     work: Callable[[DreamPosePipeline, int], Tensor],
+    parts: Sequence[str],
     *,
     precision: str,
     batch_size: int,
 ) -> Cost:
-    """Work without gradients, on a pipeline that lies on the device with weights of this type."""
+    """Work of some parts without gradients, beside all parts with weights of this type."""
     pipe = _without_weights(recipe)
-    for name in MODELS:
+    parameters = checkpoints.num_parameters(pipe)
+    for name in parts:
         # Not the module's own `to`: diffusers' warns of parts that are better kept in float32.
         nn.Module.to(getattr(pipe, name), _DTYPES[precision])
+    waiting = sum(number for name, number in parameters.items() if name not in parts)
 
-    def build() -> DreamPosePipeline:
-        for name in MODELS:
-            getattr(pipe, name).to_empty(device="cpu")
-        return pipe
+    def build() -> tuple[DreamPosePipeline, Tensor]:
+        for name in parts:
+            _give_memory(getattr(pipe, name))
+        return pipe, torch.zeros(waiting, dtype=_DTYPES[precision])
 
-    def run(made: DreamPosePipeline) -> Tensor:
+    def run(made: tuple[DreamPosePipeline, Tensor]) -> Tensor:
         with torch.no_grad():
-            return work(made, batch_size)
+            return work(made[0], batch_size)
 
     found = measure(build, run)
     return Cost(
-        parameters=checkpoints.num_parameters(pipe),
+        parameters=parameters,
         num_trained=0,
         held_bytes=found.held_bytes,
         peak_bytes=found.peak_bytes,
@@ -328,6 +333,16 @@ def _without_weights(recipe: Recipe) -> DreamPosePipeline:
     # costs nothing to speak of.
     with torch.device("meta"):
         return checkpoints.build(replace(recipe, null_image="zeros"))
+
+
+def _give_memory(module: nn.Module) -> None:
+    """Puts parameters and buffers that have memory in the place of those that have none."""
+    for layer in module.modules():
+        for name, value in layer.named_parameters(recurse=False):
+            made = torch.empty(value.shape, dtype=value.dtype)
+            layer.register_parameter(name, nn.Parameter(made, requires_grad=value.requires_grad))
+        for name, value in layer.named_buffers(recurse=False):
+            setattr(layer, name, torch.empty(value.shape, dtype=value.dtype))
 
 
 def _codec(pipe: DreamPosePipeline) -> LatentCodec:

@@ -20,7 +20,7 @@ from dreampose import windows
 from dreampose.config import NO_SAVINGS, Savings, StageConfig
 from dreampose.errors import InputError
 from dreampose.training import sharding
-from dreampose.training.savings import make_optimizer, recompute_activations
+from dreampose.training.savings import make_optimizer, prepare
 from dreampose.training.stage import Stage, StepReport, to_device
 from dreampose.training.state import (
     MovingAverage,
@@ -58,8 +58,7 @@ class _Run:
         savings: Savings,
     ) -> None:
         self.stage, self.config, self.accelerator, self.seed = stage, config, accelerator, seed
-        if savings.gradient_checkpointing:
-            recompute_activations(stage)
+        prepare(stage, savings)
         sharding.make_ready(stage, accelerator)
         parameters = [parameter for parameter in stage.parameters() if parameter.requires_grad]
         optimizer = make_optimizer(parameters, config, savings)

@@ -86,6 +86,15 @@ def moment_bytes(num_values: int, savings: Savings) -> int:
     return 2 * (num_values + 4 * scales + 4 * 256)
 
 
+def prepare(stage: nn.Module, savings: Savings) -> None:
+    """Makes a stage ready to be trained so, in place, before its optimizer is made."""
+    if savings.gradient_checkpointing:
+        recompute_activations(stage)
+    if savings.optimizer == "adamw8bit":
+        # It walks raw memory, and brings weights, but not their moments, into this order itself.
+        stage.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
+
+
 def recompute_activations(stage: nn.Module) -> None:
     """Makes the blocks of diffusers' and transformers' models keep their inputs alone.
 
