@@ -342,7 +342,8 @@ def _give_memory(module: nn.Module) -> None:
             made = torch.empty(value.shape, dtype=value.dtype)
             layer.register_parameter(name, nn.Parameter(made, requires_grad=value.requires_grad))
         for name, value in layer.named_buffers(recurse=False):
-            setattr(layer, name, torch.empty(value.shape, dtype=value.dtype))
+            # Zeros, since some are indices.
+            setattr(layer, name, torch.zeros(value.shape, dtype=value.dtype))
 
 
 def _codec(pipe: DreamPosePipeline) -> LatentCodec:
