@@ -137,7 +137,7 @@ def measure_stages(args: argparse.Namespace, root: Path, count: int = 50) -> dic
     folder = Store(root).create(request=request, photos=[b""], motion=b"", motion_suffix=".npz")
 
     def timed(work: Callable[[int], Any], times: int) -> tuple[float, Any]:
-        work(0)
+        result = work(0)
         began = time.perf_counter()
         for number in range(times):
             result = work(number)
