@@ -129,7 +129,7 @@ def drawn(out: Path, rank: int) -> list[list[int]]:
 def two_runs(folder: Path, small: Any, large: Any, data: Path) -> list[Any]:
     """Undisturbed runs of two recipes."""
     return [
-        train_base(folder / "small", small, data, validation=data, validate_every=4),
+        train_base(folder / "small", small, data, validation=data, validate_every=2),
         train_base(folder / "large", large, data),
     ]
 
@@ -141,10 +141,11 @@ def killed_run(folder: Path, recipe: Any, data: Path) -> list[Any]:
 
 
 def spread_run(folder: Path, recipe: Any, data: Path) -> list[Any]:
-    """Spread weights, stopped after the first step and gone on with."""
-    options: dict[str, Any] = {"shard": True, "validation": data, "validate_every": 4}
+    """Spread weights, stopped after the first step and gone on with for three more."""
+    options: dict[str, Any] = {"shard": True, "validation": data, "validate_every": 2}
     first = train_base(folder, recipe, data, stop=lambda: True, **options)
-    return first + train_base(folder, recipe, data, **options)
+    stops = iter([False, False, True])
+    return first + train_base(folder, recipe, data, stop=lambda: next(stops), **options)
 
 
 if __name__ == "rank":

@@ -58,7 +58,9 @@ def alone(tiny_recipe, tiny_data, tmp_path_factory):
     """The same training on one rank, which takes two turns where two ranks take one."""
     folder = tmp_path_factory.mktemp("alone")
     small = settings(tiny_recipe, gradient_accumulation=2)
-    losses = train_base(folder, small, tiny_data, validation=tiny_data, validate_every=4)
+    losses = train_base(
+        folder, small, tiny_data, validation=tiny_data, validate_every=2, checkpoint_every=4
+    )
     return folder, losses
 
 
@@ -108,5 +110,6 @@ class TestTwoRanks:
         )
         assert ranks[0] is not None, (tmp_path / "rank0.txt").read_text()
         assert ranks[0] == ranks[1]
-        assert_alike(ranks[0], expected)
-        assert_same(tmp_path / "parts", folder)
+        assert_alike(ranks[0], expected[:4])
+        middle = Path("checkpoints", "step_00000004")
+        assert_same(tmp_path / "parts" / middle, folder / middle)
