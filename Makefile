@@ -9,7 +9,6 @@ STAMP := $(VENV)/.installed
 export RAY_TMPDIR ?= /tmp
 export RAY_AUTH_MODE ?= disabled
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
-export PYTHONDONTWRITEBYTECODE ?= 1
 
 .PHONY: help install demo test test-full test-without-ray check format bench clean
 
@@ -26,8 +25,8 @@ install: $(STAMP) ## an environment in .venv with the pinned versions
 demo: $(STAMP) ## motion from an MP4, one subject finetuned, three videos rendered: out/demo/index.html
 	$(BIN)/python examples/demo.py
 
-test: $(STAMP) ## every test, a file at a time on each of two processes
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: $(STAMP) ## every test in two processes: one has those that start Ray
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 test-full: $(STAMP) ## the paper's model at full size on the CPU (24 GB of memory, up to 25 minutes)
 	$(BIN)/python benchmarks/full_size.py

@@ -164,7 +164,7 @@ def protocol(plan: Plan, grids: Mapping[str, Mapping[str, Grid]]) -> list[str]:
     """How the figures came about, a sentence or two each."""
     num_people, num_seeds = grids[FULL]["l1"].shape
     return [
-        f"Means are of {num_people} test people with {num_seeds} seeds; a person's score is that "
+        f"Means are of {num_people} test people with {num_seeds} seed(s); a person's score is that "
         f"of {2 * NUM_PAIRS} frames, {NUM_PAIRS} pairs of neighbours, of a walk and as many of a "
         f"turn. In brackets are 95% bootstrap intervals: people are drawn and, independently, "
         f"seeds. Differences from full are paired by person and seed.",

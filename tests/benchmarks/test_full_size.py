@@ -7,7 +7,8 @@ from dreampose.config import replace
 
 def test_every_step_of_the_full_size_test_runs(tmp_path):
     small = replace(recipes.sd14(), height=64, width=64)
-    recipe = recipes.shrink(small, 40)
+    # Few channels leave a low rank a larger share.
+    recipe = replace(recipes.shrink(small, 40), lora_rank=1)
     said = {name: step(tmp_path, recipe) for name, step in full_size.STEPS.items()}
     assert "unet" in said["load"]
     assert "loss" in said["train"]

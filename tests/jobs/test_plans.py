@@ -47,7 +47,7 @@ def test_training_without_data_is_planned_for_the_paper_data_set(capsys, tiny_js
 
 def test_subjects_are_planned_by_method(capsys, tmp_path, tiny_model):
     people = tmp_path / "people.csv"
-    (tmp_path / "a.png").write_bytes(b"")
+    Image.new("RGB", (48, 64)).save(tmp_path / "a.png")
     people.write_text("subject,photos\nanna,a.png\nbert,a.png\n")
     arguments = ["--model", str(tiny_model), "--subjects", str(people), "--out", "x", "--dry-run"]
     assert finetune.main(arguments) == 0

@@ -381,7 +381,8 @@ def test_a_job_killed_halfway_does_only_the_rest(shop, tiny_recipe):
             preset="exact", seed=seed, align=False,
         )  # fmt: skip
         frames = [generate.render_frames(pipe, request, range(i, i + 4)) for i in range(0, 24, 4)]
-        video.write(shop / "expected.mp4", np.concatenate(frames), FPS)
+        code = manifests[name]["watermark"]
+        provenance.write(shop / "expected.mp4", np.concatenate(frames), FPS, code=code)
         clip = video.read(shop / "out" / f"{name}.mp4")
         assert clip.fps == FPS
         # Replicas may use more threads than this process, which rounds sums otherwise: a grey

@@ -20,7 +20,7 @@ import pytest
 import ray
 from ray import serve as ray_serve
 
-from dreampose import checkpoints, generate, video
+from dreampose import checkpoints, generate, provenance, video
 from dreampose.poses import Motion
 from serve import application
 from serve.config import Settings
@@ -174,9 +174,11 @@ def test_ten_renders_survive_the_death_of_everything(
         frames = [
             frame for chunk in chunks for frame in generate.render_frames(pipe, request, chunk)
         ]
-        video.write(tmp_path / "undisturbed.mp4", frames, request.fps)
-        content = persist(client, "GET", f"/v1/videos/{video_id}/content").content
-        assert content == (tmp_path / "undisturbed.mp4").read_bytes(), f"seed {seed}"
+        rendered, undisturbed = tmp_path / "rendered.mp4", tmp_path / "undisturbed.mp4"
+        rendered.write_bytes(persist(client, "GET", f"/v1/videos/{video_id}/content").content)
+        code = provenance.verify(rendered).tags["watermark"]
+        provenance.write(undisturbed, frames, request.fps, code=code)
+        assert rendered.read_bytes() == undisturbed.read_bytes(), f"seed {seed}"
 
     times = Counter(finished_frames(book))
     assert len(times) == total

@@ -14,7 +14,7 @@ import pytest
 import ray
 from ray import serve as ray_serve
 
-from dreampose import checkpoints, generate, video
+from dreampose import checkpoints, generate, provenance, video, watermark
 from dreampose.poses import Motion
 from serve import app
 from serve.application import renderer_app
@@ -106,16 +106,15 @@ def finished(service, video_id):
     raise AssertionError(f"not finished after {PATIENCE} s: {state}")
 
 
-def decoded(tmp_path, frames_or_bytes, fps=12.5):
-    """What a player shows. Equal frames give equal files, and so equal pictures."""
-    path = tmp_path / "decoded.mp4"
-    if isinstance(frames_or_bytes, bytes):
-        path.write_bytes(frames_or_bytes)
-    else:
-        video.write(path, frames_or_bytes, fps)
+def assert_shows(tmp_path, content, frames, fps=12.5):
+    """A player shows these frames, marked. Equal frames give equal files, and so equal pictures."""
+    path, expected = tmp_path / "rendered.mp4", tmp_path / "expected.mp4"
+    path.write_bytes(content)
+    code = provenance.verify(path).tags["watermark"]
+    video.write(expected, watermark.embed(frames, code), fps)
     clip = video.read(path)
     assert clip.fps == fps
-    return clip.frames
+    np.testing.assert_array_equal(clip.frames, video.read(expected).frames)
 
 
 def test_post_poll_fetch(service, photo_file, motion_file, tmp_path, reference):
@@ -131,7 +130,7 @@ def test_post_poll_fetch(service, photo_file, motion_file, tmp_path, reference):
     content = service.get(f"/v1/videos/{created['id']}/content")
     assert content.headers["content-type"] == "video/mp4"
     expected = reference(photo_file, motion_file, 8, "fast")
-    np.testing.assert_array_equal(decoded(tmp_path, content.content), decoded(tmp_path, expected))
+    assert_shows(tmp_path, content.content, expected)
 
 
 def test_one_replica_and_chunks_of_one_give_the_same_frames(
@@ -150,9 +149,7 @@ def test_one_replica_and_chunks_of_one_give_the_same_frames(
     assert state.status == "completed", state
     single = reference(photo_file, motion_file, 1, "fast")
     chunks_of_eight = reference(photo_file, motion_file, 8, "fast")
-    np.testing.assert_array_equal(
-        decoded(tmp_path, folder.result.read_bytes()), decoded(tmp_path, single)
-    )
+    assert_shows(tmp_path, folder.result.read_bytes(), single)
     assert np.abs(single.astype(int) - chunks_of_eight).max() <= 1
 
 
@@ -174,7 +171,7 @@ def test_a_replica_that_dies_in_a_render_costs_nothing_but_time(
     assert state["status"] == "completed", state
     content = service.get(f"/v1/videos/{video_id}/content").content
     expected = reference(photo_file, motion_file, 8, "exact")
-    np.testing.assert_array_equal(decoded(tmp_path, content), decoded(tmp_path, expected))
+    assert_shows(tmp_path, content, expected)
 
 
 def test_bad_requests_are_sentences(service, photo_file, motion_file, tmp_path):
@@ -218,7 +215,7 @@ def test_the_openai_client_creates_polls_lists_downloads_and_deletes(
     assert created.id in [video.id for video in client.videos.list(limit=1)]
     content = client.videos.download_content(created.id).read()
     expected = reference(photo_file, motion_file, 8, "fast")
-    np.testing.assert_array_equal(decoded(tmp_path, content), decoded(tmp_path, expected))
+    assert_shows(tmp_path, content, expected)
     assert client.videos.delete(created.id).deleted
     assert service.get(f"/v1/videos/{created.id}").status_code == 404
 
