@@ -85,3 +85,12 @@ def jpeg(frame: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(frame).save(buffer, format="JPEG", quality=80)
     return buffer.getvalue()
+
+
+def smaller(picture: bytes, height: int) -> bytes:
+    """A picture of our own, no higher than so many pixels, as JPEG."""
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(picture)) as image:
+        image.thumbnail((16 * height, height))
+        image.save(buffer, format="JPEG", quality=80)
+    return buffer.getvalue()

@@ -232,7 +232,7 @@ class Store:
 
     def clear_abandoned(self, before: float) -> None:
         """Takes away what died while it was being accepted or removed, before that Unix time."""
-        for path in self.root.glob("*"):
+        for path in self.root.glob("[!.]*"):
             is_old = path.is_dir() and path.stat().st_mtime < before
             if is_old and not (path / "request.json").exists():
                 shutil.rmtree(path, ignore_errors=True)

@@ -15,18 +15,19 @@ from typing import Annotated
 from fastapi import Depends, Request
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dreampose.errors import InputError
 from serve.http import page
+from serve.http.visit import FORWARDED, KEY
 from serve.measures import Measures
 from serve.refusals import RequestError
 from serve.service import Service
 
-FREE = ("/healthz", "/readyz", *page.PATHS)
-"""Answered to anybody, since whoever probes them, or opens the page, has no key to show."""
-FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
+FREE = ("/healthz", "/readyz")
+"""Answered to anybody, since whoever probes them has no key to show."""
 
 
 class TooMuch(HTTPException):
@@ -81,10 +82,14 @@ class Gate:
             return
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         try:
-            owner = "" if path in FREE else self._admit(scope, path)
+            is_free = path in FREE or page.is_free(path)
+            owner = "" if is_free else self._admit(scope, path)
             body = Body(receive, scope, self.service)
         except RequestError as refusal:
-            await answer(refusal, self.service.measures)(scope, receive, send)
+            refused = answer(refusal, self.service.measures)
+            if page.is_part(path):
+                refused = page.refused(refusal, path)
+            await refused(scope, receive, send)
             return
         scope.setdefault("state", {})["owner"] = owner
         await self.app(scope, body, send)
@@ -92,21 +97,24 @@ class Gate:
     def _admit(self, scope: Scope, path: str) -> str:
         service = self.service
         try:
-            owner = self._owner(scope)
+            owner = self._owner(scope, path)
         except InputError as error:
             logging.getLogger("ray.serve").exception("keys")
             raise RequestError(503, "no_keys", "keys cannot be read by the service") from error
         service.requests.take(owner)
-        if scope["method"] == "POST":
+        if scope["method"] == "POST" and (not page.is_part(path) or path == page.UPLOAD):
             service.posts.take(owner)
             if path.rstrip("/") == "/v1/videos":
                 service.desk.check_room(owner)
         return owner
 
-    def _owner(self, scope: Scope) -> str:
+    def _owner(self, scope: Scope, path: str) -> str:
         headers = Headers(scope=scope)
         if self.service.keys.in_use:
             scheme, _, key = headers.get("authorization", "").partition(" ")
+            if page.is_part(path):
+                # A cookie opens the page alone, since other pages can have a browser send it.
+                scheme, key = "bearer", HTTPConnection(scope).cookies.get(KEY, "")
             owner = self.service.keys.owner(key.strip()) if scheme.lower() == "bearer" else None
             if owner is None:
                 raise RequestError(

@@ -28,13 +28,14 @@ it under its id, fetch its content. Beyond it there are events, stored motions a
 CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 
 
-def build(service: Service, *, manage: bool = False) -> FastAPI:
+def build(service: Service, *, manage: bool = False, with_page: bool = True) -> FastAPI:
     """The interface of a service.
 
     Args:
         service: what answers.
         manage: open the service when the application starts and close it when it ends; without it
             whoever made the service does.
+        with_page: the page for people as well, for which Gradio is imported where it is installed.
     """
 
     @asynccontextmanager
@@ -54,7 +55,6 @@ def build(service: Service, *, manage: bool = False) -> FastAPI:
     )
     for routes in (videos, events, motions, subjects, health):
         api.include_router(routes.router(service))
-    api.include_router(page.router())
 
     @api.exception_handler(RequestError)
     async def refuse(_: Request, error: RequestError) -> Response:
@@ -86,5 +86,7 @@ def build(service: Service, *, manage: bool = False) -> FastAPI:
         logging.getLogger("ray.serve").error("%s failed", request.url.path, exc_info=error)
         return answer(RequestError(500, "internal_error", "the service failed"), service.measures)
 
+    if with_page:
+        page.mount(api, service)
     api.add_middleware(Gate, service=service)
     return api

@@ -1,49 +1,208 @@
-"""`/`: the page for people. It calls the same interface as programs do and fetches nothing else.
+"""`/`: the page for people, where Gradio is installed, and the form that asks for a key before it.
 
-Knows nothing of videos; all that the page does is in `static/`.
+Gradio answers the page's own paths and no others; what it does for visitors goes through the
+interface like any request. Knows nothing of what stands on the page.
 """
 
+import importlib
+import importlib.util
+import math
+import os
+import shutil
+from html import escape
 from pathlib import Path
+from urllib.parse import parse_qs
 
-from fastapi import APIRouter
-from fastapi.responses import Response
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+)
+from starlette.datastructures import MutableHeaders
+from starlette.routing import Match, Mount
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dreampose.config import PRESETS
+from serve.document import document
+from serve.http.visit import KEY
+from serve.refusals import RequestError
+from serve.service import Service
 
-STATIC = Path(__file__).parent / "static"
-FILES = {"page.js": "text/javascript", "page.css": "text/css"}
-PATHS = ("/", *(f"/{name}" for name in FILES))
-"""Answered to anybody: there is nothing in them that a key guards, and a browser has none to show
-before the page asks for it."""
+TITLE = "DreamPose"
+HOME, SIGN_IN = "/", "/key"
+FREE = (SIGN_IN, "/manifest.json", "/favicon.ico", "/theme.css")
+FREE_FOLDERS = ("/assets/", "/static/")
+"""Answered to anybody: Gradio's own files, which everybody has who installs it."""
+GATED = (
+    HOME, "/config", "/gradio_api/cancel", "/gradio_api/queue/data", "/gradio_api/queue/join",
+    "/gradio_api/startup-events", "/gradio_api/upload", "/gradio_api/upload_progress",
+)  # fmt: skip
+GATED_FOLDERS = ("/gradio_api/file=/", "/gradio_api/heartbeat/")
+"""What the page needs of Gradio; the rest of what it can do is not offered. Only what begins with
+a slash is a file: Gradio would fetch URLs as well."""
+UPLOAD = "/gradio_api/upload"
+MAX_KEY_BYTES = 4096
+
+POLICY = (
+    # Gradio writes scripts and styles into its page; nothing comes from elsewhere, and no other
+    # page may stand around this one.
+    "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' blob: data:; media-src 'self' blob:; font-src 'self' data:; "
+    "connect-src 'self'; manifest-src 'self'; worker-src 'self' blob:; base-uri 'self'; "
+    "form-action 'self'; frame-ancestors 'none'"
+)
 HEADERS = {
-    # Nothing from elsewhere, nothing inline, and no other page around this one.
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-        "img-src blob: data:; media-src blob:; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'none'"
-    ),
-    "Cache-Control": "no-cache",
-    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": POLICY,
+    "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
-DEFAULT_PRESET = "balanced"
+FORM_STYLE = """
+form { display: flex; gap: 10px; max-width: 480px; }
+input { flex: 1; } input, button { font: inherit; color: inherit; background: var(--paper);
+  border: 1px solid var(--line); border-radius: 8px; padding: 9px 13px; }
+button { cursor: pointer; }
+[role=alert] { border-left: 4px solid #c4453c; padding-left: 12px; }
+"""
+MISSING = "The page needs Gradio: pip install 'dreampose[ray]'. The interface is there without it."
 
 
-def router() -> APIRouter:
-    """The routes of the page's three files."""
-    routes = APIRouter(include_in_schema=False)
-    options = "".join(
-        f"<option{' selected' if name == DEFAULT_PRESET else ''}>{name}</option>"
-        for name in PRESETS
+def is_part(path: str) -> bool:
+    """Whether a path is one of the page's, for whose requests a browser shows its key."""
+    return path in GATED or path.startswith(GATED_FOLDERS)
+
+
+def is_free(path: str) -> bool:
+    """Whether a path is answered to anybody."""
+    return path in FREE or path.startswith(FREE_FOLDERS)
+
+
+def load() -> bool:
+    """Imports what the page needs; False where Gradio is not installed."""
+    if importlib.util.find_spec("gradio") is None:
+        return False
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    importlib.import_module("serve.http.blocks")
+    return True
+
+
+def mount(api: FastAPI, service: Service) -> None:
+    """Puts the page, or what stands in its place, behind all other routes of an interface."""
+    api.include_router(sign_in(service))
+    if not load():
+
+        @api.get(HOME, include_in_schema=False)
+        async def home() -> Response:
+            return html(MISSING)
+
+        return
+    import gradio
+
+    from serve.http import blocks
+
+    folder = Path(service.settings.storage, ".page").absolute()
+    # What an earlier ingress had there belongs to pages that are closed, or begin anew.
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700, parents=True)
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    gradio.mount_gradio_app(
+        api,
+        blocks.build(api, folder),
+        path=HOME,
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        show_error=False,
+        max_file_size=service.live.limits.max_upload_mb * 2**20,
+        theme=blocks.theme(),
+        css=blocks.STYLE,
     )
-    index = (STATIC / "index.html").read_text("utf-8").replace("<!-- presets -->", options)
+    mounted = api.router.routes.pop()
+    assert isinstance(mounted, Mount)
+    api.router.routes.append(OwnPaths("", app=Dressed(mounted.app)))
 
-    def add(path: str, content: str, media_type: str) -> None:
-        @routes.get(path)
-        async def file() -> Response:
-            return Response(content, media_type=media_type, headers=HEADERS)
 
-    add("/", index, "text/html")
-    for name, media_type in FILES.items():
-        add(f"/{name}", (STATIC / name).read_text("utf-8"), media_type)
+class OwnPaths(Mount):
+    """A mounted application that is asked for the page's paths alone."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Whether the request is for the page."""
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if scope["type"] != "http" or not (is_part(path) or is_free(path)):
+            return Match.NONE, {}
+        return super().matches(scope)
+
+
+class Dressed:
+    """An application whose answers carry the page's headers."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request."""
+
+        async def dress(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        await self.app(scope, receive, dress)
+
+
+def sign_in(service: Service) -> APIRouter:
+    """The route that takes a key from the form; a browser's cookie holds it from then on."""
+    routes = APIRouter(include_in_schema=False)
+
+    @routes.post(SIGN_IN)
+    async def take(request: Request) -> Response:
+        body = b""
+        async for part in request.stream():
+            body += part
+            if len(body) > MAX_KEY_BYTES:
+                break
+        key = parse_qs(body[:MAX_KEY_BYTES].decode("utf-8", "replace")).get("key", [""])[0].strip()
+        if not service.keys.in_use or service.keys.owner(key) is None:
+            return form("That is not a valid key.")
+        answer = RedirectResponse("./", 303)
+        answer.set_cookie(
+            KEY, key, httponly=True, samesite="lax", secure=request.url.scheme == "https",
+            path=request.scope.get("root_path") or "/",
+        )  # fmt: skip
+        return answer
+
     return routes
+
+
+def refused(refusal: RequestError, path: str) -> Response:
+    """What somebody gets to whom the page is refused, as a browser or Gradio's script shows it."""
+    headers = dict(HEADERS)
+    if refusal.retry_after:
+        headers["Retry-After"] = str(math.ceil(refusal.retry_after))
+    if path == UPLOAD:
+        return PlainTextResponse(refusal.message, refusal.status, headers)
+    if path != HOME:
+        return JSONResponse({"detail": refusal.message}, refusal.status, headers)
+    if refusal.status == 401:
+        return form("")
+    return html(refusal.message, status=refusal.status)
+
+
+def form(problem: str) -> Response:
+    """Asks for a key."""
+    alert = f'<p role="alert">{escape(problem)}</p>' if problem else ""
+    body = (
+        f'{alert}<form method="post" action="key"><input id="key" name="key" type="password" '
+        'aria-label="API key" placeholder="API key" autocomplete="off" required autofocus>'
+        "<button>Go on</button></form>"
+    )
+    return html("This service wants to know who asks.", body, status=401)
+
+
+def html(summary: str, body: str = "", *, status: int = 200) -> Response:
+    """A small page in the look of all pages here."""
+    text = document(body, title=TITLE, summary=summary, style=FORM_STYLE)
+    return HTMLResponse(text, status, HEADERS | {"Cache-Control": "no-store"})

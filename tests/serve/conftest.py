@@ -146,8 +146,10 @@ def make_tally():
     return Tally
 
 
-def start(folder, model, **settings):
+def start(folder, model, with_page=False, **settings):
     """The interface of a service in a folder, whose work is done by a stand-in.
+
+    Without the page, which takes a second to build.
 
     Gives `client` (at this machine), `service`, `backend`, `tally`, and `app` for other clients.
     """
@@ -161,7 +163,7 @@ def start(folder, model, **settings):
     }
     backend, tally = StandIn(), Tally()
     service = Service(Settings(**(defaults | settings)), backend, tally)
-    app = build(service, manage=True)
+    app = build(service, manage=True, with_page=with_page)
     client = TestClient(app, base_url="http://127.0.0.1:8000", client=HERE)
     return SimpleNamespace(client=client, service=service, backend=backend, tally=tally, app=app)
 
