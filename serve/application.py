@@ -46,7 +46,7 @@ class Ingress:
         await self.service.open()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """What Serve sends requests to."""
+        """What Serve sends requests to; the page's Gradio is imported here, in the replica."""
         return build(self.service)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ STYLE = f"""
 .gradio-container > main {{ max-width: 1160px; margin: 0 auto; }}
 #head h1 {{ font-size: 24px; margin: 0; }}
 #head p {{ margin: 2px 0 0; color: var(--body-text-color-subdued); }}
+.toast-wrap.toast-wrap {{ top: auto; bottom: 20px; }}
 .step h2 {{ font-size: 16px; margin: 0; }}
 .newest {{ height: {HEIGHT}px; display: grid; grid-template-rows: minmax(0, 1fr);
   place-items: center; border: 1px solid var(--border-color-primary); border-radius: 8px;
@@ -162,7 +163,6 @@ def lay_out() -> Parts:
                 label="Seed",
                 info="The same seed gives the same video.",
                 precision=0,
-                minimum=0,
                 interactive=True,
                 elem_id="seed",
             )

@@ -23,6 +23,8 @@ from serve.http.visit import Visit
 from serve.refusals import RequestError
 
 POLL_SECONDS = 0.5
+TOLD_SECONDS = 30.0
+"""How long the page shows what was refused, unless a visitor closes it."""
 OWN_MOTION = "default"
 """In place of an id: the motion of videos that name none."""
 
@@ -63,7 +65,7 @@ def telling(handler: Callable[..., Updates]) -> Callable[..., Updates]:
                 async for update in updates:
                     yield update
         except (InputError, RequestError) as refusal:
-            raise gr.Error(str(refusal), duration=None, print_exception=False) from refusal
+            raise gr.Error(str(refusal), duration=TOLD_SECONDS, print_exception=False) from refusal
         except Exception as error:
             logging.getLogger("ray.serve").exception("the page failed")
             raise gr.Error("the service failed", print_exception=False) from error
@@ -92,10 +94,14 @@ class Handlers:
     def __init__(self, api: ASGIApp, folder: Path, parts: Parts) -> None:
         self.api, self.folder, self.parts = api, folder, parts
 
+    def _visit(self, request: gr.Request) -> Visit:
+        assert request.request is not None
+        return Visit(self.api, request.request)
+
     @telling
     async def begin(self, request: gr.Request) -> Updates:
         """Lists the visitor's motions and shows the service's own."""
-        async with Visit(self.api, request) as visit:
+        async with self._visit(request) as visit:
             choices = motion_choices((await visit.ask("GET", "/v1/motions")).json()["data"])
             yield {self.parts.motion: gr.Dropdown(choices, value=OWN_MOTION)}
             yield await self._show_motion(visit, OWN_MOTION)
@@ -103,7 +109,7 @@ class Handlers:
     @telling
     async def choose_motion(self, motion_id: str, request: gr.Request) -> Updates:
         """Shows another motion."""
-        async with Visit(self.api, request) as visit:
+        async with self._visit(request) as visit:
             yield await self._show_motion(visit, motion_id)
 
     async def _show_motion(self, visit: Visit, motion_id: str) -> Mapping[Any, Any]:
@@ -125,7 +131,7 @@ class Handlers:
         if path is None:
             return
         try:
-            async with Visit(self.api, request) as visit:
+            async with self._visit(request) as visit:
                 yield {parts.motion_state: "Looking at the file …", parts.render: busy(True)}
                 with Path(path).open("rb") as file:
                     motion = (await visit.ask("POST", "/v1/motions", files={"file": file})).json()
@@ -160,7 +166,7 @@ class Handlers:
         fields = {"preset": preset, "seed": "" if seed is None else str(seed)}
         if motion_id != OWN_MOTION:
             fields["motion"] = motion_id
-        async with Visit(self.api, request) as visit:
+        async with self._visit(request) as visit:
             if not photos:
                 raise InputError("photos must be at least one, got none")
             with contextlib.ExitStack() as opened:
@@ -179,7 +185,7 @@ class Handlers:
         """Shows the video that this browser asked for last, where there still is one."""
         if not video_id:
             return
-        async with Visit(self.api, request) as visit:
+        async with self._visit(request) as visit:
             try:
                 video = (await visit.ask("GET", f"/v1/videos/{video_id}")).json()
             except RequestError:
@@ -202,7 +208,7 @@ class Handlers:
             parts.newest: gr.Markdown(view.picture(), visible=True),
             parts.progress: view.progress(),
         }
-        rested = {
+        rested: dict[Any, Any] = {
             parts.render: busy(False),
             parts.cancel: gr.Button(visible=False),
             parts.newest: gr.Markdown("", visible=False),
@@ -229,7 +235,7 @@ class Handlers:
     async def cancel(self, video_id: str, request: gr.Request) -> Updates:
         """Deletes the video; whoever follows it is told by the interface."""
         yield {self.parts.cancel: gr.Button(interactive=False)}
-        async with Visit(self.api, request) as visit:
+        async with self._visit(request) as visit:
             await visit.ask("DELETE", f"/v1/videos/{video_id}")
 
 

@@ -4,10 +4,12 @@ Gradio answers the page's own paths and no others; what it does for visitors goe
 interface like any request. Knows nothing of what stands on the page.
 """
 
+import contextlib
 import importlib
 import importlib.util
 import math
 import os
+import re
 import shutil
 from html import escape
 from pathlib import Path
@@ -21,12 +23,13 @@ from fastapi.responses import (
     RedirectResponse,
     Response,
 )
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.routing import Match, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.document import document
 from serve.http.visit import KEY
+from serve.limits import Concurrency
 from serve.refusals import RequestError
 from serve.service import Service
 
@@ -43,6 +46,11 @@ GATED_FOLDERS = ("/gradio_api/file=/", "/gradio_api/heartbeat/")
 """What the page needs of Gradio; the rest of what it can do is not offered. Only what begins with
 a slash is a file: Gradio would fetch URLs as well."""
 UPLOAD = "/gradio_api/upload"
+STREAMS = ("/gradio_api/heartbeat/", "/gradio_api/queue/data", "/gradio_api/upload_progress")
+STREAMS_OF_PAGES = 4
+"""So many times as many as streams of events may a key hold open."""
+PREFIX = re.compile(r"(/[\w.~-]+)+", re.ASCII)
+"""What a proxy may say that it took off the paths."""
 MAX_KEY_BYTES = 4096
 
 POLICY = (
@@ -104,7 +112,9 @@ def mount(api: FastAPI, service: Service) -> None:
     folder = Path(service.settings.storage, ".page").absolute()
     # What an earlier ingress had there belongs to pages that are closed, or begin anew.
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700, parents=True)
+    # Storage that cannot be reached is for /healthz to tell; Gradio makes folders when it needs them.
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     gradio.mount_gradio_app(
         api,
@@ -122,7 +132,7 @@ def mount(api: FastAPI, service: Service) -> None:
     )
     mounted = api.router.routes.pop()
     assert isinstance(mounted, Mount)
-    api.router.routes.append(OwnPaths("", app=Dressed(mounted.app)))
+    api.router.routes.append(OwnPaths("", app=Dressed(mounted.app, service)))
 
 
 class OwnPaths(Mount):
@@ -130,27 +140,43 @@ class OwnPaths(Mount):
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Whether the request is for the page."""
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if scope["type"] != "http" or not (is_part(path) or is_free(path)):
-            return Match.NONE, {}
-        return super().matches(scope)
+        if scope["type"] == "http" and (is_part(route(scope)) or is_free(route(scope))):
+            return super().matches(scope)
+        return Match.NONE, {}
 
 
 class Dressed:
-    """An application whose answers carry the page's headers."""
+    """Gradio's application as this one serves it: with the page's headers, prefix and bounds."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app = app
+        self.streams = Concurrency(
+            lambda: STREAMS_OF_PAGES * service.live.limits.streams_per_key, "streams of the page"
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request."""
 
         async def dress(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                if headers.get("content-type", "").startswith("text/event-stream"):
+                    headers["X-Accel-Buffering"] = "no"
             await send(message)
 
-        await self.app(scope, receive, dress)
+        prefix = Headers(scope=scope).get("x-forwarded-prefix", "").rstrip("/")
+        if not scope.get("root_path") and PREFIX.fullmatch(prefix):
+            scope = {**scope, "root_path": prefix}
+        with contextlib.ExitStack() as held:
+            if route(scope).startswith(STREAMS):
+                held.enter_context(self.streams.hold(scope["state"]["owner"]))
+            await self.app(scope, receive, dress)
+
+
+def route(scope: Scope) -> str:
+    """The path of a request, without what stands before the whole application."""
+    return scope["path"].removeprefix(scope.get("root_path", ""))
 
 
 def sign_in(service: Service) -> APIRouter:

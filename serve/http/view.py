@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from html import escape
 from typing import Any
@@ -75,7 +75,7 @@ class View:
 
 async def views(
     video: Mapping[str, Any], events: AsyncGenerator[tuple[str, Mapping[str, Any]], None]
-) -> AsyncIterator[View]:
+) -> AsyncGenerator[View, None]:
     """What is to be shown of a video, each time that it has changed, and in the end."""
     view, changed = View(video), asyncio.Event()
 
