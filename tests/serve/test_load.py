@@ -100,7 +100,7 @@ def test_fifty_clients_and_a_queue_of_twenty(start_service, tmp_path, caplog, mo
                 held.append(measure())
 
     async def go():
-        app = build(service, manage=True)
+        app = build(service, manage=True, with_page=False)
         async with app.router.lifespan_context(app), asyncio.timeout(PATIENCE):
             await work(app)
 
