@@ -112,7 +112,7 @@ def mount(api: FastAPI, service: Service) -> None:
     folder = Path(service.settings.storage, ".page").absolute()
     # What an earlier ingress had there belongs to pages that are closed, or begin anew.
     shutil.rmtree(folder, ignore_errors=True)
-    # Storage that cannot be reached is for /healthz to tell; Gradio makes folders when it needs them.
+    # Storage that cannot be reached is for /healthz to tell; Gradio makes the folder when it can.
     with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
