@@ -10,6 +10,8 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
 # Ray's workers give way to everything else (15), and starve beside the other process of tests.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Threads of small models wait for each other more than they work where cores are shared.
+os.environ.setdefault("DREAMPOSE_MAX_THREADS", "1")
 # Serve's proxy and replicas may take long to answer where the machine is busy.
 os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
 os.environ.setdefault("RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S", "5")

@@ -343,7 +343,7 @@ def test_a_job_killed_halfway_does_only_the_rest(shop, tiny_recipe):
     motion(24).save(shop / "walk.npz")
     write_catalog(
         shop,
-        "item,photos,motion,seed,preset\none,a.png,walk.npz,1,exact\ntwo,b.png,walk.npz,2,exact\n",
+        "item,photos,motion,seed,preset\none,a.png,walk.npz,1,balanced\ntwo,b.png,walk.npz,2,balanced\n",
     )
     command = [
         sys.executable, str(ROOT / "jobs" / "render.py"), "--model", str(shop / "tiny"),
@@ -378,7 +378,7 @@ def test_a_job_killed_halfway_does_only_the_rest(shop, tiny_recipe):
     for seed, (name, photo) in enumerate({"one": "a.png", "two": "b.png"}.items(), start=1):
         request = generate.prepare(
             pipe, [video.read_photo(shop / photo)], Motion.load(shop / "walk.npz"),
-            preset="exact", seed=seed, align=False,
+            preset="balanced", seed=seed, align=False,
         )  # fmt: skip
         frames = [generate.render_frames(pipe, request, range(i, i + 4)) for i in range(0, 24, 4)]
         code = manifests[name]["watermark"]
