@@ -29,7 +29,7 @@ from serve.sampler import Sampler
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 NUM_VIDEOS, REPEATS, CHUNK, SAMPLERS = 10, 3, 2, 2
-PATIENCE = 480
+PATIENCE = 1500
 VICTIMS = (
     ("ServeReplica:chaos:Sampler", 0.05),
     ("ServeReplica:chaos:Renderer", 0.2),

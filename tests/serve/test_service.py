@@ -26,7 +26,7 @@ pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).parents[2]
 SEED = 3
-PATIENCE = 300
+PATIENCE = 1200
 """Seconds that a render may take on a busy machine."""
 
 
