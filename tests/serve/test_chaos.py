@@ -6,6 +6,7 @@ SIGKILL. What the samplers finished is counted in the samplers themselves.
 
 import hashlib
 import os
+import pickle
 import signal
 import socket
 import sys
@@ -49,7 +50,8 @@ class CountedSampler(Sampler):
 
     async def render(self, content, indices):
         frames = await super().render(content, indices)
-        name = hashlib.sha256(content).hexdigest()
+        # Each video has noise of its own; a request that is prepared again is other bytes.
+        name = hashlib.sha256(pickle.loads(content).noise.numpy().tobytes()).hexdigest()
         with self.book.open("a") as file:
             file.write(f"{name} {indices.start} {indices.stop}\n")
         return frames
