@@ -31,6 +31,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 NUM_VIDEOS, REPEATS, CHUNK, SAMPLERS = 10, 3, 2, 2
 PATIENCE = 1500
+ROUNDED = 3
+"""Levels of 255. Mostly files are bitwise equal; a sum that one process rounds otherwise is a level
+before the video is encoded. Other noise or another pose would be dozens."""
 VICTIMS = (
     ("ServeReplica:chaos:Sampler", 0.05),
     ("ServeReplica:chaos:Renderer", 0.2),
@@ -180,7 +183,9 @@ def test_ten_renders_survive_the_death_of_everything(
         rendered.write_bytes(persist(client, "GET", f"/v1/videos/{video_id}/content").content)
         code = provenance.verify(rendered).tags["watermark"]
         provenance.write(undisturbed, frames, request.fps, code=code)
-        assert rendered.read_bytes() == undisturbed.read_bytes(), f"seed {seed}"
+        pictures = [video.read(path).frames.astype(int) for path in (rendered, undisturbed)]
+        difference = np.abs(pictures[0] - pictures[1])
+        assert difference.max() <= ROUNDED, (seed, difference.max(), (difference > 0).mean())
 
     times = Counter(finished_frames(book))
     assert len(times) == total
