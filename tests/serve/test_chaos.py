@@ -32,8 +32,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 NUM_VIDEOS, REPEATS, CHUNK, SAMPLERS = 10, 3, 2, 2
 PATIENCE = 1500
 ROUNDED = 0.1
-"""Levels of 255, on average. Mostly files are bitwise equal; a sum that one process rounds otherwise
-is a level here and there before the video is encoded. Other noise would be dozens everywhere."""
+"""Levels of 255, on average. Mostly files are bitwise equal; a sum that one process rounds in
+another way is a level here and there before the video is encoded. Other noise would be dozens."""
 VICTIMS = (
     ("ServeReplica:chaos:Sampler", 0.05),
     ("ServeReplica:chaos:Renderer", 0.2),

@@ -1,7 +1,7 @@
 """The whole service on a small random model, over HTTP: same frames whatever renders them.
 
-Tolerance: at most one grey level before a video is encoded, 0.1 on average after; mostly bitwise the
-same where chunks are of equal shape.
+Tolerance: at most one grey level before a video is encoded, 0.1 on average after; mostly bitwise
+the same where chunks are of equal shape.
 """
 
 import socket
