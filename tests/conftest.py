@@ -49,6 +49,7 @@ ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of several processes one has all that starts Ray, and begins with it; files stay together."""
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
