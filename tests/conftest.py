@@ -49,15 +49,6 @@ ROOT = Path(__file__).parent.parent
 torch.set_num_threads(1)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several processes one has all that starts Ray, and begins with it; files stay together."""
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
-    for item in items:
-        together = "ray" if item.get_closest_marker("ray") else str(item.path.relative_to(ROOT))
-        item.add_marker(pytest.mark.xdist_group(together))
-
-
 @pytest.fixture(autouse=True)
 def _same_randomness() -> None:
     """Global generators start alike, so that a test's result does not depend on its neighbours."""
