@@ -3,8 +3,18 @@
 Knows flags and data; what the model's modules cost is `dreampose.planning`'s. Starts no Ray.
 """
 
-from jobs.plans.data import catwalk, preprocess
+from jobs.plans.data import catwalk, download, preprocess, screen
 from jobs.plans.rendering import evaluate, render
-from jobs.plans.training import finetune, train
+from jobs.plans.training import ablate, finetune, train
 
-__all__ = ["catwalk", "evaluate", "finetune", "preprocess", "render", "train"]
+__all__ = [
+    "ablate",
+    "catwalk",
+    "download",
+    "evaluate",
+    "finetune",
+    "preprocess",
+    "render",
+    "screen",
+    "train",
+]

@@ -3,15 +3,22 @@
 import argparse
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dreampose import config, recipes
+
+if TYPE_CHECKING:
+    from dreampose.planning import Cost
 
 UBC_FASHION = (339, 360)
 """Training videos of the paper's data set, and frames of each (about 12 s at 30 a second)."""
 
 POSE_SECONDS = 0.05
 """Core seconds to decode a frame and to find its pose (BlazePose: 13 to 45 ms)."""
+SCREEN_SECONDS = 0.011
+"""Core seconds to decode a frame of 940x720 and to look for cuts (8 and 3 ms)."""
+FETCH_SECONDS = 5.0
+"""Seconds that a server takes for a file: a guess, some MB at 1 MB a second."""
 SCORE_SECONDS = 0.2
 """Core seconds to decode two frames and to compare them by one score."""
 RENDER_SECONDS = 0.8 / (640 * 512)
@@ -33,6 +40,33 @@ def recipe_of(args: argparse.Namespace) -> config.Recipe:
     recipe = recipes.recipe(name or "catwalk")
     size = getattr(args, "size", None)
     return recipe if size is None else recipe.at(*size)
+
+
+def sampling_of(recipe: config.Recipe, preset: str) -> tuple[config.Recipe, int]:
+    """The recipe with a preset's scales, and how often the model is called for a frame by it."""
+    from diffusers import PNDMScheduler
+
+    from dreampose.sampling import num_model_calls
+    from dreampose.schedule import scheduler_by_name
+
+    chosen = config.PRESETS[preset]
+    start = PNDMScheduler(**recipe.scheduler).config
+    sampler = scheduler_by_name(chosen.scheduler, start, **chosen.scheduler_kwargs)
+    scales = {
+        name: value
+        for name in ("image_scale", "pose_scale")
+        if (value := getattr(chosen, name)) is not None
+    }
+    return config.replace(recipe, **scales), num_model_calls(sampler, chosen.num_steps)
+
+
+def larger(one: "Cost | None", other: "Cost") -> "Cost":
+    """Whichever takes more of a GPU."""
+
+    def taken(cost: "Cost") -> int:
+        return cost.peak_bytes + cost.scratch_bytes
+
+    return other if one is None else max(one, other, key=taken)
 
 
 def precision_of(args: argparse.Namespace) -> str:

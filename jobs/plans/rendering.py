@@ -3,7 +3,6 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from dreampose import config
 from jobs.plans import rates
 
 if TYPE_CHECKING:
@@ -16,50 +15,37 @@ def render(args: argparse.Namespace) -> "Plan":
     Raises:
         InputError: the catalogue or the model is not there.
     """
-    from diffusers import PNDMScheduler
-
     from dreampose import planning
-    from dreampose.sampling import num_model_calls
-    from dreampose.schedule import scheduler_by_name
     from serve.catalog import read_catalog
     from serve.config import Settings
 
     settings = Settings(model=args.model, subjects=args.subjects or "", chunk_size=args.chunk_size)
     items = read_catalog(args.catalog, settings=settings, preset=args.preset).items
     recipe = settings.recipe()
-    start = PNDMScheduler(**recipe.scheduler).config
     frames = dict.fromkeys(sorted({item.preset for item in items}), 0)
     for item in items:
         frames[item.preset] += item.num_frames
-    flops, peak, found = 0.0, 0, None
+    flops = 0.0
+    most: planning.Cost | None = None
     work: list[str] = []
     for name, number in frames.items():
-        preset = config.PRESETS[name]
-        sampler = scheduler_by_name(preset.scheduler, start, **preset.scheduler_kwargs)
-        calls = num_model_calls(sampler, preset.num_steps)
-        found = planning.rendering(
-            config.replace(
-                recipe,
-                image_scale=_first(preset.image_scale, recipe.image_scale),
-                pose_scale=_first(preset.pose_scale, recipe.pose_scale),
-            ),
-            num_calls=calls,
-            chunk_size=args.chunk_size,
-        )
+        scaled, calls = rates.sampling_of(recipe, name)
+        found = planning.rendering(scaled, num_calls=calls, chunk_size=args.chunk_size)
         flops += found.flops / args.chunk_size * number
-        peak = max(peak, found.peak_bytes)
+        most = rates.larger(most, found)
         work.append(f"{number:,} frames by {name}, {calls} calls of the model for each")
-    assert found is not None
+    assert most is not None
     num_frames = sum(frames.values())
     return planning.Plan(
         title=f"{len(items)} videos of {recipe.name}, {args.chunk_size} frames at once",
         work=tuple(work),
         how=(rates.TRACED, rates.RATES, "replicas compute in float32"),
-        parameters=found.parameters,
+        parameters=most.parameters,
         flops=flops,
-        peak_bytes=peak,
+        peak_bytes=most.peak_bytes,
+        scratch_bytes=most.scratch_bytes,
         core_seconds=num_frames * rates.POSE_SECONDS,
-        read_bytes=4 * sum(found.parameters.values()),
+        read_bytes=4 * sum(most.parameters.values()),
         # Finished chunks lie there as plain frames until the video is written.
         written_bytes=num_frames * 3 * recipe.height * recipe.width,
     )
@@ -87,7 +73,3 @@ def evaluate(args: argparse.Namespace) -> "Plan":
         read_bytes=2 * num_values * rates.MP4_SHARE,
         written_bytes=1e6,
     )
-
-
-def _first(value: float | None, otherwise: float) -> float:
-    return otherwise if value is None else value
