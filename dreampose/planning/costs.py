@@ -346,7 +346,7 @@ def _without_weights(recipe: Recipe) -> DreamPosePipeline:
     with torch.device("meta"):
         pipe = checkpoints.build(replace(recipe, null_image="zeros"))
     # The noise process is no weights: without its values nothing could be run on real tensors.
-    pipe.scheduler = PNDMScheduler(**recipe.scheduler)
+    pipe.register_modules(scheduler=PNDMScheduler(**recipe.scheduler))
     return pipe
 
 
