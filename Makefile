@@ -10,7 +10,7 @@ export RAY_TMPDIR ?= /tmp
 export RAY_AUTH_MODE ?= disabled
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
-.PHONY: help install demo test test-full test-without-ray check format bench clean
+.PHONY: help install demo test test-ray test-rest test-full test-without-ray check format bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -25,8 +25,14 @@ install: $(STAMP) ## an environment in .venv with the pinned versions
 demo: $(STAMP) ## motion from an MP4, one subject finetuned, three videos rendered: out/demo/index.html
 	$(BIN)/python examples/demo.py
 
-test: $(STAMP) ## every test in two processes: one has those that start Ray
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+test: $(STAMP) ## every test, in two processes; each is printed when it has ended
+	$(MAKE) --no-print-directory -j 2 --output-sync=target test-ray test-rest
+
+test-ray: $(STAMP) ## the tests that start Ray
+	$(BIN)/python -m pytest -m ray
+
+test-rest: $(STAMP) ## all the others
+	$(BIN)/python -m pytest -m 'not ray'
 
 test-full: $(STAMP) ## the paper's model at full size on the CPU (24 GB of memory, up to 25 minutes)
 	$(BIN)/python benchmarks/full_size.py

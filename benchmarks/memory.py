@@ -2,7 +2,8 @@
 """Peak GPU memory of every combination of memory options, by trace: the table of docs/memory.md.
 
 The model's own code runs on tensors without contents (`dreampose.planning`); no weights and no GPU
-are needed. What a process takes of a GPU beside its tensors is in the numbers.
+are needed. "at least" are the tensors and CUDA itself; "at most" has the copies that convolutions
+may make of what they read and write as well.
 """
 
 import argparse
@@ -14,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dreampose import config, planning, recipes
 from dreampose.config import Recipe, Savings
-from dreampose.planning.plan import CUDA_BYTES
+from dreampose.planning.plan import gpu_bytes
 
 BEGIN, END = "<!-- table: benchmarks/memory.py -->", "<!-- end of table -->"
 
@@ -53,8 +54,8 @@ def table(recipe: Recipe) -> Iterator[str]:
     """
     yield f"`{recipe.name}`, {recipe.height}x{recipe.width}. Weights are float32 in training."
     yield ""
-    yield "| training | computing | activations | Adam | GB |"
-    yield "|---|---|---|---|---|"
+    yield "| training | computing | activations | Adam | at least | at most |"
+    yield "|---|---|---|---|---|---|"
     encoding = planning.subject_encoding(recipe)
     yield f"| subject, encoding of photos | fp32 | – | – | {_gigabytes(encoding)} |"
     for precision, savings in TRAINING:
@@ -74,8 +75,8 @@ def table(recipe: Recipe) -> Iterator[str]:
         batch = recipe.base_stage.batch_size
         yield f"| base, {batch} a batch | {how} | {_gigabytes(base)} |"
     yield ""
-    yield "| rendering | weights | decoding | frames | branches | GB |"
-    yield "|---|---|---|---|---|---|"
+    yield "| rendering | weights | decoding | frames | branches | at least | at most |"
+    yield "|---|---|---|---|---|---|---|"
     for precision, offload, slicing, tiling, frames, joined in RENDERING:
         cost = planning.rendering(
             recipe,
@@ -104,7 +105,9 @@ def write(path: Path, lines: Sequence[str]) -> None:
 
 
 def _gigabytes(cost: planning.Cost) -> str:
-    return f"{(cost.peak_bytes + CUDA_BYTES) / 1e9:.1f}"
+    """Two cells: with the tensors alone, and with all that kernels may take."""
+    most = gpu_bytes(cost.peak_bytes, cost.scratch_bytes)
+    return f"{gpu_bytes(cost.peak_bytes, 0) / 1e9:.1f} | {most / 1e9:.1f}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

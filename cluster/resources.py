@@ -5,11 +5,16 @@ the cluster's totals (`ray.cluster_resources()`) and answers with one process's 
 """
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dreampose.errors import InputError
+
+MAX_THREADS = "DREAMPOSE_MAX_THREADS"
+"""Environment variable of whoever starts a job or the service: at most so many threads a process,
+for machines that others use too. Not OpenMP's own, which Ray sets to 1 for submitted jobs."""
 
 LIGHT_CPUS = 0.25
 """A task that only moves bytes: reading a video's path, writing a Parquet file."""
@@ -48,14 +53,14 @@ def preprocessing(
             num_cpus=_whole(num_cores / 2 / num_gpus),
             num_gpus=min(1.0, num_gpus / count),
             num_processes=min(count, max(1, num_videos)),
-            num_threads=max(1, num_cores // num_gpus),
+            num_threads=_threads(num_cores, num_gpus),
         )
     count = min(workers or num_cores, max(1, num_videos))
     per_actor = (num_cores - 2 * LIGHT_CPUS) / max(count, num_cores)
     return Share(
         num_cpus=_whole(max(0.1, per_actor)),
         num_processes=count,
-        num_threads=max(1, num_cores // count),
+        num_threads=_threads(num_cores, count),
     )
 
 
@@ -69,7 +74,7 @@ def training(total: Mapping[str, float], *, workers: int, gpus: bool) -> Share:
         num_cpus=_whole(max(0.1, num_cores / workers / 2)),
         num_gpus=1.0 if gpus else 0.0,
         num_processes=workers,
-        num_threads=max(1, num_cores // workers),
+        num_threads=_threads(num_cores, workers),
     )
 
 
@@ -82,13 +87,13 @@ def finetuning(total: Mapping[str, float], *, num_subjects: int, gpus: bool) -> 
             num_cpus=1,
             num_gpus=1,
             num_processes=min(num_gpus, max(1, num_subjects)),
-            num_threads=max(1, num_cores // num_gpus),
+            num_threads=_threads(num_cores, num_gpus),
         )
     count = min(num_cores, max(1, num_subjects))
     return Share(
         num_cpus=_whole(num_cores / count),
         num_processes=count,
-        num_threads=max(1, num_cores // count),
+        num_threads=_threads(num_cores, count),
     )
 
 
@@ -105,7 +110,7 @@ def sampling(total: Mapping[str, float], *, replicas: int | None) -> Share:
         num_cpus=_whole(max(0.01, math.floor(50 * num_cores / count) / 100)),
         num_gpus=math.floor(100 * min(1.0, num_gpus / count)) / 100,
         num_processes=count,
-        num_threads=max(1, num_cores // count),
+        num_threads=_threads(num_cores, count),
     )
 
 
@@ -126,6 +131,21 @@ def require(total: Mapping[str, float], share: Share, *, at_least: int = 1) -> N
 
 def _cores(total: Mapping[str, float]) -> int:
     return max(1, int(total.get("CPU", 1)))
+
+
+def _threads(num_cores: int, num_processes: int) -> int:
+    """An equal share of the cores, or what the environment allows.
+
+    Raises:
+        InputError: `MAX_THREADS` is no positive whole number.
+    """
+    share = max(1, num_cores // num_processes)
+    limit = os.environ.get(MAX_THREADS, "")
+    if not limit:
+        return share
+    if not limit.isdecimal() or int(limit) < 1:
+        raise InputError(f"{MAX_THREADS} must be a whole number of at least 1, got {limit!r}")
+    return min(share, int(limit))
 
 
 def _whole(cpus: float) -> float:

@@ -3,6 +3,7 @@
 
 import argparse
 import csv
+import importlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from dreampose.catwalk.gait import MOTIONS
 from dreampose.catwalk.generate import MANIFEST
 from dreampose.cli import flags
 from dreampose.errors import InputError
-from jobs import clips, driver, storage
+from jobs import clips, driver, plans, storage
 
 if TYPE_CHECKING:
     from jobs import ablation
@@ -36,23 +37,14 @@ EXAMPLES = """\
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see `--help`."""
-    return driver.run(ablate, _parser(), argv)
+    return driver.run(ablate, _parser(), argv, plan=plans.ablate)
 
 
 def ablate(args: argparse.Namespace) -> int:
     """Checks everything, does what is not done yet, writes the report; gives the exit code."""
-    try:
-        from jobs import ablation, ablation_report
-    except ModuleNotFoundError as error:
-        raise driver.missing_extra("metrics", error) from error
+    plan, seeds, people = check(args)
+    from jobs import ablation, ablation_report
 
-    seeds = list(dict.fromkeys(args.seeds))
-    if "://" in args.out:
-        raise InputError(f"out must be a folder on a disk that all nodes share, got {args.out!r}")
-    if min(seeds) < 0:
-        raise InputError(f"seeds must not be negative, got {min(seeds)}")
-    people = find_people(args.truth, args.people)
-    plan = _plan(args)
     out = Path(args.out).expanduser().absolute()
     _settle(plan, out)
     cells = ablation.cells(seeds, people)
@@ -74,6 +66,26 @@ def ablate(args: argparse.Namespace) -> int:
     print(ablation_report.write(plan, people, seeds, out))
     print(f"report: {out / 'report.md'}")
     return 0
+
+
+def check(args: argparse.Namespace) -> "tuple[ablation.Plan, list[int], list[ablation.Person]]":
+    """What is asked for: the plan, the seeds, the people.
+
+    Raises:
+        InputError: packages, people, model, data or scores are not there or do not fit together.
+    """
+    try:
+        for name in ("ablation", "ablation_report"):
+            importlib.import_module(f"jobs.{name}")
+    except ModuleNotFoundError as error:
+        raise driver.missing_extra("metrics", error) from error
+    seeds = list(dict.fromkeys(args.seeds))
+    if "://" in args.out:
+        raise InputError(f"out must be a folder on a disk that all nodes share, got {args.out!r}")
+    if min(seeds) < 0:
+        raise InputError(f"seeds must not be negative, got {min(seeds)}")
+    people = find_people(args.truth, args.people)
+    return _plan(args), seeds, people
 
 
 def _run(
@@ -222,7 +234,6 @@ def _parser() -> argparse.ArgumentParser:
         "finetune, one pose, smoothed poses, full; 1, 3 and 5 photos. All have equal budgets. The\n"
         "table has the paper's figures beside it, and says where its ordering holds.",
         EXAMPLES,
-        planned=False,
     )
     parser.add_argument(
         "--data", required=True, help="data folder of jobs/preprocess.py, encoded by --vae-model"

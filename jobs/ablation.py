@@ -48,7 +48,7 @@ MIN_FRAMES = 48
 """Of a clip, so that no photo is among the frames that are scored."""
 METRICS = ("l1", "ssim", "lpips-lite", "psnr", "tde")
 
-_CHUNK = 8
+CHUNK = 8
 """Frames denoised together."""
 
 
@@ -329,7 +329,7 @@ def render(
         motion = smooth(motion)
     request = generate.prepare(pipe, photos, motion, preset=preset, seed=seed, align=False)
     if not row.own_noise:
-        chunks = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
+        chunks = [indices[start : start + CHUNK] for start in range(0, len(indices), CHUNK)]
         return np.concatenate([generate.render_frames(pipe, request, chunk) for chunk in chunks])
     generator = torch.Generator().manual_seed(seed)
     noises = torch.randn(request.num_frames, *request.noise.shape[1:], generator=generator)

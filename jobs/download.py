@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dreampose.cli import door, flags
 from dreampose.errors import InputError
-from jobs import deepfashion, driver
+from jobs import deepfashion, driver, plans
 from jobs.fetching import Fetcher, FetchError, client, sha256
 
 UBC_FASHION = {
@@ -63,25 +63,14 @@ class Entry:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see `--help`."""
-    return driver.run(download, _parser(), argv)
+    return driver.run(download, _parser(), argv, plan=plans.download)
 
 
 def download(args: argparse.Namespace) -> int:
     """Fetches what is not there, writes the manifests; gives the exit code."""
-    if not 1 <= args.parallel <= MOST_AT_ONCE:
-        raise InputError(f"parallel must be 1 to {MOST_AT_ONCE}, got {args.parallel}")
-    if args.pause < 0:
-        raise InputError(f"pause must be at least 0 seconds, got {args.pause:g}")
-    chosen = [bool(args.list), args.ubc_fashion, args.deepfashion is not None]
-    if sum(chosen) != 1:
-        raise InputError(
-            f"list must be given, or --ubc-fashion, or --deepfashion, got {sum(chosen)} of them"
-        )
+    lists = lists_of(args)
     if args.deepfashion is not None:
         return _list_photos(args.deepfashion, Path(args.out))
-    lists = (
-        [f"{split}={url}" for split, url in UBC_FASHION.items()] if args.ubc_fashion else args.list
-    )
     out = Path(args.out)
     with client() as http:
         fetcher = Fetcher(http=http, max_tries=args.tries, pause=args.pause)
@@ -99,6 +88,33 @@ def download(args: argparse.Namespace) -> int:
             note = f"; the paper has {PAPER[split]} and does not say which"
         print(f"{out / split}.csv: {num_of[split]} of {listed} files{note}")
     return 1 if failures else 0
+
+
+def lists_of(args: argparse.Namespace) -> list[str]:
+    """The lists that are asked for, each `[SPLIT=]FILE`; none for photos that are there already.
+
+    Raises:
+        InputError: a flag is out of its range, or not exactly one source is asked for.
+    """
+    if not 1 <= args.parallel <= MOST_AT_ONCE:
+        raise InputError(f"parallel must be 1 to {MOST_AT_ONCE}, got {args.parallel}")
+    if args.pause < 0:
+        raise InputError(f"pause must be at least 0 seconds, got {args.pause:g}")
+    chosen = [bool(args.list), args.ubc_fashion, args.deepfashion is not None]
+    if sum(chosen) != 1:
+        raise InputError(
+            f"list must be given, or --ubc-fashion, or --deepfashion, got {sum(chosen)} of them"
+        )
+    if args.ubc_fashion:
+        return [f"{split}={url}" for split, url in UBC_FASHION.items()]
+    return list(args.list)
+
+
+def place_of_list(given: str, out: Path) -> tuple[str, str, Path]:
+    """Split (empty if it is not said), place and file of a list; that of a URL lies in `out`."""
+    found = re.fullmatch(r"(\w+)=(.+)", given)
+    split, place = found.groups() if found else ("", given)
+    return split, place, out / "lists" / _name_of(place) if "://" in place else Path(place)
 
 
 def _list_photos(folder: Path, out: Path) -> int:
@@ -124,19 +140,15 @@ def read_lists(lists: Sequence[str], out: Path, fetcher: Fetcher) -> list[Entry]
     """
     entries: dict[str, Entry] = {}
     for given in lists:
-        found = re.fullmatch(r"(\w+)=(.+)", given)
-        split, place = found.groups() if found else ("", given)
-        path = Path(place)
-        if "://" in place:
-            path = out / "lists" / _name_of(place)
-            if not path.exists():
-                try:
-                    fetcher.fetch(place, path)
-                except FetchError as error:
-                    raise InputError(
-                        f"list must be reachable, got {place!r} ({error}): on a connected machine "
-                        "fetch it, then name the file"
-                    ) from error
+        split, place, path = place_of_list(given, out)
+        if "://" in place and not path.exists():
+            try:
+                fetcher.fetch(place, path)
+            except FetchError as error:
+                raise InputError(
+                    f"list must be reachable, got {place!r} ({error}): on a connected machine "
+                    "fetch it, then name the file"
+                ) from error
         if not path.is_file():
             raise InputError(f"list must be an existing file, got {str(path)!r}")
         read = _read_csv if path.suffix.lower() == ".csv" else _read_lines
@@ -289,6 +301,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"Examples:\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    driver.add_dry_run(parser)
     parser.add_argument(
         "--list",
         action="append",

@@ -33,14 +33,13 @@ Stop it whenever you like (Ctrl-C, SIGTERM, even kill -9): the same command goes
 """
 
 
-def parser(name: str, description: str, examples: str, *, planned: bool = True) -> door.Parser:
+def parser(name: str, description: str, examples: str) -> door.Parser:
     """A parser whose help ends with examples and with where the job runs.
 
     Args:
         name: of the job.
         description: for its help.
         examples: for its help.
-        planned: whether it has `--dry-run`, and a plan to print.
     """
     made = door.Parser(
         prog=f"jobs/{name}.py",
@@ -48,18 +47,20 @@ def parser(name: str, description: str, examples: str, *, planned: bool = True) 
         epilog=f"Examples:\n{examples}\n{RAY_NOTE.format(name=name)}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.set_defaults(dry_run=False)
-    if not planned:
-        return made
-    made.add_argument(
+    add_dry_run(made)
+    return made
+
+
+def add_dry_run(parser: argparse.ArgumentParser) -> None:
+    """Adds `--dry-run` and `--prices`."""
+    parser.add_argument(
         "--dry-run",
         action="store_true",
         help="do nothing: print what it will take (memory, work, storage, hours, dollars)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--prices", metavar="FILE", help="table of machines for --dry-run, instead of the own one"
     )
-    return made
 
 
 def run(
@@ -67,7 +68,7 @@ def run(
     arguments: argparse.ArgumentParser,
     argv: list[str] | None = None,
     *,
-    plan: "Callable[[argparse.Namespace], Plan] | None" = None,
+    plan: "Callable[[argparse.Namespace], Plan]",
 ) -> int:
     """Runs a job and gives its exit code: the job's own, or 2 with one line for bad input.
 
@@ -78,7 +79,7 @@ def run(
 
     def command() -> None:
         nonlocal code
-        if plan is not None and args.dry_run:
+        if args.dry_run:
             _show(plan(args), args.prices)
         else:
             code = job(args)

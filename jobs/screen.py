@@ -12,15 +12,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cluster import resources
 from dreampose.cli import flags
 from dreampose.errors import InputError
-from jobs import driver, storage, videos
+from jobs import driver, plans, storage, videos
 from jobs.videos import Video, is_photo_set
+
+if TYPE_CHECKING:
+    from dreampose.dataset.screening import Limits
 
 MEASURES = "measures"
 """Folder of what was measured, a JSON file a video."""
@@ -71,17 +74,14 @@ class Worker:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see `--help`."""
-    return driver.run(screen, _parser(), argv)
+    return driver.run(screen, _parser(), argv, plan=plans.screen)
 
 
 def screen(args: argparse.Namespace) -> int:
     """Measures what is not measured yet, judges all, writes the lists; gives the exit code."""
-    from dreampose.dataset.screening import Limits, Measures, judge
+    from dreampose.dataset.screening import Measures, judge
 
-    limits = Limits(**{name: getattr(args, name) for name in _HELP})
-    found = videos.find(args.videos)
-    if sets := [video.clip_id for video in found if is_photo_set(video.path)]:
-        raise InputError(f"videos must be videos, got a set of photos, {sets[0]!r}")
+    limits, found = check(args)
     out = storage.absolute(args.out)
     todo = [video for video in found if not storage.is_file(_file(out, video.clip_id))]
     if todo:
@@ -99,6 +99,21 @@ def screen(args: argparse.Namespace) -> int:
     num_kept = sum(not reasons[video.clip_id] for video in found)
     print(f"{args.out}: {num_kept} of {len(found)} videos kept; see report.md for the others")
     return 0
+
+
+def check(args: argparse.Namespace) -> "tuple[Limits, list[Video]]":
+    """What is asked of videos, and which there are.
+
+    Raises:
+        InputError: a limit is out of its range, or there are no videos.
+    """
+    from dreampose.dataset.screening import Limits
+
+    limits = Limits(**{name: getattr(args, name) for name in _HELP})
+    found = videos.find(args.videos)
+    if sets := [video.clip_id for video in found if is_photo_set(video.path)]:
+        raise InputError(f"videos must be videos, got a set of photos, {sets[0]!r}")
+    return limits, found
 
 
 def _run(out: str, todo: Sequence[Video], total: Mapping[str, float], workers: int | None) -> None:
@@ -188,7 +203,6 @@ def _parser() -> argparse.ArgumentParser:
         "throughout and from head to foot, no cuts, no duplicates. Writes OUT/kept.csv, a\n"
         "manifest; OUT/dropped.csv and OUT/report.md say what was dropped and why.",
         EXAMPLES,
-        planned=False,
     )
     parser.add_argument(
         "--videos", required=True, help="folder, pattern, file or manifest, as for preprocess"

@@ -10,9 +10,14 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
 # Ray's workers give way to everything else (15), and starve beside the other process of tests.
 os.environ.setdefault("RAY_worker_niceness", "0")
-# Serve's proxy and replicas may take long to answer where the machine is busy.
-os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
+# Threads of small models wait for each other more than they work where cores are shared.
+os.environ.setdefault("DREAMPOSE_MAX_THREADS", "1")
+# All may take long to start and to answer where the machine is busy.
+os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "300")
 os.environ.setdefault("RAY_SERVE_QUEUE_LENGTH_RESPONSE_DEADLINE_S", "5")
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")
+os.environ.setdefault("RAY_worker_register_timeout_seconds", "600")
+os.environ.setdefault("RAY_health_check_failure_threshold", "30")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -42,14 +47,6 @@ from dreampose import config, recipes
 ROOT = Path(__file__).parent.parent
 
 torch.set_num_threads(1)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several processes one has all that starts Ray, and begins with it; files stay together."""
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
-    for item in items:
-        together = "ray" if item.get_closest_marker("ray") else str(item.path.relative_to(ROOT))
-        item.add_marker(pytest.mark.xdist_group(together))
 
 
 @pytest.fixture(autouse=True)

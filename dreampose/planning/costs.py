@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import PNDMScheduler
 from torch import Tensor, nn
 
 from dreampose import checkpoints, lora
@@ -42,13 +43,15 @@ class Cost:
 
     parameters: of each part. num_trained: parameters that change. held_bytes: what lies on the
     device all the time (weights, moments, averages, kept gradients). peak_bytes: most at once.
-    flops: of the piece. state_bytes: of a checkpoint of it.
+    scratch_bytes: what kernels may take beside that, see `trace`. flops: of the piece. state_bytes:
+    of a checkpoint of it.
     """
 
     parameters: Mapping[str, int]
     num_trained: int
     held_bytes: int
     peak_bytes: int
+    scratch_bytes: int
     flops: int
     state_bytes: int = 0
 
@@ -176,7 +179,7 @@ def rendering(
         (call, num_calls, ("unet",), chunk_size),
         (decode, 1, ("vae",), chunk_size),
     )
-    flops = peak = 0
+    flops = peak = with_scratch = 0
     pipe = _without_weights(recipe)
     width = _DTYPES[precision].itemsize
     parameters = checkpoints.num_parameters(pipe)
@@ -191,8 +194,15 @@ def rendering(
         else:
             kept = max(_largest_layer(getattr(pipe, part)) for part in parts) * width
         peak = max(peak, kept + working)
-    held = width * sum(parameters.values()) if offload == "none" else 0
-    return Cost(parameters=parameters, num_trained=0, held_bytes=held, peak_bytes=peak, flops=flops)
+        with_scratch = max(with_scratch, kept + working + cost.scratch_bytes)
+    return Cost(
+        parameters=parameters,
+        num_trained=0,
+        held_bytes=width * sum(parameters.values()) if offload == "none" else 0,
+        peak_bytes=peak,
+        scratch_bytes=with_scratch - peak,
+        flops=flops,
+    )
 
 
 def _subject_step(
@@ -266,6 +276,7 @@ def _step(
         num_trained=num_trained,
         held_bytes=found.held_bytes,
         peak_bytes=found.peak_bytes,
+        scratch_bytes=found.scratch_bytes,
         flops=found.flops,
         state_bytes=4 * num_trained * (2 if ema else 1) + moments,
     )
@@ -302,6 +313,7 @@ def _inference(
         num_trained=0,
         held_bytes=found.held_bytes,
         peak_bytes=found.peak_bytes,
+        scratch_bytes=found.scratch_bytes,
         flops=found.flops,
     )
 
@@ -332,7 +344,10 @@ def _without_weights(recipe: Recipe) -> DreamPosePipeline:
     # A black null photo would be encoded when a stage is made, of weights that are not there. It
     # costs nothing to speak of.
     with torch.device("meta"):
-        return checkpoints.build(replace(recipe, null_image="zeros"))
+        pipe = checkpoints.build(replace(recipe, null_image="zeros"))
+    # The noise process is no weights: without its values nothing could be run on real tensors.
+    pipe.register_modules(scheduler=PNDMScheduler(**recipe.scheduler))
+    return pipe
 
 
 def _give_memory(module: nn.Module) -> None:

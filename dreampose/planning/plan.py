@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from dreampose.planning.prices import Instance, Prices
 
 CUDA_BYTES = 0.8e9
-"""What a process takes of a GPU beside its tensors: CUDA itself and the libraries' workspaces."""
+"""What a process takes of a GPU before it works: CUDA itself and the libraries' code."""
+UNUSABLE_SHARE = 0.05
+"""Of a GPU's memory, what the allocator is taken to lose to gaps between tensors. Not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,8 +18,10 @@ class Plan:
     title: of the job. parameters: of each part of the model. num_trained: parameters that change.
     work: how much there is to do, in words. precision: of computing. flops: of all workers
     together. core_seconds: of the work that CPUs do, all cores together. peak_bytes: of tensors on
-    the device of one worker. read_bytes, written_bytes: of storage. how: where the numbers come
-    from. published_flops: what the published code would compute in float32, where that is known.
+    the device of one worker. scratch_bytes: what kernels may take beside them, see `trace`.
+    waiting_seconds: for others' servers, whatever the machine. read_bytes, written_bytes: of
+    storage; `None` where nobody knows. how: where the numbers come from. published_flops: what the
+    published code would compute in float32, where that is known.
     """
 
     title: str
@@ -29,8 +33,10 @@ class Plan:
     flops: float = 0.0
     core_seconds: float = 0.0
     peak_bytes: float = 0.0
+    scratch_bytes: float = 0.0
+    waiting_seconds: float = 0.0
     read_bytes: float = 0.0
-    written_bytes: float = 0.0
+    written_bytes: float | None = 0.0
     published_flops: float | None = None
 
     def hours(self, instance: Instance) -> float | None:
@@ -40,11 +46,18 @@ class Plan:
         return max(
             gpu_hours(self.flops, self.precision, instance),
             self.core_seconds / instance.cores / 3600,
+            self.waiting_seconds / 3600,
         )
 
     def fits(self, instance: Instance) -> bool:
         """Whether a GPU of the machine holds what one worker needs."""
-        return not self.flops or self.peak_bytes + CUDA_BYTES <= instance.gpu_bytes
+        usable = (1 - UNUSABLE_SHARE) * instance.gpu_bytes
+        return not self.flops or gpu_bytes(self.peak_bytes, self.scratch_bytes) <= usable
+
+
+def gpu_bytes(peak_bytes: float, scratch_bytes: float) -> float:
+    """What one worker takes of a GPU at most: tensors, kernels' own memory, CUDA itself."""
+    return peak_bytes + scratch_bytes + CUDA_BYTES
 
 
 def gpu_hours(flops: float, precision: str, instance: Instance) -> float:
@@ -66,15 +79,19 @@ def lines(plan: Plan, prices: Prices) -> Iterator[str]:
     if plan.flops:
         yield f"  computation  {_operations(plan.flops)} in {plan.precision}"
         yield (
-            f"  GPU memory   {(plan.peak_bytes + CUDA_BYTES) / 1e9:.1f} GB a worker: "
-            f"{plan.peak_bytes / 1e9:.1f} GB of tensors by trace, {CUDA_BYTES / 1e9:.1f} GB for "
-            "CUDA itself"
+            f"  GPU memory   {gpu_bytes(plan.peak_bytes, plan.scratch_bytes) / 1e9:.1f} GB a "
+            f"worker at most: {plan.peak_bytes / 1e9:.1f} GB of tensors by trace, up to "
+            f"{plan.scratch_bytes / 1e9:.1f} GB for copies inside of convolutions, "
+            f"{CUDA_BYTES / 1e9:.1f} GB for CUDA itself; {UNUSABLE_SHARE:.0%} of a GPU is left free"
         )
     if plan.core_seconds:
         yield f"  CPU          {plan.core_seconds / 3600:,.2f} core hours"
+    if plan.waiting_seconds:
+        yield f"  waiting      {plan.waiting_seconds / 3600:,.2f} h for servers, at any machine"
+    kept = plan.written_bytes
     yield (
         f"  storage      {plan.read_bytes / 1e9:,.1f} GB read, "
-        f"{plan.written_bytes / 1e9:,.1f} GB kept"
+        + ("an unknown number of bytes kept" if kept is None else f"{kept / 1e9:,.1f} GB kept")
     )
     yield ""
     yield from _table(plan, prices)

@@ -8,6 +8,11 @@ from dreampose.errors import InputError
 CORES = [1, 2, 3, 4, 8, 64]
 
 
+@pytest.fixture(autouse=True)
+def _no_limit(monkeypatch):
+    monkeypatch.delenv(resources.MAX_THREADS, raising=False)
+
+
 @pytest.mark.parametrize("cores", CORES)
 @pytest.mark.parametrize("num_videos", [1, 2, 100])
 def test_preprocessing_leaves_room_for_reads_and_writes(cores, num_videos):
@@ -36,3 +41,12 @@ def test_what_the_cluster_lacks_is_refused_and_not_waited_for():
     with pytest.raises(InputError, match="at least 2 GPUs.*got 1"):
         resources.require({"CPU": 8, "GPU": 1}, share, at_least=2)
     resources.require({"CPU": 8, "GPU": 2}, share, at_least=2)
+
+
+def test_the_environment_limits_threads(monkeypatch):
+    monkeypatch.setenv(resources.MAX_THREADS, "3")
+    assert resources.training({"CPU": 16}, workers=2, gpus=False).num_threads == 3
+    assert resources.training({"CPU": 4}, workers=2, gpus=False).num_threads == 2
+    monkeypatch.setenv(resources.MAX_THREADS, "0")
+    with pytest.raises(InputError, match="DREAMPOSE_MAX_THREADS must be a whole number.*got '0'"):
+        resources.sampling({"CPU": 4}, replicas=1)

@@ -14,7 +14,7 @@ import pytest
 from dreampose import video
 
 JOBS = Path(__file__).parents[2] / "jobs"
-PATIENCE = 540
+PATIENCE = 1500
 """Seconds to wait for something that a job does in a few, on a machine that has time."""
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from dreampose import checkpoints, dataset, poses, video
+from dreampose import checkpoints, dataset, planning, poses, video
 from dreampose.metrics import Interval
 from jobs import ablate, ablation, ablation_report
 from jobs.ablation import METRICS, ROWS, Person, Plan
@@ -95,6 +95,34 @@ class TestWithoutRay:
         assert command(*flags) == 2
         (line,) = capsys.readouterr().err.strip().splitlines()
         return line
+
+    def test_a_dry_run_counts_everything_and_does_nothing(
+        self, capsys, flags, tiny_recipe, tmp_path, monkeypatch
+    ):
+        plans = []
+        show = ablate.driver._show
+        monkeypatch.setattr(
+            ablate.driver, "_show", lambda plan, prices: (plans.append(plan), show(plan, prices))
+        )
+        pieces = {"training_step": 1, "subject_step": 10**3, "subject_decoder_step": 10**6,
+                  "rendering": 8 * 10**9, "subject_encoding": 0}  # fmt: skip
+        for name, number in pieces.items():
+            cost = planning.Cost(parameters={"unet": 5}, num_trained=3, held_bytes=0,
+                                 peak_bytes=number, scratch_bytes=1, flops=number)  # fmt: skip
+            monkeypatch.setattr(planning, name, lambda *_, cost=cost, **__: cost)
+        assert command(*flags, "--dry-run") == 0
+        text = capsys.readouterr().out
+        assert "2 people, 2 seeds" in text
+        # Three variants of two seeds; five kinds of finetuning from them for each of two people.
+        assert "6 trainings of 2 steps" in text
+        assert "20 finetunings of 2 steps, then 1 of the decoder" in text
+        # Eight rows for two people, two motions, two seeds: six pairs of frames of each.
+        assert "64 clips rendered, 12 frames of each" in text
+        batches = 2 * tiny_recipe.base_stage.gradient_accumulation
+        assert plans[0].flops == 6 * batches + 20 * 2 * 10**3 + 20 * 10**6 + 64 * 12 * 10**9
+        assert plans[0].peak_bytes == 8 * 10**9
+        assert not (tmp_path / "out").exists()
+        assert command(*flags, "--seeds", -1, "--dry-run") == 2
 
     def test_what_is_done_needs_no_ray_but_another_plan_is_refused(
         self, capsys, flags, truth, tmp_path, rng

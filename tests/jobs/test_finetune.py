@@ -37,9 +37,7 @@ def weights(folder: Path):
 
 
 @pytest.mark.ray
-def test_a_killed_run_goes_on_and_one_who_fails_stops_nobody(
-    driver, ray_cluster, people, tiny_model, tmp_path
-):
+def test_a_killed_run_goes_on_and_one_who_fails_stops_nobody(driver, people, tiny_model, tmp_path):
     out = tmp_path / "subjects"
     steps = {"num_steps": 120, "num_vae_steps": 2}
     anna, bert, _ = subjects.read(people)
@@ -75,17 +73,11 @@ def test_a_killed_run_goes_on_and_one_who_fails_stops_nobody(
 
     assert (out / "anna" / "subject.json").stat().st_mtime_ns == finished
     assert sorted(path.name for path in out.iterdir()) == ["anna", "bert"], "something half-done"
-    num_threads = torch.get_num_threads()
-    num_cores = int(ray_cluster.cluster_resources()["CPU"])
-    torch.set_num_threads(num_cores // 2)  # as a task of two people had
-    try:
-        plainly(bert, tmp_path / "undisturbed")
-    finally:
-        torch.set_num_threads(num_threads)
+    plainly(bert, tmp_path / "undisturbed")
     got, wanted = weights(out / "bert"), weights(tmp_path / "undisturbed")
     assert got.keys() == wanted.keys()
     for name in wanted:
-        torch.testing.assert_close(got[name], wanted[name], rtol=1e-2, atol=1e-4, msg=name)
+        torch.testing.assert_close(got[name], wanted[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
 class TestRefusals:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from dreampose import video
 from dreampose.poses import Motion
-from jobs import catwalk, evaluate, finetune, preprocess, render, train
+from jobs import catwalk, download, evaluate, fetching, finetune, preprocess, render, screen, train
 
 PAPER_HOURS = 48
 """Two days on two A100s."""
@@ -47,7 +47,7 @@ def test_training_without_data_is_planned_for_the_paper_data_set(capsys, tiny_js
 
 def test_subjects_are_planned_by_method(capsys, tmp_path, tiny_model):
     people = tmp_path / "people.csv"
-    Image.new("RGB", (48, 64)).save(tmp_path / "a.png")
+    Image.fromarray(np.zeros((64, 48, 3), np.uint8)).save(tmp_path / "a.png")
     people.write_text("subject,photos\nanna,a.png\nbert,a.png\n")
     arguments = ["--model", str(tiny_model), "--subjects", str(people), "--out", "x", "--dry-run"]
     assert finetune.main(arguments) == 0
@@ -100,6 +100,44 @@ def test_rendering_is_planned_from_the_catalogue(capsys, tmp_path, tiny_model):
     text = capsys.readouterr().out
     assert "20 frames by exact, 101 calls" in text
     assert not (tmp_path / "out").exists()
+
+
+def test_screening_is_planned_by_frames_and_refuses_what_the_job_refuses(capsys, tmp_path):
+    for name, number in (("a", 30), ("b", 8)):
+        video.write(tmp_path / f"{name}.mp4", np.zeros((number, 64, 48, 3), np.uint8), 30.0)
+    arguments = ["--videos", str(tmp_path), "--out", str(tmp_path / "out"), "--dry-run"]
+    assert screen.main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "38 frames for cuts, 20 of them for people" in text
+    assert "core hours" in text
+    assert not (tmp_path / "out").exists()
+    assert screen.main([*arguments, "--coverage", "2"]) == 2
+    assert "coverage must be in [0, 1], got 2" in capsys.readouterr().err
+
+
+def test_downloads_are_planned_without_asking_a_server(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetching.Fetcher, "fetch", lambda *_: pytest.fail("a server was asked"))
+    (tmp_path / "here.mp4").write_bytes(b"x")
+    links = [f"https://example.org/{number}.mp4" for number in range(1200)]
+    (tmp_path / "train.txt").write_text("\n".join([*links, "here.mp4"]))
+    fetched = tmp_path / "out" / "files" / "train" / "0.mp4"
+    fetched.parent.mkdir(parents=True)
+    fetched.write_bytes(b"x")
+    arguments = ["--out", str(tmp_path / "out"), "--dry-run"]
+    known = ["--list", str(tmp_path / "train.txt"), "--parallel", "4", "--pause", "1"]
+    assert download.main([*known, *arguments]) == 0
+    text = capsys.readouterr().out
+    assert "1,201 files listed, 1,199 of them to be fetched" in text
+    # 1,199 files, 5 s and a pause of 1 s each, four at once.
+    assert "0.50 h for servers" in text
+    assert "unknown number of bytes" in text
+    assert not list(tmp_path.rglob("*.csv"))
+    assert download.main(["--ubc-fashion", *arguments]) == 0
+    assert "339 files of 'train'" in capsys.readouterr().out
+    assert download.main(["--list", "https://example.org/a.txt", *arguments]) == 0
+    assert "a.txt, which is not there yet: their number is unknown" in capsys.readouterr().out
+    assert download.main(arguments) == 2
+    assert "list must be given, or --ubc-fashion" in capsys.readouterr().err
 
 
 def test_a_wrong_optimizer_or_precision_is_refused_before_anything(capsys):

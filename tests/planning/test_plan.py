@@ -58,6 +58,21 @@ def test_text_names_hours_dollars_and_machines_that_are_too_small(prices):
     assert "too small" in text
 
 
+def test_a_gpu_must_hold_scratch_and_leave_a_twentieth(prices):
+    two, _ = prices.instances  # 16 GB each: 15.2 GB usable, 0.8 GB of them for CUDA
+    assert a_plan(flops=1.0, peak_bytes=12.3e9, scratch_bytes=2e9).fits(two)
+    assert not a_plan(flops=1.0, peak_bytes=12.5e9, scratch_bytes=2e9).fits(two)
+    assert not a_plan(flops=1.0, peak_bytes=14.5e9).fits(two)
+    text = "\n".join(planning.lines(a_plan(flops=1.0, peak_bytes=4e9, scratch_bytes=1e9), prices))
+    assert "5.8 GB a worker at most: 4.0 GB of tensors by trace, up to 1.0 GB for copies" in text
+
+
+def test_waiting_takes_as_long_on_any_machine(prices):
+    plan = a_plan(waiting_seconds=7200, core_seconds=3600)
+    assert [plan.hours(instance) for instance in prices.instances] == [2, 2]
+    assert "2.00 h for servers" in "\n".join(planning.lines(plan, prices))
+
+
 def test_own_table_can_be_read():
     prices = planning.read_prices()
     assert {0, 1, 2, 8} <= {instance.num_gpus for instance in prices.instances}

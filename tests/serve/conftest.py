@@ -23,7 +23,7 @@ from serve.store import VideoFolder
 
 NUM_FRAMES, FPS = 10, 12.5
 HERE = ("127.0.0.1", 50000)
-PATIENCE = 60
+PATIENCE = 300
 """Seconds to wait for something that takes a few milliseconds on a machine that has time."""
 
 

@@ -25,7 +25,7 @@ CLIENTS, QUEUE = 50, 20
 STRETCHES = (100, 200, 200)
 """Jobs; what is held is measured after each. The first one warms caches and threads up."""
 NUM_FRAMES, SIDE = 6, 64
-PATIENCE = 550
+PATIENCE = 1200
 
 
 class Samplers:
