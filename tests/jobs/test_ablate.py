@@ -110,7 +110,7 @@ class TestWithoutRay:
             cost = planning.Cost(parameters={"unet": 5}, num_trained=3, held_bytes=0,
                                  peak_bytes=number, scratch_bytes=1, flops=number)  # fmt: skip
             monkeypatch.setattr(planning, name, lambda *_, cost=cost, **__: cost)
-        assert command(*flags, "--dry-run") == 0
+        assert command(*flags, "--seeds", 0, 1, "--dry-run") == 0
         text = capsys.readouterr().out
         assert "2 people, 2 seeds" in text
         # Three variants of two seeds; five kinds of finetuning from them for each of two people.
