@@ -26,7 +26,7 @@ def lpips_folder(tmp_path_factory):
     """The package `lpips`, without the torchvision that it asks for: its wheel, unpacked."""
     folder = tmp_path_factory.mktemp("lpips")
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder)]
-    done = subprocess.run([*command, LPIPS], check=False, capture_output=True, timeout=120)
+    done = subprocess.run([*command, LPIPS], check=False, capture_output=True, timeout=900)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
         pytest.skip(f"{LPIPS} cannot be downloaded")

