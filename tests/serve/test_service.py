@@ -1,6 +1,6 @@
 """The whole service on a small random model, over HTTP: same frames whatever renders them.
 
-Tolerance: at most one grey level before a video is encoded, 0.1 on average after; mostly bitwise
+Tolerance: at most one grey level before a video is encoded, 0.5 on average after; mostly bitwise
 the same where chunks are of equal shape.
 """
 
@@ -116,7 +116,7 @@ def assert_shows(tmp_path, content, frames, fps=12.5):
     clip = video.read(path)
     assert clip.fps == fps
     difference = np.abs(clip.frames.astype(int) - video.read(expected).frames)
-    assert difference.mean() < 0.1, (difference.max(), difference.mean())
+    assert difference.mean() < 0.5, (difference.max(), difference.mean())
 
 
 def test_post_poll_fetch(service, photo_file, motion_file, tmp_path, reference):
