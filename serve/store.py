@@ -31,6 +31,7 @@ from jaxtyping import UInt8
 
 from dreampose import watermark
 from dreampose.errors import InputError
+from dreampose.files import open_arrays
 from serve.records import Fault, RenderRequest, Video
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -159,7 +160,7 @@ class VideoFolder:
         """Finished frames in order, each once, one chunk in memory at a time."""
         following = 0
         for indices, path in self.finished_chunks():
-            with np.load(path, allow_pickle=False) as chunk:
+            with open_arrays(path) as chunk:
                 frames = chunk["frames"]
             for index, frame in zip(indices, frames, strict=True):
                 if index == following:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dreampose.errors import InputError
+from dreampose.files import open_arrays
 from dreampose.poses import parts as body
 from dreampose.types import Clip
 
@@ -39,7 +40,7 @@ def read_ground_truth(clip: Clip, channels: int = 2) -> GroundTruth:
             f"got no file {str(path) if path else '(the clip has no source)'!r}"
         )
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open_arrays(path) as file:
             parts, uv, joints = file["parts"], file["uv"], file["joints"]
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(

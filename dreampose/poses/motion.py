@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dreampose.errors import InputError
+from dreampose.files import open_arrays
 from dreampose.poses.landmarks import NAMES
 from dreampose.poses.paint import LEVELS, paint
 
@@ -162,7 +163,7 @@ class Motion:
         if not path.is_file():
             raise InputError(f"motion must be an existing file, got {str(path)!r}")
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open_arrays(path) as file:
                 if int(file["format"]) != FORMAT:
                     raise InputError(
                         f"motion must be of format {FORMAT}, got {int(file['format'])} "

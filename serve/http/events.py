@@ -11,11 +11,11 @@ from collections.abc import AsyncGenerator
 from contextlib import AbstractContextManager
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from dreampose.files import open_arrays
 from serve import previews
 from serve.http.gate import Owner
 from serve.service import Service
@@ -38,7 +38,7 @@ def new_frames(folder: VideoFolder, sent: set[int]) -> list[str]:
         if sent.issuperset(indices):
             continue
         try:
-            with np.load(path, allow_pickle=False) as chunk:
+            with open_arrays(path) as chunk:
                 frames = chunk["frames"]
         except FileNotFoundError:
             # The video was completed meanwhile, or deleted.
