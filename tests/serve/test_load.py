@@ -7,6 +7,7 @@ import asyncio
 import gc
 import io
 import sys
+from collections import Counter
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -58,7 +59,8 @@ def test_fifty_clients_and_a_queue_of_twenty(start_service, tmp_path, caplog, mo
     service = running.service
     renderer = Renderer(service.settings, 2, Samplers())
     monkeypatch.setattr(running.backend, "render", renderer.render)
-    statuses, held = [], []
+    # Counted, not listed: what the test itself keeps must not grow.
+    statuses, held = Counter(), []
     photo = io.BytesIO()
     Image.new("RGB", (SIDE, SIDE)).save(photo, format="PNG")
 
@@ -73,7 +75,7 @@ def test_fifty_clients_and_a_queue_of_twenty(start_service, tmp_path, caplog, mo
             answer = await client.post(
                 "/v1/videos", files={"input_reference": ("x", photo.getvalue())}
             )
-            statuses.append(answer.status_code)
+            statuses[answer.status_code] += 1
             if answer.status_code == 200:
                 break
             assert int(answer.headers["retry-after"]) >= 1
@@ -83,7 +85,7 @@ def test_fifty_clients_and_a_queue_of_twenty(start_service, tmp_path, caplog, mo
             await asyncio.sleep(0.5)
         assert state["status"] == "completed", state
         content = await client.get(f"{path}/content")
-        statuses.extend([content.status_code, (await client.delete(path)).status_code])
+        statuses.update([content.status_code, (await client.delete(path)).status_code])
         assert content.content
 
     async def work(app):
@@ -106,7 +108,7 @@ def test_fifty_clients_and_a_queue_of_twenty(start_service, tmp_path, caplog, mo
 
     asyncio.run(go())
     assert set(statuses) == {200, 429}
-    assert statuses.count(200) == 3 * sum(STRETCHES)
+    assert statuses[200] == 3 * sum(STRETCHES)
     assert max(running.tally.gauges["dreampose_queue_depth"]) == QUEUE
     assert service.desk.ids == []
     assert not any((service.desk.tasks, service.desk.owners, renderer.running))
@@ -117,5 +119,6 @@ def test_fifty_clients_and_a_queue_of_twenty(start_service, tmp_path, caplog, mo
         min(after - before for before, after in pairwise(values))
         for values in zip(*held, strict=True)
     )
-    assert blocks < STRETCHES[-1]
+    # Two a job: pydantic remembers the last 16,384 short strings, the tally every duration.
+    assert blocks < 3 * STRETCHES[-1]
     assert size < 5 * 2**20
