@@ -53,14 +53,14 @@ def preprocessing(
             num_cpus=_whole(num_cores / 2 / num_gpus),
             num_gpus=min(1.0, num_gpus / count),
             num_processes=min(count, max(1, num_videos)),
-            num_threads=_threads(num_cores, num_gpus),
+            num_threads=threads_each(num_cores, num_gpus),
         )
     count = min(workers or num_cores, max(1, num_videos))
     per_actor = (num_cores - 2 * LIGHT_CPUS) / max(count, num_cores)
     return Share(
         num_cpus=_whole(max(0.1, per_actor)),
         num_processes=count,
-        num_threads=_threads(num_cores, count),
+        num_threads=threads_each(num_cores, count),
     )
 
 
@@ -74,7 +74,7 @@ def training(total: Mapping[str, float], *, workers: int, gpus: bool) -> Share:
         num_cpus=_whole(max(0.1, num_cores / workers / 2)),
         num_gpus=1.0 if gpus else 0.0,
         num_processes=workers,
-        num_threads=_threads(num_cores, workers),
+        num_threads=threads_each(num_cores, workers),
     )
 
 
@@ -87,13 +87,13 @@ def finetuning(total: Mapping[str, float], *, num_subjects: int, gpus: bool) -> 
             num_cpus=1,
             num_gpus=1,
             num_processes=min(num_gpus, max(1, num_subjects)),
-            num_threads=_threads(num_cores, num_gpus),
+            num_threads=threads_each(num_cores, num_gpus),
         )
     count = min(num_cores, max(1, num_subjects))
     return Share(
         num_cpus=_whole(num_cores / count),
         num_processes=count,
-        num_threads=_threads(num_cores, count),
+        num_threads=threads_each(num_cores, count),
     )
 
 
@@ -110,7 +110,7 @@ def sampling(total: Mapping[str, float], *, replicas: int | None) -> Share:
         num_cpus=_whole(max(0.01, math.floor(50 * num_cores / count) / 100)),
         num_gpus=math.floor(100 * min(1.0, num_gpus / count)) / 100,
         num_processes=count,
-        num_threads=_threads(num_cores, count),
+        num_threads=threads_each(num_cores, count),
     )
 
 
@@ -129,12 +129,10 @@ def require(total: Mapping[str, float], share: Share, *, at_least: int = 1) -> N
             )
 
 
-def _cores(total: Mapping[str, float]) -> int:
-    return max(1, int(total.get("CPU", 1)))
+def threads_each(num_cores: int, num_processes: int) -> int:
+    """What torch should use in each of so many processes.
 
-
-def _threads(num_cores: int, num_processes: int) -> int:
-    """An equal share of the cores, or what the environment allows.
+    An equal share of the cores, or what the environment allows.
 
     Raises:
         InputError: `MAX_THREADS` is no positive whole number.
@@ -151,3 +149,7 @@ def _threads(num_cores: int, num_processes: int) -> int:
 def _whole(cpus: float) -> float:
     """Ray takes fractions below one and whole numbers above; rounded down, so that all fit."""
     return float(math.floor(cpus)) if cpus >= 1 else math.floor(cpus * 100) / 100
+
+
+def _cores(total: Mapping[str, float]) -> int:
+    return max(1, int(total.get("CPU", 1)))

@@ -106,7 +106,7 @@ def write(
                     stream = container.add_stream("libx264", rate=rate, options=options)
                     stream.height, stream.width = image.shape[:2]
                     stream.pix_fmt = "yuv420p"
-                    # More threads of x264 give another file about once in a hundred times.
+                    # The number of threads changes the file; that of cores must not.
                     stream.codec_context.thread_count = 1
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
             if stream is None:

@@ -7,6 +7,7 @@ from typing import Any
 import ray
 from ray.serve.handle import DeploymentHandle
 
+from cluster import resources
 from dreampose.errors import InputError
 from serve.config import Settings
 from serve.finetuning import Order, finetune
@@ -61,7 +62,7 @@ class RayBackend:
             model=self.settings.model,
             num_steps=self.settings.finetune_steps,
             num_vae_steps=self.settings.finetune_vae_steps,
-            num_threads=max(1, int(ray.cluster_resources().get("CPU", 1)) // 2),
+            num_threads=resources.threads_each(int(ray.cluster_resources().get("CPU", 1)), 2),
         )
         needs = finetune_needs(self.settings, ray.cluster_resources(), ray.available_resources())
         # Ray's types know neither these options nor what they give.

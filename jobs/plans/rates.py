@@ -3,9 +3,12 @@
 import argparse
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreampose import config, recipes
+from dreampose.errors import InputError
+from jobs import clips
 
 if TYPE_CHECKING:
     from dreampose.planning import Cost
@@ -92,15 +95,8 @@ def video_frames(path: str) -> int:
     """Frames of a video by its own word; those of the paper's where it lies elsewhere."""
     if "://" in path:
         return UBC_FASHION[1]
-    import av
-
     try:
-        with av.open(path) as container:
-            stream = container.streams.video[0]
-            return stream.frames or round(
-                float((stream.duration or 0) * (stream.time_base or 0))
-                * float(stream.average_rate or 0)
-            )
-    except (OSError, IndexError, av.FFmpegError):
+        return clips.measure(Path(path))[0]
+    except InputError:
         # The job itself makes a row with the reason of it.
         return 0

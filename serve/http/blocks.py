@@ -133,14 +133,7 @@ def lay_out() -> Parts:
             )
         with gr.Column(min_width=260, elem_classes="step"):
             html("<h2>2 · Motion</h2>")
-            parts["motion"] = gr.Dropdown(
-                motion_choices([]),
-                value=OWN_MOTION,
-                label="Stored motions",
-                filterable=False,
-                interactive=True,
-                elem_id="motion",
-            )
+            parts["motion"] = choice("Stored motions", motion_choices([]), OWN_MOTION, "motion")
             parts["motion_file"] = gr.File(
                 label="Or upload a video or a motion file",
                 file_types=MOTION_TYPES,
@@ -150,14 +143,8 @@ def lay_out() -> Parts:
             parts["motion_state"] = gr.Markdown(elem_id="motion-state", latex_delimiters=[])
         with gr.Column(min_width=260, elem_classes="step"):
             html("<h2>3 · Render</h2>")
-            parts["preset"] = gr.Dropdown(
-                [(f"{name} · {preset.num_steps} steps", name) for name, preset in PRESETS.items()],
-                value=DEFAULT_PRESET,
-                label="Preset",
-                filterable=False,
-                interactive=True,
-                elem_id="preset",
-            )
+            presets = [(f"{name} · {one.num_steps} steps", name) for name, one in PRESETS.items()]
+            parts["preset"] = choice("Preset", presets, DEFAULT_PRESET, "preset")
             parts["seed"] = gr.Number(
                 0,
                 label="Seed",
@@ -185,6 +172,13 @@ def html(value: str = "", *, name: str | None = None, visible: bool = True) -> g
     """HTML of our own; `gr.HTML` takes it for a script, which the page's policy forbids."""
     return gr.Markdown(
         value, elem_id=name, visible=visible, sanitize_html=False, latex_delimiters=[]
+    )
+
+
+def choice(label: str, choices: list[tuple[str, str]], value: str, name: str) -> gr.Dropdown:
+    """One of a few things, each with what is shown of it."""
+    return gr.Dropdown(
+        choices, value=value, label=label, filterable=False, interactive=True, elem_id=name
     )
 
 

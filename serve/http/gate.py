@@ -80,7 +80,7 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = page.route(scope)
         try:
             is_free = path in FREE or page.is_free(path)
             owner = "" if is_free else self._admit(scope, path)

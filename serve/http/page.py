@@ -5,7 +5,6 @@ interface like any request. Knows nothing of what stands on the page.
 """
 
 import contextlib
-import importlib
 import importlib.util
 import math
 import os
@@ -86,25 +85,17 @@ def is_free(path: str) -> bool:
     return path in FREE or path.startswith(FREE_FOLDERS)
 
 
-def load() -> bool:
-    """Imports what the page needs; False where Gradio is not installed."""
-    if importlib.util.find_spec("gradio") is None:
-        return False
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    importlib.import_module("serve.http.blocks")
-    return True
-
-
 def mount(api: FastAPI, service: Service) -> None:
     """Puts the page, or what stands in its place, behind all other routes of an interface."""
     api.include_router(sign_in(service))
-    if not load():
+    if importlib.util.find_spec("gradio") is None:
 
         @api.get(HOME, include_in_schema=False)
         async def home() -> Response:
             return html(MISSING)
 
         return
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     import gradio
 
     from serve.http import blocks
