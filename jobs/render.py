@@ -63,12 +63,15 @@ def render(args: argparse.Namespace) -> int:
         replicas=args.replicas,
         chunk_size=args.chunk_size,
     )
+    # What is wrong with the size is said before anything is read.
+    settings.recipe(args.size)
     contents = Contents()
     output = Output(
         args.out,
         settings=settings,
         align=args.align,
         estimator=args.estimator,
+        size=args.size,
         contents=contents,
         signer=flags.signer(args),
     )
@@ -115,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         help="copies of the model side by side; by default one a GPU, else one a core up to 8",
     )
     flags.add_chunk_size(parser)
+    flags.add_size(parser, what="the videos")
     flags.add_align(parser)
     flags.add_estimator(parser)
     flags.add_certificate(parser)

@@ -154,7 +154,7 @@ class _Batch:
         if target.exists():
             return
         if target not in self.motions:
-            recipe = self.settings.recipe()
+            recipe = self.settings.recipe(self.output.size)
             task = ray.remote(num_cpus=resources.LIGHT_CPUS)(extract)
             self.motions[target] = asyncio.ensure_future(
                 task.remote(

@@ -34,6 +34,7 @@ class Limits(BaseModel):
         max_frames: frames of a motion.
         max_seconds: length of a motion.
         max_fps: frames per second of a motion.
+        max_scale: pixels of a rendered frame, as a multiple of those of the model's own size.
         probe_timeout_s: seconds that looking at an upload may take.
         render_timeout_s: seconds that rendering a video, or reading a motion's poses, may take from
             the moment it begins.
@@ -58,6 +59,7 @@ class Limits(BaseModel):
     max_frames: int = Field(default=900, ge=1)
     max_seconds: float = Field(default=60, gt=0)
     max_fps: float = Field(default=120, gt=0)
+    max_scale: float = Field(default=2, ge=1)
     probe_timeout_s: float = Field(default=30, gt=0)
     render_timeout_s: float = Field(default=3600, gt=0)
     finetune_timeout_s: float = Field(default=14400, gt=0)
@@ -183,21 +185,25 @@ class Settings(Limits):
         """What requests call the model: its folder's name."""
         return Path(self.model).name
 
-    def recipe(self) -> Recipe:
+    def recipe(self, size: tuple[int, int] | None = None) -> Recipe:
         """The model's recipe, read without its weights.
 
+        Args:
+            size: height and width of frames that are not of the model's own.
+
         Raises:
-            InputError: the folder holds no model.
+            InputError: the folder holds no model, or its frames cannot be of that size.
         """
         path = Path(self.model, "model_index.json")
         if not path.is_file():
             raise InputError(f"model must be a folder with a model_index.json, got {self.model!r}")
         try:
-            return Recipe.from_dict(json.loads(path.read_bytes())["recipe"])
+            recipe = Recipe.from_dict(json.loads(path.read_bytes())["recipe"])
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"model must be one this package wrote, got {self.model!r}: {error}"
             ) from error
+        return recipe.at(*size) if size else recipe
 
     def served(self) -> tuple[str, str, str]:
         """What tells one application from another: its model as it is now, and its subjects."""

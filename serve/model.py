@@ -54,6 +54,7 @@ def prepare(
             image_scale=request.image_scale,
             pose_scale=request.pose_scale,
             align=request.align,
+            size=request.size,
         )
     told = [str(w.message) for w in caught if issubclass(w.category, SubjectMismatchWarning)]
     return Prepared(

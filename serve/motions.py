@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from dreampose.config import Recipe
 from dreampose.errors import InputError
 from dreampose.poses.motion import Motion
 from serve import previews
@@ -29,7 +30,7 @@ from serve.measures import log
 from serve.records import Fault, Status
 from serve.refusals import RequestError, not_found, reason
 from serve.store import digest, write_atomically
-from serve.uploads import Facts
+from serve.uploads import Facts, check_aspect
 
 ESTIMATOR = "blazepose"
 PREFIX = "motion_"
@@ -177,20 +178,28 @@ class Motions:
         assert entry is not None
         return entry.motion
 
-    def content(self, name: str, owner: str) -> tuple[bytes, Facts]:
-        """What a video needs of a motion: its poses, or its video where they are not read yet.
+    def content(self, name: str, owner: str, recipe: Recipe) -> tuple[bytes, Facts]:
+        """What a video needs of a motion: its poses, or its video where they are to be read yet.
+
+        Args:
+            name: id of the motion.
+            owner: who asks.
+            recipe: of the video's frames; poses of another size come from the motion's video.
 
         Raises:
             RequestError: there is none of that id.
-            InputError: its poses could not be read.
+            InputError: its poses could not be read, or are of another aspect and there is no video.
         """
         folder, motion = self.find(name, owner), self.get(name, owner)
         if motion.error is not None:
             raise InputError(f"motion must show a pose, got: {motion.error.message}")
-        track = folder.track(*self.size)
+        track = folder.track(recipe.height, recipe.width)
         path = track if track.is_file() else folder.upload
         if path is None:
-            raise RequestError(409, "not_ready", "motion must be uploaded again for this model")
+            path = folder.track(*self.size)
+            if not path.is_file():
+                raise RequestError(409, "not_ready", "motion must be uploaded again for this model")
+            check_aspect(Motion.load(path), recipe)
         facts = Facts(suffix=path.suffix, num_frames=motion.num_frames, fps=motion.fps)
         return path.read_bytes(), facts
 

@@ -46,6 +46,7 @@ class Output:
         settings: model and subjects.
         align: fit motions to the photos' bodies.
         estimator: pose estimator for motions that are videos.
+        size: height and width of the videos; by default the model's own.
         contents: what is known of files already.
         signer: signs the videos.
     """
@@ -57,6 +58,7 @@ class Output:
         settings: Settings,
         align: bool,
         estimator: str,
+        size: tuple[int, int] | None = None,
         contents: Contents | None = None,
         signer: Signer | None = None,
     ) -> None:
@@ -67,6 +69,7 @@ class Output:
         self.align = align
         self.estimator = estimator
         self.estimator_name = poses.identify(estimator)
+        self.size = size
         self.store = Store(root / ".work" / "videos")
         self.signer = signer
         # Read once a run: a catalogue names the same motion and photo many times.
@@ -83,7 +86,7 @@ class Output:
 
     def inputs(self, item: Item) -> dict[str, Any]:
         """All that an item's frames depend on, by content: equal inputs, equal result."""
-        return {
+        facts: dict[str, Any] = {
             "model": self.model_digest,
             "subject": self.weights(item),
             "photos": [self.digest_of(photo) for photo in item.photos],
@@ -93,6 +96,8 @@ class Output:
             "seed": item.seed,
             "align": self.align,
         }
+        # Absent where it is the model's own: what was finished before there were others stays so.
+        return facts | {"size": list(self.size)} if self.size else facts
 
     def key(self, item: Item) -> str:
         """A name for the item's inputs."""
@@ -144,8 +149,10 @@ class Output:
         """The item's pose track: its own file, or where the one of its video will be."""
         if item.motion.suffix == ".npz":
             return item.motion
-        name = f"{self.digest_of(item.motion)}-{self.estimator_name}.npz"
-        return self.root / ".work" / "motions" / name
+        name = f"{self.digest_of(item.motion)}-{self.estimator_name}"
+        if self.size:
+            name += f"-{self.size[0]}x{self.size[1]}"
+        return self.root / ".work" / "motions" / f"{name}.npz"
 
     def take_up(self, item: Item) -> VideoFolder:
         """The item's folder in storage: the one of an interrupted run, or a new one."""
@@ -164,6 +171,7 @@ class Output:
                 preset=item.preset,
                 seed=item.seed,
                 align=self.align,
+                size=self.size,
                 estimator=self.estimator_name,
             ),
             photos=[photo.read_bytes() for photo in item.photos],

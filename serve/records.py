@@ -19,6 +19,7 @@ class RenderRequest(BaseModel):
         pose_scale: guidance scale of the pose, `None` likewise.
         align: fit the motion to the photo's body.
         estimator: pose estimator for an uploaded video.
+        size: height and width of the frames in pixels; `None` takes the model's own.
         seconds: render only the motion's beginning, of this length; `None` renders all of it.
         timeout_s: seconds after which rendering is given up; `None` never does.
         owner: name of the API key that asked; empty where no keys are in use.
@@ -35,6 +36,7 @@ class RenderRequest(BaseModel):
     pose_scale: float | None = None
     align: bool = True
     estimator: str = "blazepose"
+    size: tuple[int, int] | None = None
     seconds: float | None = None
     timeout_s: float | None = None
     owner: str = ""

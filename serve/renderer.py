@@ -220,7 +220,7 @@ class Renderer:
         upload = folder.upload
         if folder.motion.exists() or upload is None:
             return
-        recipe = self.settings.recipe()
+        recipe = self.settings.recipe(request.size)
         height, width = recipe.height, recipe.width
         if self.extractor is None:
             await asyncio.to_thread(extract_motion, folder, height, width)

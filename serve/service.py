@@ -5,6 +5,7 @@
 
 import asyncio
 import logging
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from dreampose.config import Recipe
 from dreampose.errors import InputError
 from serve.backend import Backend
 from serve.config import Settings
@@ -28,6 +30,7 @@ SWEEP_SECONDS = 600.0
 """How often what is too old is looked for."""
 INTAKE = 4
 """Uploads that are looked at side by side; bounds memory, since they are read whole."""
+SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 
 
 class Service:
@@ -59,8 +62,32 @@ class Service:
 
     @property
     def size(self) -> str:
-        """Of every video, as WIDTHxHEIGHT."""
+        """Of videos that ask for none, as WIDTHxHEIGHT."""
         return f"{self.recipe.width}x{self.recipe.height}"
+
+    def frame_size(self, text: str) -> tuple[int, int] | None:
+        """Height and width of a size such as 512x640, the width first; None for the model's own.
+
+        Raises:
+            InputError: it is none, or the model cannot or may not render frames of it.
+        """
+        if text in ("", self.size):
+            return None
+        if not (found := SIZE.fullmatch(text)):
+            raise InputError(
+                f"size must be WIDTHxHEIGHT, such as {self.size}, the model's own, "
+                f"got {text[:120]!r}"
+            )
+        width, height = int(found[1]), int(found[2])
+        own, least = self.recipe, min(self.recipe.width, self.recipe.height) // 2
+        most = int(self.live.limits.max_scale * own.width * own.height)
+        if min(width, height) < least or width * height > most:
+            raise InputError(
+                f"size must have sides of at least {least} and at most {most} pixels in all, "
+                f"got {text}"
+            )
+        own.at(height, width)
+        return height, width
 
     async def open(self) -> None:
         """Takes up what an earlier service left in storage.
@@ -107,8 +134,12 @@ class Service:
             raise InputError(f"{name} must be a limit of the service: {first['msg']}") from error
         log("limits set", **dict(user_config))
 
-    async def look_at_motion(self, content: bytes) -> Facts:
+    async def look_at_motion(self, content: bytes, recipe: Recipe | None = None) -> Facts:
         """What an uploaded motion is.
+
+        Args:
+            content: of the file.
+            recipe: of the frames, the model's own by default; a pose track must have their aspect.
 
         Raises:
             InputError: it cannot be used.
@@ -118,7 +149,7 @@ class Service:
             with tempfile.TemporaryDirectory() as name:
                 path = Path(name, "motion")
                 path.write_bytes(content)
-                return check_motion(path, self.live.limits, self.recipe)
+                return check_motion(path, self.live.limits, recipe or self.recipe)
 
         return await asyncio.to_thread(look)
 

@@ -190,13 +190,22 @@ def _check_track(path: Path, limits: Limits, recipe: Recipe) -> Facts:
     )
     if not consistent:
         raise InputError("motion must hold maps, joints and confidence of the same frames")
+    check_aspect(motion, recipe)
+    return Facts(suffix=".npz", num_frames=num_frames, fps=fps)
+
+
+def check_aspect(motion: Motion, recipe: Recipe) -> None:
+    """Refuses poses that would be stretched.
+
+    Raises:
+        InputError: their aspect is not that of the recipe's frames.
+    """
     ratio, expected = motion.width / motion.height, recipe.width / recipe.height
     if abs(math.log(ratio / expected)) > SAME_ASPECT:
         raise InputError(
-            f"motion must have the model's aspect {recipe.height}x{recipe.width}, "
+            f"motion must have the frames' aspect {recipe.height}x{recipe.width}, "
             f"got {motion.height}x{motion.width}"
         )
-    return Facts(suffix=".npz", num_frames=num_frames, fps=fps)
 
 
 def _check_members(path: Path, limits: Limits) -> None:

@@ -21,7 +21,7 @@ def render(args: argparse.Namespace) -> "Plan":
 
     settings = Settings(model=args.model, subjects=args.subjects or "", chunk_size=args.chunk_size)
     items = read_catalog(args.catalog, settings=settings, preset=args.preset).items
-    recipe = settings.recipe()
+    recipe = settings.recipe(args.size)
     frames = dict.fromkeys(sorted({item.preset for item in items}), 0)
     for item in items:
         frames[item.preset] += item.num_frames

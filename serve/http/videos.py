@@ -8,7 +8,7 @@ from fastapi import APIRouter, File, Form, Query, Request, UploadFile
 from fastapi.responses import FileResponse
 from pydantic import BaseModel
 
-from dreampose.config import PRESETS
+from dreampose.config import PRESETS, Recipe
 from dreampose.errors import InputError
 from serve import previews
 from serve.http.gate import Owner
@@ -61,25 +61,27 @@ async def read_photos(service: Service, files: Sequence[UploadFile], field: str)
 
 
 async def read_motion(
-    service: Service, motion: UploadFile | str | None, owner: str
+    service: Service, motion: UploadFile | str | None, owner: str, recipe: Recipe
 ) -> tuple[bytes, Facts]:
     """A request's motion: a file, the id of a stored one, or the default.
 
     Raises:
-        InputError: it is none of these.
+        InputError: it is none of these, or its poses have another aspect than the recipe's frames.
     """
     if not motion:
-        return await service.default_motion()
+        content, facts = await service.default_motion()
+        is_own = (recipe.height, recipe.width) == (service.recipe.height, service.recipe.width)
+        return content, facts if is_own else await service.look_at_motion(content, recipe)
     if isinstance(motion, str):
         try:
-            return await asyncio.to_thread(service.motions.content, motion, owner)
+            return await asyncio.to_thread(service.motions.content, motion, owner, recipe)
         except RequestError as refusal:
             raise InputError(
                 "motion must be a file or the id of a stored motion (URLs are not fetched), "
                 f"got {motion[:120]!r}"
             ) from refusal
     content = await motion.read()
-    return content, await service.look_at_motion(content)
+    return content, await service.look_at_motion(content, recipe)
 
 
 def beginning(facts: Facts, seconds: float | None, num_poses: int) -> tuple[int, list[str]]:
@@ -125,7 +127,7 @@ def router(service: Service) -> APIRouter:
         subject: Annotated[str, Form(description="id of a subject")] = "",
         preset: Annotated[str, Form(description=f"one of {', '.join(PRESETS)}")] = "balanced",
         seed: Annotated[int, Form(ge=0, lt=2**63)] = 0,
-        size: Annotated[str, Form(description="the model's own, or nothing")] = "",
+        size: Annotated[str, Form(description="WIDTHxHEIGHT; by default the model's")] = "",
         seconds: Annotated[
             float | None,
             Form(gt=0, le=86400, allow_inf_nan=False, description="of the motion's beginning"),
@@ -141,15 +143,15 @@ def router(service: Service) -> APIRouter:
             raise InputError(f"model must be {settings.model_name!r}, got {model[:120]!r}")
         if preset not in PRESETS:
             raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {preset[:120]!r}")
-        if size not in ("", service.size):
-            raise InputError(f"size must be {service.size}, the model's, got {size[:120]!r}")
+        frame_size = service.frame_size(size)
+        recipe = settings.recipe(frame_size)
         chosen, notes = service.people.weights_for(subject, owner)
         async with service.intake:
             photos = await read_photos(
                 service, [*(input_reference or []), *(more_references or [])], "input_reference"
             )
-            content, facts = await read_motion(service, motion, owner)
-            num_frames, more_notes = beginning(facts, seconds, service.recipe.num_poses)
+            content, facts = await read_motion(service, motion, owner, recipe)
+            num_frames, more_notes = beginning(facts, seconds, recipe.num_poses)
             notes += [PROMPT_NOTE] * bool(prompt) + more_notes
             notes += [f"{name[:120]} is not a field and is ignored" for name in fields - FIELDS]
             return await service.desk.accept(
@@ -159,6 +161,7 @@ def router(service: Service) -> APIRouter:
                     preset=preset,
                     seed=seed,
                     align=align,
+                    size=frame_size,
                     seconds=seconds,
                     timeout_s=service.live.limits.render_timeout_s,
                     owner=owner,
@@ -167,7 +170,7 @@ def router(service: Service) -> APIRouter:
                 photos=photos,
                 motion=content,
                 motion_suffix=facts.suffix,
-                size=service.size,
+                size=f"{recipe.width}x{recipe.height}",
                 seconds=f"{num_frames / facts.fps:g}",
                 fps=facts.fps,
             )

@@ -201,6 +201,8 @@ def test_an_out_that_is_a_file_and_a_model_that_is_none_are_refused(shop, capsys
     (shop / "out").unlink()
     assert run_job(shop, "--model", str(shop / "subjects")) == 2
     assert "model must be a folder with a model_index.json" in capsys.readouterr().err
+    assert run_job(shop, "--size", "100x100") == 2
+    assert "height must be" in capsys.readouterr().err
 
 
 def finish(output, *items):
@@ -256,6 +258,17 @@ def test_a_finished_item_is_known_until_one_of_its_inputs_changes(output, item, 
     (shop / "subjects" / "anna" / "subject.json").write_text("[]")
     again = Output(shop / "out", settings=settings(shop), align=True, estimator="blazepose")
     assert not again.is_finished(item), "finetuned anew"
+
+
+def test_videos_of_another_size_are_other_videos(output, item, shop):
+    finish(output, item)
+    wide = Output(
+        shop / "out", settings=settings(shop), align=True, estimator="blazepose", size=(64, 64)
+    )
+    assert not wide.is_finished(item)
+    assert wide.take_up(item).request().size == (64, 64)
+    filmed = replace(item, motion=shop / "walk.mp4")
+    assert wide.motion(filmed) != output.motion(filmed)
 
 
 def test_an_interrupted_item_goes_on_and_a_failed_one_starts_again(output, item):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dreampose import generate, video
+from dreampose.errors import InputError
 from dreampose.poses import Motion
 from serve import model
 from serve.backend import StoppedError
@@ -46,6 +47,24 @@ def test_a_chunk_is_left_after_the_call_of_the_model_that_is_under_way(
         model.render(tiny_pipeline, content, range(2), stop)
     assert stop.looks == 0
     assert request.num_model_calls > 3
+
+
+def test_frames_have_the_size_that_was_asked_for(tiny_pipeline, photo_file, motion_file):
+    from serve.records import RenderRequest
+
+    request = RenderRequest(preset="fast", align=False, size=(96, 72))
+    prepared = model.prepare(
+        tiny_pipeline, request, [photo_file.read_bytes()], motion_file.read_bytes()
+    )
+    frames = model.render(tiny_pipeline, prepared.content, range(1), threading.Event())
+    assert frames.shape == (1, 96, 72, 3)
+    with pytest.raises(InputError, match="aspect 64x64"):
+        model.prepare(
+            tiny_pipeline,
+            request.model_copy(update={"size": (64, 64)}),
+            [photo_file.read_bytes()],
+            motion_file.read_bytes(),
+        )
 
 
 def test_a_sampler_whose_caller_goes_away_tells_its_thread(monkeypatch):

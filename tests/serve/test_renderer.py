@@ -168,11 +168,12 @@ class Extractors:
     """Looks like a handle of the deployment that reads poses."""
 
     def __init__(self):
-        self.uploads = []
+        self.uploads, self.targets = [], []
         self.extract = SimpleNamespace(remote=self._extract)
 
     async def _extract(self, upload, target, estimator):
         self.uploads.append(Path(upload).read_bytes())
+        self.targets.append(Path(target).name)
         maps = np.zeros((NUM_FRAMES, 2, 64, 48), np.float32)
         joints, confidence = np.zeros((NUM_FRAMES, 3, 4), np.float32), np.ones(NUM_FRAMES)
         Motion(maps=maps, joints=joints, confidence=confidence.astype(np.float32), fps=FPS).save(
@@ -256,16 +257,27 @@ def test_poses_of_the_same_upload_are_read_once(tmp_path, bare_model, monkeypatc
     async def go():
         renderer = Renderer(settings, 2, Samplers(), extractors)
         states = []
-        for content in (b"walk", b"walk", b"turn"):
+        for content, size in (
+            (b"walk", None),
+            (b"walk", None),
+            (b"turn", None),
+            (b"turn", (64, 64)),
+        ):
             folder = store.create(
-                request=RenderRequest(), photos=[b"photo"], motion=content, motion_suffix=".mp4"
+                request=RenderRequest(size=size),
+                photos=[b"photo"],
+                motion=content,
+                motion_suffix=".mp4",
             )
             states.append(await renderer.render(str(folder.path)))
             assert Motion.load(folder.motion).num_frames == NUM_FRAMES
         return states
 
     assert {state.status for state in asyncio.run(go())} == {"completed"}
-    assert extractors.uploads == [b"walk", b"turn"]
+    assert extractors.uploads == [b"walk", b"turn", b"turn"]
+    assert [target.partition("-")[0] for target in extractors.targets] == [
+        "64x48", "64x48", "64x64"
+    ]  # fmt: skip
 
 
 def test_a_sampler_is_asked_for_a_sign_unless_one_has_just_rendered(folder, bare_model):

@@ -63,6 +63,29 @@ def test_a_video_may_use_a_motion_whose_poses_are_not_read_yet(running, motion_v
     running.backend.hold = False
 
 
+def test_poses_of_another_size_come_from_the_motions_video(
+    running, motion_video, motion_file, photo_file, finished
+):
+    def render(motion, size):
+        return running.client.post(
+            "/v1/videos",
+            files={"input_reference": photo_file.read_bytes()},
+            data={"motion": motion["id"], "size": size},
+        )
+
+    filmed, drawn = upload(running.client, motion_video), upload(running.client, motion_file)
+    finished(running.client, f"/v1/motions/{filmed['id']}")
+    running.backend.hold = True
+    videos = Store(running.service.settings.storage)
+    wide = videos.folder(render(filmed, "64x64").json()["id"])
+    assert wide.upload.read_bytes() == motion_video.read_bytes()
+    smaller = videos.folder(render(drawn, "24x32").json()["id"])
+    assert smaller.motion.read_bytes() == motion_file.read_bytes()
+    refused = render(drawn, "64x64")
+    assert refused.status_code == 400
+    assert "aspect 64x64, got 64x48" in refused.json()["error"]["message"]
+
+
 def test_a_motion_that_shows_nobody_says_so(running, motion_video, photo_file, finished):
     running.backend.broken = InputError("video must show a person, got nobody")
     motion = upload(running.client, motion_video)

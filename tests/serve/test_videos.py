@@ -41,6 +41,27 @@ def test_what_is_asked_for_reaches_the_renderer(running, post, motion_file):
     assert created["seconds"] == "0.48"
 
 
+def test_a_size_is_width_by_height_within_the_limits(make_service, post, motion_video, motion_file):
+    running = make_service(max_scale=3)
+    created = post(running.client, motion=motion_video, size="96x64").json()
+    assert created["size"] == "96x64"
+    assert Store(running.service.settings.storage).folder(created["id"]).request().size == (64, 96)
+    same = post(running.client, motion=motion_file, size="48x64").json()
+    assert Store(running.service.settings.storage).folder(same["id"]).request().size is None
+    larger = post(running.client, motion=motion_file, size="72x96")
+    assert larger.json()["size"] == "72x96"
+    for size, motion, sentence in (
+        ("96x64", motion_file, "motion must have the frames' aspect 64x96, got 64x48"),
+        ("50x64", motion_video, "multiple of 8"),
+        ("16x64", motion_video, "sides of at least 24 and at most 9216 pixels in all"),
+        ("96x104", motion_video, "at most 9216 pixels in all, got 96x104"),
+        ("64", motion_video, "must be WIDTHxHEIGHT, such as 48x64"),
+    ):
+        answer = post(running.client, motion=motion, size=size)
+        assert answer.status_code == 400
+        assert sentence in answer.json()["error"]["message"]
+
+
 def test_previews_show_the_video(running, post, finished):
     video_id = post(running.client).json()["id"]
     finished(running.client, f"/v1/videos/{video_id}")
