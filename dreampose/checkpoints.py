@@ -7,7 +7,7 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import AutoencoderTiny, PNDMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderTiny, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
@@ -20,6 +20,7 @@ from dreampose.errors import InputError
 from dreampose.files import new_folder
 from dreampose.latents import VAE, is_cosine_encoder, start_as_cosines
 from dreampose.pipeline import DreamPosePipeline
+from dreampose.schedule import noise_process
 from dreampose.subjects import (
     MODELS,
     Subject,
@@ -110,7 +111,7 @@ def assemble(
         image_encoder=image_encoder,
         adapter=adapter,
         unet=widen(unet, recipe.num_poses * recipe.pose_channels),
-        scheduler=PNDMScheduler(**recipe.scheduler),
+        scheduler=noise_process(recipe.scheduler),
         recipe=recipe.to_dict(),
     )
     for name in MODELS:

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import diffusers
 import torch
-from diffusers import SchedulerMixin
+from diffusers import PNDMScheduler, SchedulerMixin
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -45,6 +45,15 @@ class Scheduler(Protocol):
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, **kwargs: Any) -> Any:
         """One step towards the image."""
         ...
+
+
+def noise_process(options: Mapping[str, Any]) -> PNDMScheduler:
+    """The scheduler that a recipe's models are trained and saved with (paper: PNDM).
+
+    Args:
+        options: `Recipe.scheduler`.
+    """
+    return PNDMScheduler(**options)
 
 
 def add_noise(

@@ -3,17 +3,11 @@
 Nothing is guessed about models: the real ones run, without contents, on `trace`'s tensors.
 """
 
-from dreampose.planning.costs import (
-    Cost,
-    encoding,
-    rendering,
-    subject_decoder_step,
-    subject_encoding,
-    subject_step,
-    training_step,
-)
+from dreampose.planning.cost import Cost
+from dreampose.planning.passes import encoding, rendering, subject_encoding
 from dreampose.planning.plan import Plan, lines
 from dreampose.planning.prices import Instance, Prices, read_prices
+from dreampose.planning.steps import subject_decoder_step, subject_step, training_step
 
 __all__ = [
     "Cost",

@@ -47,13 +47,11 @@ def recipe_of(args: argparse.Namespace) -> config.Recipe:
 
 def sampling_of(recipe: config.Recipe, preset: str) -> tuple[config.Recipe, int]:
     """The recipe with a preset's scales, and how often the model is called for a frame by it."""
-    from diffusers import PNDMScheduler
-
     from dreampose.sampling import num_model_calls
-    from dreampose.schedule import scheduler_by_name
+    from dreampose.schedule import noise_process, scheduler_by_name
 
     chosen = config.PRESETS[preset]
-    start = PNDMScheduler(**recipe.scheduler).config
+    start = noise_process(recipe.scheduler).config
     sampler = scheduler_by_name(chosen.scheduler, start, **chosen.scheduler_kwargs)
     scales = {
         name: value
