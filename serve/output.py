@@ -17,16 +17,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from dreampose import poses, video
+from dreampose import poses
 from dreampose.errors import InputError
 from dreampose.poses.motion import Motion
 from dreampose.provenance import Signer
 from serve.catalog import OPTIONAL, REASON, REQUIRED, Broken, Contents, Item
 from serve.config import Settings
-from serve.page import Entry, page
+from serve.media import Media, entry
+from serve.page import page
 from serve.previews import spritesheet
 from serve.records import RenderRequest
 from serve.store import Store, VideoFolder, digest, write_atomically
@@ -34,8 +32,6 @@ from serve.store import Store, VideoFolder, digest, write_atomically
 FILES = (".mp4", ".png", ".jpg")
 """Of every item, besides its manifest."""
 VERSIONS = ("dreampose", "torch", "diffusers", "av", "ray")
-PHOTO_HEIGHT = 640
-"""Photos are shown at most this high, in pixels; the originals may be of any size."""
 
 
 class Output:
@@ -75,6 +71,7 @@ class Output:
         # Read once a run: a catalogue names the same motion and photo many times.
         self.digest_of = (contents or Contents()).digest
         self.digest_of_folder = cache(digest_of_folder)
+        self.media = Media(root, self.digest_of)
         self.subjects: dict[str, str] = {}
         self.model_digest = self.digest_of_folder(Path(settings.model))
 
@@ -260,7 +257,7 @@ class Output:
                 manifests[path.stem] = self._read(path)
         entries = [
             # The true video of an item may have come later, or have been changed.
-            _entry(manifest, self._media(current[name]) if name in current else manifest["media"])
+            entry(manifest, self._media(current[name]) if name in current else manifest["media"])
             for name, manifest in manifests.items()
             if manifest is not None and "media" in manifest
         ]
@@ -293,65 +290,7 @@ class Output:
         write_atomically(failed, text.getvalue().encode())
 
     def _media(self, item: Item) -> dict[str, Any]:
-        """What the page shows beside the result, as paths relative to it; made where missing."""
-        return {
-            "photos": [self._photo(photo) for photo in item.photos],
-            "motion": self._motion_preview(self.motion(item)),
-            "truth": self._truth(item.truth) if item.truth else None,
-        }
-
-    def _photo(self, photo: Path) -> str:
-        target = self.root / "media" / f"photo-{self.digest_of(photo)[:16]}.jpg"
-        if not target.exists():
-            image = Image.fromarray(video.read_photo(photo))
-            image.thumbnail((PHOTO_HEIGHT, PHOTO_HEIGHT))
-            buffer = io.BytesIO()
-            image.save(buffer, format="JPEG", quality=90)
-            write_atomically(target, buffer.getvalue())
-        return target.relative_to(self.root).as_posix()
-
-    def _motion_preview(self, path: Path) -> str:
-        target = self.root / "media" / f"motion-{self.digest_of(path)[:16]}.mp4"
-        if not target.exists():
-            motion = Motion.load(path)
-            shape = (motion.num_frames, motion.height, motion.width, 3)
-            dark = np.full(shape, 24, np.uint8)
-            video.write(target, poses.draw_preview(dark, motion), motion.fps)
-        return target.relative_to(self.root).as_posix()
-
-    def _truth(self, truth: Path) -> str:
-        """Encoded anew, so that every browser plays it."""
-        target = self.root / "media" / f"truth-{self.digest_of(truth)[:16]}.mp4"
-        if not target.exists():
-            clip = video.read(truth)
-            video.write(target, clip.frames, clip.fps)
-        return target.relative_to(self.root).as_posix()
-
-
-def _entry(manifest: Mapping[str, Any], media: Mapping[str, Any]) -> Entry:
-    name = manifest["item"]
-    width, height = (int(side) for side in manifest["size"].split("x"))
-    settings = [
-        f"model {manifest['model']}",
-        f"finetuned on {manifest['subject']}" if manifest["subject"] else "not finetuned",
-        manifest["preset"],
-        f"seed {manifest['seed']}",
-        f"{manifest['num_frames']} frames at {manifest['fps']:g} fps",
-    ]
-    return Entry(
-        name=name,
-        photos=media["photos"],
-        motion=media["motion"],
-        result=f"{name}.mp4",
-        poster=f"{name}.png",
-        sheet=f"{name}.jpg",
-        truth=media["truth"],
-        manifest=f"{name}.json",
-        settings=settings,
-        warnings=manifest["warnings"],
-        width=width,
-        height=height,
-    )
+        return self.media.beside(item.photos, self.motion(item), item.truth)
 
 
 def digest_of_file(path: Path) -> str:
