@@ -8,6 +8,9 @@ replica gets the same number of frames (--frames-per-replica), spread over --vid
 the ideal time is the same for every number of replicas: efficiency is ideal over measured. The
 first line printed states the protocol. Sleeping samplers take no core, so that many replicas fit
 on few cores; what the cores then do is the service's overhead alone.
+
+Before that, each stage of that overhead is measured by itself, for frames of the embedded model and
+of the paper's; and from these what replicas could at most be kept busy, see docs/scaling.md.
 """
 
 import argparse
@@ -34,7 +37,7 @@ from serve.records import Prepared, RenderRequest
 from serve.renderer import write_result
 from serve.store import Store
 
-SIZE = (160, 128)
+SIZES = {"catwalk": (160, 128), "sd14": (640, 512)}
 FPS = 25.0
 CHUNK = 4
 """Frames of a call. Twenty frames a replica are five equal rounds of calls."""
@@ -43,7 +46,8 @@ CHUNK = 4
 class SleepingSampler:
     """Gives grey noise after a while, like `serve.sampler.Sampler` without a model.
 
-    How long it takes for a frame and how many frames a video has is in the request's notes.
+    A video's number of frames, the seconds that each takes, and their height and width are in the
+    request's notes.
     """
 
     def __init__(self, settings: Settings, num_threads: int) -> None:
@@ -54,21 +58,37 @@ class SleepingSampler:
     ) -> Prepared:
         """Packs as many bytes as a real request of the embedded model has."""
         del photos, motion
-        num_frames, seconds = int(request.notes[0]), float(request.notes[1])
-        padding = os.urandom(64 * 2**10 + 2048 * num_frames)
+        num_frames, seconds, *size = map(float, request.notes)
+        padding = os.urandom(64 * 2**10 + 2048 * int(num_frames))
         return Prepared(
-            content=pickle.dumps((seconds, padding)), num_frames=num_frames, fps=FPS, warnings=[]
+            content=pickle.dumps((seconds, [int(side) for side in size], padding)),
+            num_frames=int(num_frames),
+            fps=FPS,
+            warnings=[],
         )
 
     async def render(self, content: bytes, indices: range) -> np.ndarray:
         """Sleeps for every frame; gives frames (n H W 3, 8-bit)."""
-        seconds, _ = pickle.loads(content)
+        seconds, size, _ = pickle.loads(content)
         await asyncio.sleep(seconds * len(indices))
-        values = np.arange(np.prod(SIZE) * 3, dtype=np.uint32) * 2654435761 >> 27
-        return np.stack([values.astype(np.uint8).reshape(*SIZE, 3)] * len(indices))
+        return picture(len(indices), *size)
 
     async def ready(self) -> None:
         """There is nothing to wait for."""
+
+
+def picture(count: int, height: int, width: int) -> np.ndarray:
+    """Frames (n H W 3, 8-bit) of soft shapes with grain, about as hard to encode as a render."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    soft = 128 + 90 * np.sin(rows * 9 / height) * np.cos(columns * 7 / width)
+    grain = np.arange(height * width, dtype=np.uint32).reshape(height, width) * 2654435761 >> 29
+    frame = np.stack([soft + grain, 0.8 * soft + grain, 0.6 * soft + grain], axis=-1)
+    return np.stack([frame.astype(np.uint8)] * count)
+
+
+def notes(num_frames: int, seconds: float, size: tuple[int, int]) -> list[str]:
+    """What a sleeping sampler is told in a request."""
+    return [str(value) for value in (num_frames, seconds, *size)]
 
 
 def measure(args: argparse.Namespace, num_replicas: int, root: Path) -> dict[str, float]:
@@ -88,8 +108,8 @@ def measure(args: argparse.Namespace, num_replicas: int, root: Path) -> dict[str
     def render(num_frames: int, seconds: float, count: int) -> float:
         folders = [
             store.create(
-                request=RenderRequest(notes=[str(num_frames), str(seconds)]), photos=[b""],
-                motion=b"", motion_suffix=".npz",
+                request=RenderRequest(notes=notes(num_frames, seconds, SIZES["catwalk"])),
+                photos=[b""], motion=b"", motion_suffix=".npz",
             )
             for _ in range(count)
         ]  # fmt: skip
@@ -119,7 +139,9 @@ def measure(args: argparse.Namespace, num_replicas: int, root: Path) -> dict[str
     }
 
 
-def measure_stages(args: argparse.Namespace, root: Path, count: int = 50) -> dict[str, float]:
+def measure_stages(
+    args: argparse.Namespace, root: Path, size: tuple[int, int], count: int = 50
+) -> dict[str, float]:
     """Milliseconds per frame of each stage on its own, nothing else going on: what a model needs.
 
     `call` is the way to a sampler and back, frames included; `store` and `state` write a chunk and
@@ -133,7 +155,7 @@ def measure_stages(args: argparse.Namespace, root: Path, count: int = 50) -> dic
         route_prefix=None,
     )  # fmt: skip
     sampler = ray_serve.get_deployment_handle("Sampler", "scaling")
-    request = RenderRequest(notes=[str(count * CHUNK), "0"])
+    request = RenderRequest(notes=notes(count * CHUNK, 0, size))
     folder = Store(root).create(request=request, photos=[b""], motion=b"", motion_suffix=".npz")
 
     def timed(work: Callable[[int], Any], times: int) -> tuple[float, Any]:
@@ -157,7 +179,9 @@ def measure_stages(args: argparse.Namespace, root: Path, count: int = 50) -> dic
     encode = 1000 * (time.perf_counter() - began)
     for name, total in (("call", call), ("store", store), ("state", state), ("encode", encode)):
         milliseconds[f"{name}_per_frame"] = total / (count * CHUNK)
-    return milliseconds
+    # All of it is the renderer's process, and at most one core's worth at a time is Python's.
+    busy = sum(value for name, value in milliseconds.items() if name.endswith("_per_frame"))
+    return {**milliseconds, "frames_per_core_second": 1000 / busy}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -183,8 +207,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     root = args.out.parent / "scaling-videos"
     rows: list[dict[str, float]] = []
     try:
-        rows.append(measure_stages(args, root.absolute()))
-        print("  ".join(f"{name} {value:.3g}" for name, value in rows[0].items()), flush=True)
+        for name, size in SIZES.items():
+            rows.append({"height": size[0], "width": size[1]})
+            rows[-1] |= measure_stages(args, root.absolute(), size)
+            print(
+                name, "  ".join(f"{key} {value:.3g}" for key, value in rows[-1].items()), flush=True
+            )
         for num_replicas in args.replicas:
             rows.append(measure(args, num_replicas, root.absolute()))
             print("  ".join(f"{name} {value:.4g}" for name, value in rows[-1].items()), flush=True)

@@ -150,7 +150,9 @@ class VideoFolder:
         """Keeps a finished stretch of frames."""
         assert len(indices) == len(frames), (indices, frames.shape)
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, frames=frames)
+        # Not compressed: that takes longer than all else that is done with a frame, for files that
+        # are gone when the video is there.
+        np.savez(buffer, frames=frames)
         name = f"{indices.start:06d}-{indices.stop:06d}.npz"
         # Not with its parents: a video that was deleted meanwhile must not come back.
         (self.path / "chunks").mkdir(exist_ok=True)
