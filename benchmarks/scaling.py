@@ -15,6 +15,7 @@ of the paper's; and from these what replicas could at most be kept busy, see doc
 
 import argparse
 import asyncio
+import functools
 import json
 import os
 import pickle
@@ -34,8 +35,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from serve import application
 from serve.config import Settings
 from serve.records import Prepared, RenderRequest
-from serve.renderer import write_result
 from serve.store import Store
+from serve.writing import write_result
 
 SIZES = {"catwalk": (160, 128), "sd14": (640, 512)}
 FPS = 25.0
@@ -77,6 +78,7 @@ class SleepingSampler:
         """There is nothing to wait for."""
 
 
+@functools.cache
 def picture(count: int, height: int, width: int) -> np.ndarray:
     """Frames (n H W 3, 8-bit) of soft shapes with grain, about as hard to encode as a render."""
     rows, columns = np.mgrid[0:height, 0:width]

@@ -9,6 +9,7 @@ from typing import Any
 import ray
 from fastapi import FastAPI
 from ray import serve as ray_serve
+from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 
 from cluster import resources
@@ -19,6 +20,7 @@ from serve.keys import Keys
 from serve.measures import RayMeasures
 from serve.on_ray import RayBackend
 from serve.renderer import Renderer
+from serve.routing import IdleFirst
 from serve.sampler import Sampler
 from serve.screening import Screen
 from serve.service import Service
@@ -87,6 +89,7 @@ def renderer_app(
         Sampler,
         name="Sampler",
         max_ongoing_requests=1,
+        request_router_config=RequestRouterConfig(request_router_class=IdleFirst),
         graceful_shutdown_timeout_s=SHUTDOWN_SECONDS,
         ray_actor_options=share.remote_args,
         **replicas(scaling, share.num_processes),

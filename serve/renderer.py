@@ -5,20 +5,17 @@ on the same folder, goes on with the frames that are missing.
 """
 
 import asyncio
-import io
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
-from jaxtyping import UInt8
-from PIL import Image
 from ray.serve.handle import DeploymentHandle
 
-from dreampose import poses, provenance
+from dreampose import poses
 from dreampose.errors import InputError
 from dreampose.poses.motion import Motion
 from serve.config import Settings
@@ -28,6 +25,7 @@ from serve.records import Prepared, RenderRequest, Video
 from serve.refusals import reason
 from serve.retry import call_with_retries
 from serve.store import VideoFolder, write_atomically
+from serve.writing import News, write_result
 
 WATCH_SECONDS = 0.25
 """How often it is looked whether a video is still wanted."""
@@ -81,6 +79,11 @@ class Renderer:
         self.extractor = extractor
         self.measures: Measures = RayMeasures() if measured else NoMeasures()
         self.running: dict[str, asyncio.Task[Video]] = {}
+        # Calls of all videos together: a sampler takes one at a time, and to wait here instead of
+        # at Serve's router costs nothing.
+        self.places = asyncio.Semaphore(num_samplers)
+        # Threads that mostly wait for frames, and so must not take those of others.
+        self.writers = ThreadPoolExecutor(settings.videos_at_once, "writer")
         self.answered = float("-inf")
         """When a sampler last did what it was asked, by the monotonic clock."""
 
@@ -157,10 +160,11 @@ class Renderer:
         )
         photos = [path.read_bytes() for path in folder.photos]
         motion = folder.motion.read_bytes()
-        began = time.monotonic()
-        prepared: Prepared = await self._try(
-            lambda: sampler.prepare.remote(request, photos, motion), f"{folder.id}: preparation"
-        )
+        async with self.places:
+            began = time.monotonic()
+            prepared: Prepared = await self._try(
+                lambda: sampler.prepare.remote(request, photos, motion), f"{folder.id}: preparation"
+            )
         self.answered = time.monotonic()
         self._measure("prepare", began, prepared.num_frames)
         num_frames, fps = prepared.num_frames, prepared.fps
@@ -173,12 +177,13 @@ class Renderer:
         )
         # Put once: every chunk's call carries a reference, and each sampler's node fetches it.
         reference = ray.put(prepared.content)
+        # No more of one video wait for a place, so that those of others come in between.
         slots = asyncio.Semaphore(2 * self.num_samplers)
         num_rendered = 0
 
         async def render_chunk(indices: range) -> None:
             nonlocal num_rendered
-            async with slots:
+            async with slots, self.places:
                 began = time.monotonic()
                 frames = await self._try(
                     lambda: sampler.render.remote(reference, indices),
@@ -188,6 +193,7 @@ class Renderer:
             self._measure("render", began, len(indices))
             self.measures.count("dreampose_frames", len(indices))
             await asyncio.to_thread(folder.write_chunk, indices, frames)
+            news.tell()
             num_rendered += len(indices)
             done = num_frames - len(missing) + num_rendered
             # 100 is kept for the moment when the file is there.
@@ -196,15 +202,24 @@ class Renderer:
             )
 
         chunks = cut(missing, self.settings.chunk_size)
+        news = News()
         tasks = [asyncio.create_task(render_chunk(indices)) for indices in chunks]
+        # While frames come in, so that the last one is not followed by a wait for all.
+        job = self.writers.submit(write_result, folder, num_frames, fps, news)
+        writing = asyncio.wrap_future(job)
         try:
             await asyncio.gather(*tasks)
+            began = time.monotonic()
+            size = await asyncio.shield(writing)
+            self._measure("encode", began, num_frames)
         finally:
             for task in tasks:
                 task.cancel()
-        began = time.monotonic()
-        size = await asyncio.to_thread(write_result, folder, num_frames, fps)
-        self._measure("encode", began, num_frames)
+            news.end()
+            job.cancel()
+            await asyncio.wait([writing])
+            # What it says of having been stopped is of no interest.
+            _ = writing.cancelled() or writing.exception()
         done = folder.update(
             status="completed",
             progress=100,
@@ -262,22 +277,3 @@ def extract_motion(folder: VideoFolder, height: int, width: int) -> None:
         return
     estimator = poses.estimator(folder.request().estimator)
     poses.extract(upload, estimator, height=height, width=width).save(folder.motion)
-
-
-def write_result(folder: VideoFolder, num_frames: int, fps: float) -> str:
-    """Writes the MP4 and its poster from the finished chunks; gives the size as WIDTHxHEIGHT."""
-    first = next(folder.frames())
-    buffer = io.BytesIO()
-    Image.fromarray(first).save(buffer, format="PNG")
-    write_atomically(folder.poster, buffer.getvalue())
-
-    def all_frames() -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-        count = 0
-        for frame in folder.frames():
-            yield frame
-            count += 1
-        if count != num_frames:
-            raise RuntimeError(f"{num_frames} frames must be in storage, got {count}")
-
-    provenance.write(folder.result, all_frames(), fps, code=folder.mark())
-    return f"{first.shape[1]}x{first.shape[0]}"

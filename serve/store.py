@@ -7,7 +7,7 @@ renamed, so that a reader sees all of it or nothing. Layout of one video's folde
     video.json              the video object: status, progress, error
     photos/0.png …          the photos as they came, in order
     motion.npz | upload.*   the motion; extracted from the uploaded video once
-    chunks/000000-000008.npz   finished frames, the file name says which
+    chunks/*.safetensors    finished frames; 000000-000008 are the first eight
     video.mp4, poster.png   the result
     thumbnail.webp, spritesheet.jpg   made from it when first asked for
     deleted                 nobody wants it any more: work on it stops, then the folder goes
@@ -16,7 +16,6 @@ A folder may lie on any filesystem that all replicas see.
 """
 
 import hashlib
-import io
 import os
 import re
 import secrets
@@ -27,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 from jaxtyping import UInt8
 
 from dreampose import watermark
 from dreampose.errors import InputError
-from dreampose.files import open_arrays
 from serve.records import Fault, RenderRequest, Video
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -138,7 +137,7 @@ class VideoFolder:
 
     def finished_chunks(self) -> Iterator[tuple[range, Path]]:
         """Stretches of finished frames, by their file names, in order."""
-        for path in sorted((self.path / "chunks").glob("*.npz")):
+        for path in sorted((self.path / "chunks").glob("*.safetensors")):
             start, stop = (int(number) for number in path.stem.split("-"))
             yield range(start, stop), path
 
@@ -149,22 +148,24 @@ class VideoFolder:
     def write_chunk(self, indices: range, frames: UInt8[np.ndarray, "n H W 3"]) -> None:
         """Keeps a finished stretch of frames."""
         assert len(indices) == len(frames), (indices, frames.shape)
-        buffer = io.BytesIO()
         # Not compressed: that takes longer than all else that is done with a frame, for files that
         # are gone when the video is there.
-        np.savez(buffer, frames=frames)
-        name = f"{indices.start:06d}-{indices.stop:06d}.npz"
+        content = safetensors.numpy.save({"frames": np.ascontiguousarray(frames)})
+        name = f"{indices.start:06d}-{indices.stop:06d}.safetensors"
         # Not with its parents: a video that was deleted meanwhile must not come back.
         (self.path / "chunks").mkdir(exist_ok=True)
-        write_atomically(self.path / "chunks" / name, buffer.getvalue())
+        write_atomically(self.path / "chunks" / name, content)
 
-    def frames(self) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-        """Finished frames in order, each once, one chunk in memory at a time."""
-        following = 0
+    def frames(self, following: int = 0) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        """Finished frames in order, each once, one chunk in memory at a time.
+
+        Args:
+            following: index of the first; ends before the first one that is not finished.
+        """
         for indices, path in self.finished_chunks():
-            with open_arrays(path) as chunk:
-                frames = chunk["frames"]
-            for index, frame in zip(indices, frames, strict=True):
+            if following not in indices:
+                continue
+            for index, frame in zip(indices, read_chunk(path), strict=True):
                 if index == following:
                     following += 1
                     yield frame
@@ -172,6 +173,11 @@ class VideoFolder:
     def drop_chunks(self) -> None:
         """Frees what is not needed once the MP4 is there."""
         shutil.rmtree(self.path / "chunks", ignore_errors=True)
+
+
+def read_chunk(path: Path) -> UInt8[np.ndarray, "n H W 3"]:
+    """The frames of one finished stretch."""
+    return safetensors.numpy.load(path.read_bytes())["frames"]
 
 
 class Store:

@@ -15,11 +15,10 @@ from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from dreampose.files import open_arrays
 from serve import previews
 from serve.http.gate import Owner
 from serve.service import Service
-from serve.store import VideoFolder
+from serve.store import VideoFolder, read_chunk
 
 POLL_SECONDS = 0.25
 BEAT_SECONDS = 15.0
@@ -38,8 +37,7 @@ def new_frames(folder: VideoFolder, sent: set[int]) -> list[str]:
         if sent.issuperset(indices):
             continue
         try:
-            with open_arrays(path) as chunk:
-                frames = chunk["frames"]
+            frames = read_chunk(path)
         except FileNotFoundError:
             # The video was completed meanwhile, or deleted.
             continue

@@ -367,12 +367,12 @@ def test_a_job_killed_halfway_does_only_the_rest(shop, tiny_recipe):
     chunks = shop / "out" / ".work" / "videos"
     with (shop / "log").open("wb") as log:
         first = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        while len(list(chunks.glob("*/chunks/*.npz"))) < 2:
+        while len(list(chunks.glob("*/chunks/*.safetensors"))) < 2:
             assert first.poll() is None, (shop / "log").read_text()
             time.sleep(0.05)
         first.send_signal(signal.SIGKILL)
         first.wait()
-    kept = {path.relative_to(chunks) for path in chunks.glob("*/chunks/*.npz")}
+    kept = {path.relative_to(chunks) for path in chunks.glob("*/chunks/*.safetensors")}
     assert 2 <= len(kept) < 12, "killed too late to show anything"
     assert not list((shop / "out").glob("*.mp4"))
 

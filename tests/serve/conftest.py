@@ -17,9 +17,9 @@ from dreampose.poses import Motion
 from serve.config import Settings
 from serve.http import build
 from serve.people import JobFolder
-from serve.renderer import write_result
 from serve.service import Service
 from serve.store import VideoFolder
+from serve.writing import write_result
 
 NUM_FRAMES, FPS = 10, 12.5
 HERE = ("127.0.0.1", 50000)

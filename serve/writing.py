@@ -1,0 +1,88 @@
+"""Writes a video's MP4 while its frames come in. Knows nothing of who renders them."""
+
+import io
+import itertools
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from dreampose import provenance
+from serve.backend import StoppedError
+from serve.store import VideoFolder, write_atomically
+
+LOOK_SECONDS = 1.0
+"""Storage is looked at this often even if nobody tells of news."""
+
+
+class News:
+    """Tells a thread that there are more frames, or that there will be none."""
+
+    def __init__(self) -> None:
+        self._more = threading.Event()
+        self._ended = False
+
+    def tell(self) -> None:
+        """There may be more frames."""
+        self._more.set()
+
+    def end(self) -> None:
+        """There will be no more."""
+        self._ended = True
+        self._more.set()
+
+    def wait(self) -> None:
+        """Returns when there may be more frames.
+
+        Raises:
+            StoppedError: there will be none.
+        """
+        self._more.wait(LOOK_SECONDS)
+        self._more.clear()
+        self.check()
+
+    def check(self) -> None:
+        """Raises `StoppedError` where nobody waits for the video any more."""
+        if self._ended:
+            raise StoppedError
+
+
+def write_result(folder: VideoFolder, num_frames: int, fps: float, news: News | None = None) -> str:
+    """Writes the MP4 and its poster from the finished chunks; gives the size as WIDTHxHEIGHT.
+
+    Args:
+        folder: of the video.
+        num_frames: how many there will be.
+        fps: frames per second.
+        news: where frames that are missing are waited for; without it all must be there.
+
+    Raises:
+        RuntimeError: frames are missing and nobody brings them.
+        StoppedError: the same, of a video that was given up.
+    """
+    frames = arriving(folder, num_frames, news)
+    first = next(frames)
+    buffer = io.BytesIO()
+    Image.fromarray(first).save(buffer, format="PNG")
+    write_atomically(folder.poster, buffer.getvalue())
+    provenance.write(folder.result, itertools.chain([first], frames), fps, code=folder.mark())
+    return f"{first.shape[1]}x{first.shape[0]}"
+
+
+def arriving(
+    folder: VideoFolder, num_frames: int, news: News | None
+) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    """All frames in order, one chunk in memory at a time; see `write_result`."""
+    following = 0
+    while following < num_frames:
+        for frame in folder.frames(following):
+            if news is not None:
+                news.check()
+            yield frame
+            following += 1
+        if following < num_frames:
+            if news is None:
+                raise RuntimeError(f"{num_frames} frames must be in storage, got {following}")
+            news.wait()
