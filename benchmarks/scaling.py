@@ -15,7 +15,6 @@ of the paper's; and from these what replicas could at most be kept busy, see doc
 
 import argparse
 import asyncio
-import functools
 import json
 import os
 import pickle
@@ -53,6 +52,8 @@ class SleepingSampler:
 
     def __init__(self, settings: Settings, num_threads: int) -> None:
         del settings, num_threads
+        # Drawn once: a sleeping sampler takes no core.
+        self.frames: dict[tuple[int, ...], np.ndarray] = {}
 
     async def prepare(
         self, request: RenderRequest, photos: Sequence[bytes], motion: bytes
@@ -72,13 +73,15 @@ class SleepingSampler:
         """Sleeps for every frame; gives frames (n H W 3, 8-bit)."""
         seconds, size, _ = pickle.loads(content)
         await asyncio.sleep(seconds * len(indices))
-        return picture(len(indices), *size)
+        key = (len(indices), *size)
+        if key not in self.frames:
+            self.frames[key] = picture(*key)
+        return self.frames[key]
 
     async def ready(self) -> None:
         """There is nothing to wait for."""
 
 
-@functools.cache
 def picture(count: int, height: int, width: int) -> np.ndarray:
     """Frames (n H W 3, 8-bit) of soft shapes with grain, about as hard to encode as a render."""
     rows, columns = np.mgrid[0:height, 0:width]

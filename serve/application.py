@@ -27,6 +27,8 @@ from serve.service import Service
 
 SHUTDOWN_SECONDS = 1.0
 """What a replica that is told to go may still finish; what it does not is in storage."""
+FIRST_LOOK_SECONDS = 0.005
+"""After which a free sampler is looked for again, where an answer came before word of its end."""
 CONNECTIONS = 256
 """Requests that the ingress answers at a time, event streams included."""
 
@@ -89,7 +91,11 @@ def renderer_app(
         Sampler,
         name="Sampler",
         max_ongoing_requests=1,
-        request_router_config=RequestRouterConfig(request_router_class=IdleFirst),
+        request_router_config=RequestRouterConfig(
+            request_router_class=IdleFirst,
+            initial_backoff_s=FIRST_LOOK_SECONDS,
+            max_backoff_s=20 * FIRST_LOOK_SECONDS,
+        ),
         graceful_shutdown_timeout_s=SHUTDOWN_SECONDS,
         ray_actor_options=share.remote_args,
         **replicas(scaling, share.num_processes),
