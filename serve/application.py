@@ -87,11 +87,13 @@ def renderer_app(
     resources.require(total, share, at_least=at_least)
     # Ray's `deployment` is untyped where it is not a decorator.
     deployment: Any = ray_serve.deployment
+    # And its settings of routers carry types that they do not have.
+    router: Any = RequestRouterConfig
     sampler = deployment(
         Sampler,
         name="Sampler",
         max_ongoing_requests=1,
-        request_router_config=RequestRouterConfig(
+        request_router_config=router(
             request_router_class=IdleFirst,
             initial_backoff_s=FIRST_LOOK_SECONDS,
             max_backoff_s=20 * FIRST_LOOK_SECONDS,
