@@ -157,4 +157,8 @@ def app(settings: Settings) -> ray_serve.Application:
     """
     Keys(settings.keys).hashes()
     Screen(settings.nsfw_model, settings.nsfw_threshold)
+    if not ray.is_initialized():
+        # `serve run` connects only after it has built the application. To a cluster of RAY_ADDRESS,
+        # else to one that runs here, else to one of its own.
+        ray.init(namespace="serve")
     return service_app(settings, ray.cluster_resources())
