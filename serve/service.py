@@ -65,14 +65,14 @@ class Service:
         """Of videos that ask for none, as WIDTHxHEIGHT."""
         return f"{self.recipe.width}x{self.recipe.height}"
 
-    def frame_size(self, text: str) -> tuple[int, int] | None:
-        """Height and width of a size such as 512x640, the width first; None for the model's own.
+    def recipe_for(self, text: str) -> Recipe:
+        """The recipe at a size such as 512x640, the width first; `recipe` itself for its own or ''.
 
         Raises:
             InputError: it is none, or the model cannot or may not render frames of it.
         """
         if text in ("", self.size):
-            return None
+            return self.recipe
         if not (found := SIZE.fullmatch(text)):
             raise InputError(
                 f"size must be WIDTHxHEIGHT, such as {self.size}, the model's own, "
@@ -86,8 +86,7 @@ class Service:
                 f"size must have sides of at least {least} and at most {most} pixels in all, "
                 f"got {text}"
             )
-        own.at(height, width)
-        return height, width
+        return own.at(height, width)
 
     async def open(self) -> None:
         """Takes up what an earlier service left in storage.
@@ -134,12 +133,12 @@ class Service:
             raise InputError(f"{name} must be a limit of the service: {first['msg']}") from error
         log("limits set", **dict(user_config))
 
-    async def look_at_motion(self, content: bytes, recipe: Recipe | None = None) -> Facts:
+    async def look_at_motion(self, content: bytes, recipe: Recipe) -> Facts:
         """What an uploaded motion is.
 
         Args:
             content: of the file.
-            recipe: of the frames, the model's own by default; a pose track must have their aspect.
+            recipe: of the frames; a pose track must have their aspect.
 
         Raises:
             InputError: it cannot be used.
@@ -149,7 +148,7 @@ class Service:
             with tempfile.TemporaryDirectory() as name:
                 path = Path(name, "motion")
                 path.write_bytes(content)
-                return check_motion(path, self.live.limits, recipe or self.recipe)
+                return check_motion(path, self.live.limits, recipe)
 
         return await asyncio.to_thread(look)
 
@@ -165,7 +164,7 @@ class Service:
                 raise InputError("motion must be given: a file, or the id of a stored motion")
             content = await asyncio.to_thread(path.read_bytes)
             try:
-                self._default = content, await self.look_at_motion(content)
+                self._default = content, await self.look_at_motion(content, self.recipe)
             except InputError as error:
                 raise InputError(f"motion must be given; the default one: {error}") from error
         return self._default

@@ -33,7 +33,7 @@ def router(service: Service) -> APIRouter:
         """Keeps a motion; its id is made from the file's content, so twice gives the same one."""
         async with service.intake:
             content = await file.read()
-            facts = await service.look_at_motion(content)
+            facts = await service.look_at_motion(content, service.recipe)
             return service.motions.add(owner, content, facts)
 
     @routes.get("/v1/motions")

@@ -70,8 +70,8 @@ async def read_motion(
     """
     if not motion:
         content, facts = await service.default_motion()
-        is_own = (recipe.height, recipe.width) == (service.recipe.height, service.recipe.width)
-        return content, facts if is_own else await service.look_at_motion(content, recipe)
+        is_known = recipe is service.recipe
+        return content, facts if is_known else await service.look_at_motion(content, recipe)
     if isinstance(motion, str):
         try:
             return await asyncio.to_thread(service.motions.content, motion, owner, recipe)
@@ -143,8 +143,7 @@ def router(service: Service) -> APIRouter:
             raise InputError(f"model must be {settings.model_name!r}, got {model[:120]!r}")
         if preset not in PRESETS:
             raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {preset[:120]!r}")
-        frame_size = service.frame_size(size)
-        recipe = settings.recipe(frame_size)
+        recipe = service.recipe_for(size)
         chosen, notes = service.people.weights_for(subject, owner)
         async with service.intake:
             photos = await read_photos(
@@ -161,7 +160,7 @@ def router(service: Service) -> APIRouter:
                     preset=preset,
                     seed=seed,
                     align=align,
-                    size=frame_size,
+                    size=None if recipe is service.recipe else (recipe.height, recipe.width),
                     seconds=seconds,
                     timeout_s=service.live.limits.render_timeout_s,
                     owner=owner,
