@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dreampose import video
+from dreampose.poses import Motion
 
 JOBS = Path(__file__).parents[2] / "jobs"
 PATIENCE = 1500
@@ -60,6 +62,46 @@ def clips(tmp_path):
         (tmp_path / "clips" / folder).mkdir(parents=True, exist_ok=True)
         _draw_clip(tmp_path / "clips" / folder / f"clip{index}.mp4", seed=index)
     return tmp_path / "clips"
+
+
+def _still_motion(num_frames=10):
+    """A motion without a person: a square that stands still."""
+    maps = np.zeros((num_frames, 2, 64, 48), np.float32)
+    maps[:, :, 10:50, 10:30] = 0.5
+    return Motion(
+        maps=maps,
+        joints=np.zeros((num_frames, 3, 4), np.float32),
+        confidence=np.ones(num_frames, np.float32),
+        fps=12.5,
+    )
+
+
+@pytest.fixture
+def still_motion():
+    """Makes a motion without a person, at 12.5 frames per second."""
+    return _still_motion
+
+
+@pytest.fixture
+def shop(tmp_path, tiny_recipe):
+    """A folder with photos, motions, a subject and a model's recipe, to write catalogues in."""
+    generator = np.random.default_rng(0)
+    for name in ("a", "b"):
+        pixels = generator.integers(0, 256, (64, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
+    _still_motion().save(tmp_path / "walk.npz")
+    _still_motion(4).save(tmp_path / "short.npz")
+    video.write(tmp_path / "walk.mp4", np.zeros((6, 64, 48, 3), np.uint8), 12.5)
+    video.write(tmp_path / "short.mp4", np.zeros((3, 64, 48, 3), np.uint8), 12.5)
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "subjects" / "anna").mkdir(parents=True)
+    (tmp_path / "subjects" / "anna" / "subject.json").write_text("{}")
+    (tmp_path / "model").mkdir()
+    index = {"recipe": tiny_recipe.to_dict()}
+    (tmp_path / "model" / "model_index.json").write_text(json.dumps(index))
+    return tmp_path
 
 
 class Driver:

@@ -1,15 +1,10 @@
-"""The catalogue job: what it refuses before it starts, what it keeps, what survives a kill."""
+"""The catalogue job without Ray: what it refuses before it starts, what it keeps."""
 
 import csv
 import hashlib
 import itertools
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,9 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dreampose import checkpoints, generate, provenance, subjects, video
+from dreampose import provenance
 from dreampose.errors import InputError
-from dreampose.poses import Motion
 from jobs import render
 from serve.catalog import Item, read_catalog
 from serve.config import Settings
@@ -30,39 +24,6 @@ from serve.output import Output
 
 ROOT = Path(__file__).parents[2]
 NUM_FRAMES, FPS = 10, 12.5
-
-
-def motion(num_frames=NUM_FRAMES):
-    maps = np.zeros((num_frames, 2, 64, 48), np.float32)
-    maps[:, :, 10:50, 10:30] = 0.5
-    return Motion(
-        maps=maps,
-        joints=np.zeros((num_frames, 3, 4), np.float32),
-        confidence=np.ones(num_frames, np.float32),
-        fps=FPS,
-    )
-
-
-@pytest.fixture
-def shop(tmp_path, tiny_recipe):
-    """A folder with photos, motions, a subject and a model's recipe, to write catalogues in."""
-    generator = np.random.default_rng(0)
-    for name in ("a", "b"):
-        pixels = generator.integers(0, 256, (64, 48, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
-    whole = (tmp_path / "a.png").read_bytes()
-    (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
-    motion().save(tmp_path / "walk.npz")
-    motion(4).save(tmp_path / "short.npz")
-    video.write(tmp_path / "walk.mp4", np.zeros((6, 64, 48, 3), np.uint8), FPS)
-    video.write(tmp_path / "short.mp4", np.zeros((3, 64, 48, 3), np.uint8), FPS)
-    (tmp_path / "empty.mp4").write_bytes(b"")
-    (tmp_path / "subjects" / "anna").mkdir(parents=True)
-    (tmp_path / "subjects" / "anna" / "subject.json").write_text("{}")
-    (tmp_path / "model").mkdir()
-    index = {"recipe": tiny_recipe.to_dict()}
-    (tmp_path / "model" / "model_index.json").write_text(json.dumps(index))
-    return tmp_path
 
 
 def settings(shop):
@@ -304,8 +265,8 @@ def test_what_has_equal_contents_is_rendered_once(output, item, shop):
     assert (shop / "out" / "four.mp4").read_bytes() == (shop / "out" / "one.mp4").read_bytes()
 
 
-def test_weights_and_motions_are_changed_as_seldom_as_can_be(output, item, shop):
-    motion(12).save(shop / "run.npz")
+def test_weights_and_motions_are_changed_as_seldom_as_can_be(output, item, shop, still_motion):
+    still_motion(12).save(shop / "run.npz")
     for number, name in enumerate(("berta", "clara")):
         (shop / "subjects" / name).mkdir()
         (shop / "subjects" / name / "subject.json").write_text(json.dumps({"photos": [number]}))
@@ -348,135 +309,3 @@ def test_the_page_shows_the_folder_and_failed_csv_can_be_used(output, item, shop
     assert html.index("two.mp4") < html.index("one.mp4"), "what was asked for now comes first"
     output.write_failed([again], [], {})
     assert not failed.exists()
-
-
-@pytest.mark.ray
-def test_a_job_killed_halfway_does_only_the_rest(shop, tiny_recipe):
-    checkpoints.save(checkpoints.build(tiny_recipe), shop / "tiny")
-    motion(24).save(shop / "walk.npz")
-    write_catalog(
-        shop,
-        "item,photos,motion,seed,preset\none,a.png,walk.npz,1,balanced\ntwo,b.png,walk.npz,2,balanced\n",
-    )
-    command = [
-        sys.executable, str(ROOT / "jobs" / "render.py"), "--model", str(shop / "tiny"),
-        "--catalog", str(shop / "catalog.csv"), "--out", str(shop / "out"),
-        "--no-align", "--replicas", "1", "--chunk-size", "4",
-    ]  # fmt: skip
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    chunks = shop / "out" / ".work" / "videos"
-    with (shop / "log").open("wb") as log:
-        first = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        while len(list(chunks.glob("*/chunks/*.safetensors"))) < 2:
-            assert first.poll() is None, (shop / "log").read_text()
-            time.sleep(0.05)
-        first.send_signal(signal.SIGKILL)
-        first.wait()
-    kept = {path.relative_to(chunks) for path in chunks.glob("*/chunks/*.safetensors")}
-    assert 2 <= len(kept) < 12, "killed too late to show anything"
-    assert not list((shop / "out").glob("*.mp4"))
-
-    second = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert second.returncode == 0, second.stderr
-    manifests = {
-        name: json.loads((shop / "out" / f"{name}.json").read_bytes()) for name in ("one", "two")
-    }
-    rendered = sum(manifest["num_frames_rendered"] for manifest in manifests.values())
-    assert rendered <= 48 - 4 * len(kept)
-    assert rendered > 0
-    assert not list(chunks.iterdir())
-
-    # As if nothing had happened: the same as in this process, in chunks of the same shape.
-    pipe = checkpoints.load(shop / "tiny")
-    for seed, (name, photo) in enumerate({"one": "a.png", "two": "b.png"}.items(), start=1):
-        request = generate.prepare(
-            pipe, [video.read_photo(shop / photo)], Motion.load(shop / "walk.npz"),
-            preset="balanced", seed=seed, align=False,
-        )  # fmt: skip
-        frames = [generate.render_frames(pipe, request, range(i, i + 4)) for i in range(0, 24, 4)]
-        code = manifests[name]["watermark"]
-        provenance.write(shop / "expected.mp4", np.concatenate(frames), FPS, code=code)
-        clip = video.read(shop / "out" / f"{name}.mp4")
-        assert clip.fps == FPS
-        np.testing.assert_array_equal(clip.frames, video.read(shop / "expected.mp4").frames)
-
-    before = (shop / "out" / "one.mp4").stat().st_mtime_ns
-    third = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert third.returncode == 0, third.stderr
-    assert "2 finished before" in third.stdout
-    assert (shop / "out" / "one.mp4").stat().st_mtime_ns == before
-
-
-@pytest.mark.ray
-def test_a_catalogue_killed_halfway_renders_every_item_once_and_tells_what_is_broken(
-    shop, tiny_recipe
-):
-    base = checkpoints.build(tiny_recipe)
-    checkpoints.save(base, shop / "tiny")
-    pipe = checkpoints.load(shop / "tiny")
-    people = [f"person-{number}" for number in range(6)]
-    for number, person in enumerate(people):
-        with torch.no_grad():
-            pipe.unet.conv_out.bias.add_(0.01)
-        photo = np.full((64, 48, 3), 40 * number, np.uint8)
-        Image.fromarray(photo).save(shop / f"{person}.png")
-        info = subjects.describe(base, person, [photo])
-        subjects.save_subject(shop / "weights" / person, pipe, info)
-    for number, length in enumerate((5, 6, 8)):
-        motion(length).save(shop / f"walk-{number}.npz")
-    rows = [
-        f"item-{number:02d},person-{number % 6}.png,walk-{number % 3}.npz,person-{number % 6},"
-        f"{number},fast\n"
-        for number in range(40)
-    ]
-    rows[7] = rows[7].replace("person-1.png", "half.png")
-    rows[31] = rows[31].replace("walk-1.npz", "short.npz")
-    write_catalog(shop, "item,photos,motion,subject,seed,preset\n" + "".join(rows))
-    command = [
-        sys.executable, str(ROOT / "jobs" / "render.py"), "--model", str(shop / "tiny"),
-        "--catalog", str(shop / "catalog.csv"), "--out", str(shop / "out"),
-        "--subjects", str(shop / "weights"), "--no-align", "--replicas", "1",
-    ]  # fmt: skip
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-
-    def finished():
-        return {path: path.stat().st_mtime_ns for path in (shop / "out").glob("*.json")}
-
-    with (shop / "log").open("wb") as log:
-        first = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        while len(finished()) < 12:
-            assert first.poll() is None, (shop / "log").read_text()
-            time.sleep(0.02)
-        first.send_signal(signal.SIGKILL)
-        first.wait()
-    before = finished()
-    assert len(before) < 38, "killed too late to show anything"
-
-    second = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert second.returncode == 1, second.stderr
-    assert f"40 items, {len(before)} finished before, 2 broken" in second.stdout
-    assert "38 rendered, 2 failed" in second.stdout
-    after = finished()
-    assert len(after) == 38
-    assert {path: after[path] for path in before} == before, "no item is rendered twice"
-    for path in after:
-        manifest = json.loads(path.read_bytes())
-        number = int(path.stem.removeprefix("item-"))
-        assert (manifest["seed"], manifest["subject"]) == (number, f"person-{number % 6}")
-        clip = video.read(path.with_suffix(".mp4"))
-        assert len(clip.frames) == manifest["num_frames"] == (5, 6, 8)[number % 3]
-    with (shop / "out" / "failed.csv").open(newline="") as file:
-        reasons = {row["item"]: row["reason"] for row in csv.DictReader(file)}
-    assert set(reasons) == {"item-07", "item-31"}
-    assert reasons["item-07"].startswith("photo must be a picture that can be decoded")
-    assert reasons["item-31"].startswith("motion must hold at least 5 frames")
-    assert not list((shop / "out" / ".work" / "videos").iterdir())
-
-    # Mended and fed back, into the same folder.
-    shutil.copy(shop / "a.png", shop / "half.png")
-    again = read_catalog(
-        shop / "out" / "failed.csv",
-        settings=Settings(model=str(shop / "tiny"), subjects=str(shop / "weights")),
-        preset="exact",
-    )
-    assert [(item.name, item.preset) for item in again.items] == [("item-07", "fast")]
