@@ -7,19 +7,23 @@ and writes the tables. Knows nothing of Ray.
 Protocol, the same for every row:
 - 24 people of the test split (benchmarks/data.py), which shares no person, pattern or colour pair
   with training; a walk and a turn of 48 frames each, at 160x128. Nothing is tuned on them.
-- The photo is the first frame of the walk. Motions are read from the clips by the pose estimator,
-  as from any video, and are not aligned: they already are the photo's body.
+- The photo is the first frame of the walk. Poses are the exact surface of the clips, which is what
+  DensePose's is to the paper; another estimator may be named. They are not aligned: they already
+  are the photo's body.
 - Finetuning sees the photo, and the turn at a quarter and a half of its length (side and back), as
-  photos without motion; none of these three is scored. It is done for the first 8 people.
+  photos without motion, each with its pose; none of these three is scored. It is done for the
+  first 8 people.
 - Scored are six pairs of neighbouring frames of each clip. L1, PSNR, SSIM and lpips-lite are means
   over these frames, the temporal difference error (TDE) is of the pairs. Clips and people weigh
   the same; brackets hold 95% bootstrap intervals over people.
 - copy: the photo, repeated. nearest: of 2,304 training frames, the one that is nearest to the true
-  frame by L1, which no method could know. VAE: the true frame, encoded and decoded. base: the model
-  as it is. finetuned: the model that has learned the person, decoder included.
+  frame by L1, which no method could know. VAE: the true frame, encoded and decoded. read: the model
+  as it is, with poses that BlazePose reads from the clip, which shows 33 points and no clothes.
+  base: the same with the poses of the protocol. finetuned: the model that has learned the person,
+  decoder included.
 - Identity: everybody turns in the gait of the first test person; a person counts where the base
   render is nearer (lpips-lite) to their own true frame than to that of everybody else in that pose.
-- Pose: a real walk (examples/motions/real-walk.npz) drives three people; the estimator reads the
+- Pose: a real walk (examples/motions/real-walk.npz) drives three people; BlazePose reads the
   base renders, and joints within 0.2 torso lengths of their place count (PCK@0.2).
 """
 
@@ -58,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     flags.add_model(parser)
     flags.add_preset(parser, default="fast")
-    flags.add_estimator(parser)
+    flags.add_estimator(parser, default="catwalk")
     largest = data.SPLITS["test"].identities
     parser.add_argument(
         "--people", type=flags.positive, default=largest, help="of the test split (%(default)s)"

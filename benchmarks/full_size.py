@@ -115,7 +115,7 @@ def low_rank(work: Path, recipe: Recipe) -> str:
         pixels=np.zeros((1, 2, recipe.height, recipe.width, 3), np.uint8),
         latents=torch.randn(1, 2, recipe.latent_channels, *grid),
         tokens=torch.randn(1, 2, tokens, width),
-        poses=torch.rand(1, 2, recipe.num_poses, recipe.pose_channels, *grid),
+        poses=torch.rand(1, 2, recipe.num_poses, recipe.pose_planes, *grid),
     )
     subject = Subject(name="a", recipe="", base="", photos=(), looks=(), method="lora", rank=4)
     stage = SubjectStage(pipe, views, config=recipe.subject_stage, subject=subject)

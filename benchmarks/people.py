@@ -38,6 +38,8 @@ GAIT = (
     *("camera_height", "camera_distance", "camera_yaw"),
 )
 """What is alike where all people take one pose."""
+READER = "blazepose"
+"""The estimator that needs the picture alone."""
 LIMBS = tuple(
     f"{side}_{joint}"
     for side in ("left", "right")
@@ -113,11 +115,14 @@ def score(folder: Path, clips: dict[str, Path], protocol: Protocol, *, finetune:
     recipe = pipe.recipe
     walk, turn = video.read(clips["walk"]), video.read(clips["turn"])
     photo = walk.frames[0]
-    photos = [photo, *(turn.frames[int(share * NUM_FRAMES)] for share in (0.25, 0.5))]
+    sides = (NUM_FRAMES // 4, NUM_FRAMES // 2)
+    photos = [photo, *(turn.frames[at] for at in sides)]
     scenes: dict[str, Scene] = {}
     for name, clip in (("walk", walk), ("turn", turn)):
         truth = video.fit(clip.frames, recipe.height, recipe.width)[list(SCORED)]
-        scenes[name] = Scene(motion=extract(clip, pipe, protocol), truth=truth)
+        scenes[name] = Scene(motion=extract(clip, pipe, protocol.estimator), truth=truth)
+    seen = [scenes["walk"].motion.between(0, 1)]
+    seen += [scenes["turn"].motion.between(at, at + 1) for at in sides]
 
     codec = LatentCodec(vae=pipe.vae, image_range=recipe.image_range)
     small = video.fit(photo[None], recipe.height, recipe.width)
@@ -131,6 +136,10 @@ def score(folder: Path, clips: dict[str, Path], protocol: Protocol, *, finetune:
         }
         for name, scene in scenes.items()
     }
+    if protocol.estimator != READER:
+        for name, clip in (("walk", walk), ("turn", turn)):
+            motion = extract(clip, pipe, READER)
+            pictures[name]["read"] = render(pipe, photo, motion, SCORED, protocol)
     seconds = None
     if finetune:
         start = time.monotonic()
@@ -140,6 +149,7 @@ def score(folder: Path, clips: dict[str, Path], protocol: Protocol, *, finetune:
             folder / "subject",
             name=folder.name,
             accelerator=Accelerator(cpu=True),
+            motions=seen[: protocol.num_photos],
             num_steps=protocol.num_steps,
             num_vae_steps=protocol.num_vae_steps,
         ):
@@ -175,8 +185,10 @@ def score_pose(folder: Path, number: int, photo_file: Path, protocol: Protocol) 
     folder.mkdir(parents=True, exist_ok=True)
     pipe = load(protocol.model)
     turn = turning(test_person(number))
-    clip = Clip(frames=turn.frames, fps=turn.fps, source="turn")
-    motion = extract(clip, pipe, protocol)
+    # The exact poses are read from a file, as those of any clip of the catwalk.
+    path = catwalk.write_clip(turn, folder, "turning")
+    clip = Clip(frames=turn.frames, fps=turn.fps, source=str(path))
+    motion = extract(clip, pipe, protocol.estimator)
     photo = video.read(photo_file).frames[0]
     np.savez_compressed(
         folder / "pose.npz",
@@ -195,7 +207,7 @@ def score_real(folder: Path, photo_file: Path, motion_file: Path, protocol: Prot
     motion = poses.Motion.load(motion_file).resample(15.0).between(0, 32)
     wanted = poses.align(motion, generate.photo_body(photo, motion.height, motion.width))
     frames = render(pipe, photo, wanted, tuple(range(wanted.num_frames)), protocol)
-    found = extract(Clip(frames=frames, fps=wanted.fps, source="render"), pipe, protocol)
+    found = extract(Clip(frames=frames, fps=wanted.fps, source="render"), pipe, READER)
     np.savez_compressed(folder / "real.npz", photo=photo, maps=wanted.maps, frames=frames)
     write_result(folder / "real.json", protocol, pck=correct_joints(found, wanted))
 
@@ -235,10 +247,10 @@ def kept(preds: UInt8[np.ndarray, "n h w 3"], truths: UInt8[np.ndarray, "n h w 3
     return retrieval.kept(matrix).numpy()
 
 
-def extract(clip: Clip, pipe: DreamPosePipeline, protocol: Protocol) -> poses.Motion:
+def extract(clip: Clip, pipe: DreamPosePipeline, estimator: str) -> poses.Motion:
     """The clip's motion, as from any video."""
     height, width = dataset.working_size(clip, pipe.recipe)
-    return poses.extract(clip, poses.estimator(protocol.estimator), height=height, width=width)
+    return poses.extract(clip, poses.estimator(estimator), height=height, width=width)
 
 
 def render(

@@ -20,6 +20,7 @@ ROWS = {
     "copy": "the photo, copied",
     "nearest": "nearest training frame",
     "VAE": "VAE of the truth",
+    "read": "base, poses by BlazePose",
     "base": "base",
     "finetuned": "finetuned",
 }

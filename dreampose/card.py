@@ -76,7 +76,10 @@ def conventions(recipe: Recipe) -> list[str]:
     return [
         f"photos: {recipe.photo_fit} for the image encoder, {black:g} to {white:g} for the VAE; "
         f"null image: {recipe.null_image}",
-        f"poses: {low:g} to {high:g}, {recipe.pose_resize} onto the latent grid",
+        f"poses: {low:g} to {high:g}, {recipe.pose_resize} onto the latent grid"
+        + (
+            f", {recipe.pose_detail}x{recipe.pose_detail} squares a cell" * (recipe.pose_detail > 1)
+        ),
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
-from torch import nn
+from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from dreampose import base as bases
@@ -110,7 +110,7 @@ def assemble(
         vae=vae,
         image_encoder=image_encoder,
         adapter=adapter,
-        unet=widen(unet, recipe.num_poses * recipe.pose_channels),
+        unet=widen(unet, recipe.unet_channels - recipe.latent_channels),
         scheduler=noise_process(recipe.scheduler),
         recipe=recipe.to_dict(),
     )
@@ -182,7 +182,9 @@ def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> DreamPosePip
 def take_over(pipe: DreamPosePipeline, source: DreamPosePipeline) -> list[str]:
     """Copies every weight of `source` that has the same name and shape in `pipe`, VAE aside.
 
-    A new model, with other latents say, then starts from what an earlier one has learned.
+    A new model, with other latents say, then starts from what an earlier one has learned. Where it
+    differs in `pose_detail`, a finer one takes the old kernels over for all squares of a cell
+    alike, so that it reads the mean of a cell as before.
 
     Args:
         pipe: changed in place.
@@ -196,12 +198,24 @@ def take_over(pipe: DreamPosePipeline, source: DreamPosePipeline) -> list[str]:
         if part == "vae":
             continue
         theirs = getattr(source, part).state_dict()
+        if part == "unet":
+            theirs = _spread_poses(theirs, source.recipe, pipe.recipe)
         for name, tensor in getattr(pipe, part).state_dict().items():
             if name in theirs and theirs[name].shape == tensor.shape:
                 tensor.copy_(theirs[name])
             else:
                 kept.append(f"{part}.{name}")
     return kept
+
+
+def _spread_poses(weights: dict[str, Tensor], old: Recipe, new: Recipe) -> dict[str, Tensor]:
+    """The weights of a UNet made for one square a cell, for one made for more."""
+    if old.pose_detail != 1 or old.latent_channels != new.latent_channels:
+        return weights
+    squares = new.pose_detail**2
+    latents, poses = weights["conv_in.weight"].tensor_split([old.latent_channels], dim=1)
+    spread = torch.cat([latents, poses.repeat_interleave(squares, dim=1) / squares], dim=1)
+    return {**weights, "conv_in.weight": spread}
 
 
 def num_parameters(pipe: DreamPosePipeline) -> dict[str, int]:

@@ -142,6 +142,10 @@ class Recipe:
     """What 0 and 1 of a pose map are to the UNet; the null pose is 0 in any case."""
     pose_resize: str = "area"
     """How pose maps come onto the latent grid: 'area' (mean of a cell) or 'nearest'."""
+    pose_detail: int = 1
+    """Rows and columns of squares that a latent cell is divided into for pose maps. Each square's
+    value is a channel of its own: of 1, the paper's, the UNet knows how much of a cell the body
+    covers; of more, where in the cell its edge lies."""
     null_image: str = "zeros"
     """The null image condition: 'zeros', or 'black', what the adapter makes of a black photo."""
     photo_latents: bool = True
@@ -193,6 +197,11 @@ class Recipe:
             raise InputError(
                 "null_image 'black' must go with a frozen image_encoder, got one that learns"
             )
+        if self.pose_detail < 1 or self.downscale % self.pose_detail:
+            raise InputError(
+                f"pose_detail must divide the {self.downscale} pixels of a latent cell, "
+                f"got {self.pose_detail}"
+            )
         for size in self.frame_sizes:
             for name, length in zip(("height", "width"), size, strict=True):
                 if length < self.downscale or length % self.downscale:
@@ -219,6 +228,16 @@ class Recipe:
     def latent_size(self) -> tuple[int, int]:
         """Height and width of the latent grid."""
         return self.height // self.downscale, self.width // self.downscale
+
+    @property
+    def pose_planes(self) -> int:
+        """Channels of one pose on the latent grid."""
+        return self.pose_channels * self.pose_detail**2
+
+    @property
+    def unet_channels(self) -> int:
+        """Input channels of the widened UNet: noisy latents, then the pose window."""
+        return self.latent_channels + self.num_poses * self.pose_planes
 
     @property
     def frame_sizes(self) -> tuple[tuple[int, int], ...]:

@@ -160,7 +160,7 @@ def prepare(
         )
         null_tokens = pipe.adapter(blank.to(pipe.adapter.dtype), blank_latents).float().cpu()
 
-    grid = poses.to_grid(torch.from_numpy(motion.maps), recipe.latent_size, recipe.pose_resize)
+    grid = poses.to_grid(motion.maps, recipe.latent_size, recipe.pose_resize, recipe.pose_detail)
     frames = torch.from_numpy(windows(motion.num_frames, recipe.num_poses))
     generator = torch.Generator().manual_seed(seed) if generator is None else generator
     noise = torch.randn(1, recipe.latent_channels, *recipe.latent_size, generator=generator)

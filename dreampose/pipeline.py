@@ -97,7 +97,7 @@ class DreamPosePipeline(DiffusionPipeline):
         )
         # diffusers would record the defining module, which then could never move.
         self.register_to_config(adapter=("dreampose", "ImageAdapter"), recipe=dict(recipe))
-        expected = self.recipe.latent_channels + self.recipe.num_poses * self.recipe.pose_channels
+        expected = self.recipe.unet_channels
         actual = unet.config["in_channels"]
         if actual != expected:
             raise InputError(f"unet must have {expected} input channels, got {actual}")

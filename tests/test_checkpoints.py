@@ -1,5 +1,6 @@
 """Model folders."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dreampose import checkpoints, config
+from dreampose import checkpoints, config, poses
 from dreampose.errors import InputError
 
 
@@ -144,3 +145,29 @@ def test_a_new_model_takes_over_what_fits(tiny_pipeline, tiny_recipe):
             if f"{part}.{name}" not in kept:
                 assert torch.equal(tensor, state(tiny_pipeline, part)[name])
     assert len(kept) < 10
+
+
+def test_a_model_of_finer_poses_starts_with_what_the_coarse_one_predicts(
+    tiny_pipeline, tiny_recipe
+):
+    coarse, fine = copy.deepcopy(tiny_pipeline), config.replace(tiny_recipe, pose_detail=4)
+    torch.nn.init.normal_(coarse.unet.conv_in.weight, std=0.1)
+    new = checkpoints.build(fine, seed=7)
+    assert checkpoints.take_over(new, coarse) == []
+    maps = torch.rand(5, 2, 64, 48)
+    x, tokens = torch.randn(1, 8, 8, 6), torch.randn(1, 65, coarse.unet.config.cross_attention_dim)
+    predictions = [
+        pipe.unet(
+            torch.cat(
+                [
+                    x,
+                    poses.to_grid(maps, (8, 6), detail=pipe.recipe.pose_detail).flatten(0, 1)[None],
+                ],
+                dim=1,
+            ),
+            10,
+            encoder_hidden_states=tokens,
+        ).sample
+        for pipe in (coarse, new)
+    ]
+    torch.testing.assert_close(*predictions)

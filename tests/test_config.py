@@ -22,7 +22,7 @@ def test_sd14_is_the_paper() -> None:
     recipe = recipes.sd14()
     assert (recipe.height, recipe.width) == (640, 512)
     assert recipe.latent_size == (80, 64)
-    assert recipe.latent_channels + recipe.num_poses * recipe.pose_channels == 14
+    assert recipe.unet_channels == 14
     assert recipe.vae["scaling_factor"] == 0.18215
     assert (recipe.pose_dropout, recipe.image_dropout, recipe.both_dropout) == (0.05, 0.05, 0.05)
     base = recipe.base_stage
@@ -35,6 +35,8 @@ def test_sd14_is_the_paper() -> None:
     [
         ("num_poses", 4, "num_poses must be odd and positive, got 4"),
         ("num_poses", 0, "num_poses must be odd and positive, got 0"),
+        ("pose_detail", 0, "pose_detail must divide the 8 pixels of a latent cell, got 0"),
+        ("pose_detail", 3, "pose_detail must divide the 8 pixels of a latent cell, got 3"),
         ("height", 100, "height must be a multiple of 8, got 100"),
     ],
 )

@@ -61,12 +61,12 @@ def add_align(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_estimator(parser: argparse.ArgumentParser) -> None:
+def add_estimator(parser: argparse.ArgumentParser, *, default: str = "blazepose") -> None:
     """`--estimator`: who reads poses from videos."""
     parser.add_argument(
         "--estimator",
         type=estimator,
-        default="blazepose",
+        default=default,
         metavar="NAME",
         help=f"{ESTIMATOR_HELP} (default: %(default)s)",
     )

@@ -35,7 +35,7 @@ ARRAYS: Mapping[str, np.dtype[Any]] = {
     "joints": np.dtype(np.float32),
     "confidence": np.dtype(np.float32),
 }
-"""Array columns: frames (t H W 3), poses (k t u h w) and latents (k t c h w) for each of k views,
+"""Array columns: frames (t H W 3), poses (k t c h w) and latents (k t c h w) for each of k views,
 tokens (t n d), crops (k 4) in pixels of `frames` and colours (k 3), the channel order, of the
 views; joints (t j 4), confidence (t). View 0 is the frame as it is, then come the crops in the
 clip's own colours, then the whole frame in other colours."""
@@ -172,6 +172,7 @@ def encode_clip(
                 augment.crop(maps, box * factor),
                 recipe.at(height, width).latent_size,
                 recipe.pose_resize,
+                recipe.pose_detail,
             ).numpy()
             for box in boxes
         ]

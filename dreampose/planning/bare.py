@@ -61,14 +61,14 @@ def batch_of(recipe: Recipe, size: int) -> dict[str, Tensor]:
     cells = recipe.latent_size
     batch = {
         "latents": latents(recipe, size),
-        "poses": torch.zeros(size, recipe.num_poses, recipe.pose_channels, *cells),
+        "poses": torch.zeros(size, recipe.num_poses, recipe.pose_planes, *cells),
         "photo_latents": latents(recipe, size),
     }
     if recipe.image_encoder_frozen:
         return {**batch, "tokens": torch.zeros(size, *token_shape(recipe))}
     return {
         **batch,
-        "photo_poses": torch.zeros(size, recipe.pose_channels, *cells),
+        "photo_poses": torch.zeros(size, recipe.pose_planes, *cells),
         "photos": torch.zeros(size, 3, recipe.height, recipe.width),
     }
 
@@ -80,7 +80,7 @@ def views_of(recipe: Recipe) -> Views:
         pixels=np.zeros((1, 2, recipe.height, recipe.width, 3), np.uint8),
         latents=torch.zeros(1, 2, recipe.latent_channels, *cells),
         tokens=torch.zeros(1, 2, *token_shape(recipe)),
-        poses=torch.zeros(1, 2, recipe.num_poses, recipe.pose_channels, *cells),
+        poses=torch.zeros(1, 2, recipe.num_poses, recipe.pose_planes, *cells),
     )
 
 

@@ -20,8 +20,9 @@ def to_grid(
     maps: Float[np.ndarray, "t u H W"] | Float[Tensor, "t u H W"],
     size: tuple[int, int],
     resize: str = "area",
-) -> Float[Tensor, "t u h w"]:
-    """Brings maps onto a grid of `size` (height, width).
+    detail: int = 1,
+) -> Float[Tensor, "t c h w"]:
+    """Brings maps onto a grid of `size` (height, width), c = u * detail * detail.
 
     Args:
         maps: any size.
@@ -29,9 +30,12 @@ def to_grid(
         resize: 'area' averages over each cell: its value over that of a cell full of body is the
             share of it that the body covers. 'nearest' takes each cell's first pixel, as the
             published code does.
+        detail: rows and columns of squares of a cell. Each is a channel, resized for itself: the
+            squares of the first map row by row, then those of the next.
     """
     tensor = torch.from_numpy(maps) if isinstance(maps, np.ndarray) else maps
-    return functional.interpolate(tensor, size=size, mode=resize)
+    fine = (detail * size[0], detail * size[1])
+    return functional.pixel_unshuffle(functional.interpolate(tensor, fine, mode=resize), detail)
 
 
 def draw_preview(

@@ -135,8 +135,8 @@ def _start(recipe: Recipe, model: str | Path | None, seed: int) -> DreamPosePipe
     pipe = checkpoints.load(model)
     for name in (
         *("name", "height", "width", "num_poses", "vae", "unet", "image_encoder"),
-        *("photo_fit", "image_range", "pose_range", "pose_resize", "null_image"),
-        "photo_latents",
+        *("photo_fit", "image_range", "pose_range", "pose_resize", "pose_detail"),
+        *("null_image", "photo_latents"),
     ):
         # As JSON with sorted keys, which is how the model's folder keeps them.
         expected, got = (

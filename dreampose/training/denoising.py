@@ -156,7 +156,7 @@ class BaseStage(Stage):
         self.reader: nn.Module | None = None
         if config.reading_weight and not recipe.image_encoder_frozen:
             width = int(pipe.image_encoder.config.hidden_size)
-            self.reader = nn.Linear(width, recipe.latent_channels + recipe.pose_channels)
+            self.reader = nn.Linear(width, recipe.latent_channels + recipe.pose_planes)
             for parameter in self.reader.parameters():
                 nn.init.zeros_(parameter)
         self._outer = (pipe,)
@@ -302,6 +302,7 @@ def check_data(pipe: DreamPosePipeline, data: Dataset) -> None:
             f"data must be encoded by the model's own VAE (fingerprint {expected}), got latents "
             f"of {data.fingerprint} in {data.uri!r}: preprocess it with this model"
         )
+    planes = pipe.recipe.pose_planes
     num_views = data.recipe.num_crops + data.recipe.num_recolours
     for clip, facts in enumerate(data.clips):
         got = len(data.array(clip, "crops"))
@@ -309,6 +310,11 @@ def check_data(pipe: DreamPosePipeline, data: Dataset) -> None:
             raise InputError(
                 f"data must hold {num_views} views of a clip (num_crops + num_recolours), got "
                 f"{got} of {facts['clip_id']!r} in {data.uri!r}"
+            )
+        if (got := data.array(clip, "poses").shape[2]) != planes:
+            raise InputError(
+                f"data must hold {planes} channels a pose (pose_channels x pose_detail x "
+                f"pose_detail), got {got} of {facts['clip_id']!r} in {data.uri!r}"
             )
 
 

@@ -89,7 +89,9 @@ def encode_views(
         for box in boxes * factor:
             pixels.append(augment.crop_frames(full, box, recipe.height, recipe.width)[0])
             cut = np.ascontiguousarray(augment.crop(maps, box))
-            grids.append(poses.to_grid(cut, recipe.latent_size, recipe.pose_resize))
+            grids.append(
+                poses.to_grid(cut, recipe.latent_size, recipe.pose_resize, recipe.pose_detail)
+            )
     codec = LatentCodec(vae=pipe.vae, image_range=recipe.image_range)
     device = pipe.vae.device
     latents: list[Tensor] = []

@@ -79,7 +79,7 @@ def frame_bytes(recipe: config.Recipe, *, encoded: bool) -> int:
     """Bytes of a frame in the data, see `dataset.ARRAYS`."""
     cells = math.prod(recipe.latent_size)
     views = recipe.num_crops + recipe.num_recolours
-    total = 3 * recipe.height * recipe.width + 2 * views * recipe.pose_channels * cells
+    total = 3 * recipe.height * recipe.width + 2 * views * recipe.pose_planes * cells
     if encoded:
         total += 2 * views * recipe.latent_channels * cells
         if recipe.image_encoder_frozen:

@@ -122,3 +122,14 @@ def test_grid_cells_average_what_they_cover():
     maps = np.zeros((1, 2, 16, 16), np.float32)
     maps[0, :, :8, :4] = 0.5
     np.testing.assert_allclose(to_grid(maps, (2, 2))[0, 0], [[0.25, 0], [0, 0]])
+
+
+def test_squares_of_a_cell_are_channels_of_their_own():
+    maps = np.random.default_rng(0).random((3, 2, 16, 24)).astype(np.float32)
+    fine = to_grid(maps, (2, 3), detail=4).numpy()
+    assert fine.shape == (3, 32, 2, 3)
+    for channel, row, column in ((0, 0, 0), (0, 3, 1), (1, 2, 3)):
+        squares = maps[:, channel].reshape(3, 2, 4, 2, 3, 4, 2).mean(axis=(3, 6))
+        np.testing.assert_allclose(
+            fine[:, 16 * channel + 4 * row + column], squares[:, :, row, :, column], rtol=1e-5
+        )
