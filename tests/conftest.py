@@ -63,7 +63,7 @@ def tiny_recipe() -> config.Recipe:
 
 
 def tiny(recipe: config.Recipe) -> config.Recipe:
-    """The same recipe with a handful of channels; poses and stages are kept."""
+    """The same recipe with a handful of channels and one square a cell; stages are kept."""
     latents = min(8, recipe.latent_channels)
     stage = {"num_steps": 2, "num_epochs": 0, "batch_size": 2, "warmup_steps": 0, "crop_size": 0}
     return config.replace(
@@ -84,6 +84,7 @@ def tiny(recipe: config.Recipe) -> config.Recipe:
                        "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
                        "num_attention_heads": 2, "projection_dim": 16},
         num_crops=2,
+        pose_detail=1,
         vae_stage=config.replace(recipe.vae_stage, **{**stage, "crop_size": 32}),
         encoder_stage=config.replace(recipe.encoder_stage, **stage),
         base_stage=config.replace(recipe.base_stage, **stage),

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from dreampose import generate
+from dreampose import checkpoints, generate
+from dreampose.config import replace
 from dreampose.errors import InputError
 from dreampose.poses import Motion
 
@@ -156,3 +157,16 @@ def test_the_papers_recipe_with_a_tenth_of_its_channels_renders():
     assert request.photo_tokens.shape[1] == 50
     frames = generate.render_frames(pipe, request, [0])
     assert frames.shape == (1, 640, 512, 3)
+
+
+def test_finer_poses_reach_the_model_square_by_square(tiny_recipe):
+    pipe = checkpoints.build(replace(tiny_recipe, pose_detail=4))
+    made = generate.prepare(pipe, photos(), motion(), seed=4, **FEW)
+    assert made.poses.shape == (7, 5 * 2 * 16, 8, 6)
+    # The third pose of a window is the frame's own; its V follows 16 squares of U.
+    squares = motion().maps[3, 1].reshape(8, 4, 2, 6, 4, 2).mean(axis=(2, 5))
+    for row in range(4):
+        for column in range(4):
+            plane = made.poses[3, 2 * 32 + 16 + 4 * row + column].numpy()
+            np.testing.assert_allclose(plane, squares[:, row, :, column], rtol=1e-5)
+    assert generate.render_frames(pipe, made, [3]).shape == (1, 64, 48, 3)

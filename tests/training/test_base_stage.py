@@ -179,3 +179,23 @@ def test_the_papers_layout_with_a_tenth_of_the_channels_trains():
         after = step(dropout=False)
     assert before.item() == pytest.approx(1, abs=0.5)
     assert after.item() < before.item()
+
+
+def test_finer_poses_train_and_coarser_data_is_refused(
+    tiny_recipe, tiny_data, write_clips, tmp_path
+):
+    fine = replace(tiny_recipe, pose_detail=4)
+    checkpoints.save(checkpoints.build(fine), tmp_path / "start")
+    train = functools.partial(
+        training.train, "base", recipe=fine, out=tmp_path / "run", model=tmp_path / "start",
+        accelerator=Accelerator(cpu=True),
+    )  # fmt: skip
+    with pytest.raises(InputError, match=r"data must hold 32 channels a pose .* got 2 of 'clip0'"):
+        list(train(data=tiny_data))
+    reports = list(train(data=write_clips(tmp_path / "data", fine)))
+    assert np.isfinite([report.loss for report in reports]).all()
+    before, after = (
+        checkpoints.load(tmp_path / folder).unet.conv_in.weight for folder in ("start", "run/model")
+    )
+    # Adam's first step moves every weight that has a gradient: all squares of all poses have one.
+    assert (before != after)[:, 8:].flatten(2).any(dim=2).any(dim=0).all()
