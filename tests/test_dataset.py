@@ -42,6 +42,14 @@ def encode(tiny_recipe, tiny_pipeline):
     return encode
 
 
+def test_a_row_counts_once_and_a_clip_once_for_each_estimator(encode, tiny_recipe, tmp_path):
+    dataset.write_rows(tmp_path / "one.parquet", [encode("a"), encode("b")])
+    dataset.write_rows(tmp_path / "two.parquet", [encode("a"), encode("a") | {"estimator": "eye"}])
+    data = Dataset(tmp_path, recipe=tiny_recipe, columns=COLUMNS)
+    found = [(clip["clip_id"], clip["estimator"]) for clip in data.clips]
+    assert found == [("a", "drawn"), ("a", "eye"), ("b", "drawn")]
+
+
 def test_what_is_written_is_read(encode, tiny_recipe, tiny_pipeline, tmp_path):
     dataset.write_rows(tmp_path / "two.parquet", [encode("b", num_frames=2), encode("a")])
     data = Dataset(tmp_path, recipe=tiny_recipe, columns=COLUMNS)

@@ -21,6 +21,8 @@ from dreampose.windows import windows
 class Dataset:
     """Clips of a folder of Parquet files, in the order of their ids.
 
+    A row that is there twice counts once; a clip whose poses were read by two estimators is two.
+
     Arrays stay in memory up to `memory_limit` bytes; the rest is spooled to a temporary file and
     mapped, so that random access stays cheap.
     """
@@ -51,12 +53,12 @@ class Dataset:
         self.num_errors = 0
         self._memory_left = memory_limit
         self._spool: Any = None
-        rows: dict[str, dict[str, Any]] = {}
+        rows: dict[tuple[str, str], dict[str, Any]] = {}
         filesystem, files = _parquet_files(self.uri)
         for file in files:
             with filesystem.open_input_file(file) as source:
                 for row in self._read_file(pq.ParquetFile(source)):
-                    rows.setdefault(row["clip_id"], row)
+                    rows.setdefault((row["clip_id"], row.get("estimator") or ""), row)
         self.clips = [rows[key] for key in sorted(rows)]
         if not self.clips:
             raise InputError(
