@@ -107,7 +107,10 @@ def measure(args: argparse.Namespace, num_replicas: int, root: Path) -> dict[str
         route_prefix=None,
     )  # fmt: skip
     total = num_replicas * args.frames_per_replica
-    num_videos = min(args.videos, max(1, total // (2 * CHUNK)))
+    # Videos of whole chunks, at least two: what is cut unevenly keeps replicas unevenly busy.
+    num_chunks = total // CHUNK
+    at_most = min(args.videos, max(1, num_chunks // 2))
+    num_videos = max(count for count in range(1, at_most + 1) if num_chunks % count == 0)
     store = Store(root)
 
     def render(num_frames: int, seconds: float, count: int) -> float:

@@ -59,6 +59,7 @@ def catwalk() -> Recipe:
         },
         image_scale=1.25,
         pose_scale=2.0,
+        pose_detail=4,
         lora_rank=2,
         lora_learning_rate=1e-3,
         num_crops=2,
