@@ -45,7 +45,7 @@ class Goal:
 
 
 def write(out: Path, names: Sequence[str], protocol: Protocol) -> str:
-    """Writes `report.md`, `report.csv`, `sheet.png` and `result.mp4`; gives the report."""
+    """Writes `report.md`, `report.csv`, `sheet.png`, `result.mp4` and `.gif`; gives the report."""
     results = [json.loads((out / name / "result.json").read_text()) for name in names]
     scores: list[Scores] = [result["scores"] for result in results]
     tuned = [index for index, one in enumerate(scores) if "finetuned" in one["walk"]]
@@ -182,7 +182,10 @@ def draw_sheet(out: Path, names: Sequence[str], tuned: Sequence[int]) -> Image.I
 
 
 def write_video(path: Path, out: Path, names: Sequence[str]) -> None:
-    """The people who walk as in the real video: photo, pose and render side by side."""
+    """The people who walk as in the real video: photo, pose and render side by side.
+
+    As an MP4, and as a GIF beside it for pages that show no videos.
+    """
     clips = [np.load(out / name / "real.npz") for name in names]
     sides: list[np.ndarray] = []
     for clip in clips:
@@ -190,7 +193,17 @@ def write_video(path: Path, out: Path, names: Sequence[str]) -> None:
         photo = video.fit(clip["photo"][None], *frames.shape[1:3])
         maps = np.stack([_pose(map_, frames.shape[1:3]) for map_ in clip["maps"]])
         sides.append(np.concatenate([photo.repeat(len(frames), axis=0), maps, frames], axis=2))
-    video.write(path, np.concatenate(sides, axis=2), 15.0)
+    film = np.concatenate(sides, axis=2)
+    video.write(path, film, 15.0)
+    pictures = [Image.fromarray(frame) for frame in film]
+    # One palette for all: colours that change from frame to frame would flicker.
+    palette = Image.fromarray(np.concatenate([film[0], film[len(film) // 2]])).quantize(256)
+    first, *others = [
+        picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures
+    ]
+    first.save(
+        path.with_suffix(".gif"), save_all=True, append_images=others, duration=1000 // 15, loop=0
+    )
 
 
 def _pose(maps: Float[np.ndarray, "2 H W"], size: tuple[int, ...]) -> UInt8[np.ndarray, "h w 3"]:

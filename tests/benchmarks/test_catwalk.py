@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from skimage.metrics import structural_similarity
 
 from benchmarks import data, people, report
@@ -119,6 +120,8 @@ def test_the_report_holds_the_figures_and_says_what_is_not_met(tmp_path, rng):
     assert float(rows["2", "finetuned", "l1"]["value"]) == pytest.approx(1.05 * 10 / 255, rel=1e-5)
     assert ("3", "finetuned", "l1") not in rows
     assert video.read(tmp_path / "result.mp4").frames.shape[1:3] == (32, 3 * 3 * 24)
+    with Image.open(tmp_path / "result.gif") as gif:
+        assert (gif.n_frames, gif.size) == (3, (3 * 3 * 24, 32))
     assert video.read_photo(tmp_path / "sheet.png").shape[1] == 9 * 24
 
 
