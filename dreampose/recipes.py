@@ -79,10 +79,12 @@ def catwalk() -> Recipe:
             recolour_share=0.4, reading_weight=0.5,
         ),
         subject_stage=StageConfig(
-            learning_rate=1e-4, num_steps=100, batch_size=8, crop_share=0.5
+            learning_rate=1e-4, num_steps=150, batch_size=8, lr_schedule="cosine",
+            warmup_steps=10, crop_share=0.15,
         ),
         subject_vae_stage=StageConfig(
-            learning_rate=2e-4, num_steps=100, batch_size=4, crop_size=64, edge_weight=1.0
+            learning_rate=5e-5, num_steps=100, batch_size=4, lr_schedule="cosine",
+            warmup_steps=10, crop_size=64, edge_weight=1.0,
         ),
     )  # fmt: skip
 
