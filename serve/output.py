@@ -100,6 +100,10 @@ class Output:
         """A name for the item's inputs."""
         return digest(json.dumps(self.inputs(item), sort_keys=True))
 
+    def _video_id(self, item: Item) -> str:
+        """Of the item's folder in storage."""
+        return self.key(item)[:32]
+
     def is_finished(self, item: Item) -> bool:
         """Whether the item's files are there and were made from the same inputs."""
         manifest = self.manifest(item)
@@ -112,15 +116,17 @@ class Output:
     def unfinished(self, items: Sequence[Item]) -> list[list[Item]]:
         """What is left to render: items of equal inputs together, since one video does for all.
 
-        Those that equal a finished one are given its files here. Items of the same weights come
-        one after the other, and of these the ones of the same motion, so that replicas load weights
-        as seldom as can be; the base model's are first.
+        Those that equal a finished one are given its files here, and what a killed run left under
+        way of finished ones is cleared. Items of the same weights come one after the other, and of
+        these the ones of the same motion, so that replicas load weights as seldom as can be; the
+        base model's are first.
         """
         done = {item.name for item in items if self.is_finished(item)}
         twins = {self.key(item): item for item in items if item.name in done}
         waiting: dict[str, list[Item]] = {}
         for item in items:
             if item.name in done:
+                shutil.rmtree(self.store.folder(self._video_id(item)).path, ignore_errors=True)
                 continue
             if twin := twins.get(self.key(item)):
                 self.adopt(item, twin)
@@ -155,7 +161,7 @@ class Output:
         """The item's folder in storage: the one of an interrupted run, or a new one."""
         # Weights that lie there under two names are loaded under one.
         weights = self.subjects.setdefault(self.weights(item), item.subject)
-        name = self.key(item)[:32]
+        name = self._video_id(item)
         folder = self.store.folder(name)
         if folder.exists():
             if folder.video().status == "failed":

@@ -242,6 +242,16 @@ def test_an_interrupted_item_goes_on_and_a_failed_one_starts_again(output, item)
     assert (state.status, state.error) == ("queued", None)
 
 
+def test_what_a_kill_left_of_finished_items_is_cleared_and_the_rest_kept(output, item):
+    finish(output, item)
+    other = replace(item, name="two", seed=4)
+    left, under_way = output.take_up(item), output.take_up(other)
+    assert output.unfinished([item, other]) == [[other]]
+    assert not left.path.exists()
+    assert under_way.path.exists()
+    assert output.is_finished(item)
+
+
 def test_what_has_equal_contents_is_rendered_once(output, item, shop):
     shutil.copy(shop / "a.png", shop / "copy-of-a.png")
     shutil.copy(shop / "walk.npz", shop / "copy-of-walk.npz")
