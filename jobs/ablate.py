@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dreampose.catwalk.gait import MOTIONS
-from dreampose.catwalk.generate import MANIFEST
+from dreampose.catwalk.generate import DEFAULT_MOTIONS, MANIFEST
 from dreampose.cli import flags
 from dreampose.errors import InputError
 from jobs import clips, driver, plans, storage
@@ -214,7 +213,7 @@ def find_people(truth: str, count: int | None) -> "list[ablation.Person]":
         raise InputError(f"truth must hold at least {count or 1} people, got {len(files)}")
     people = [ablation.Person(subject=name, files=found) for name, found in files.items()][:count]
     for person in people:
-        for motion in MOTIONS:
+        for motion in DEFAULT_MOTIONS:
             path = Path(person.files.get(motion, ""))
             if not path.is_file():
                 raise InputError(f"truth must hold a {motion} of {person.subject!r}, got none")

@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from scipy.ndimage import gaussian_filter1d
 
 from dreampose import checkpoints, dataset, generate, metrics, poses, training, video
-from dreampose.catwalk.gait import MOTIONS
+from dreampose.catwalk.generate import DEFAULT_MOTIONS
 from dreampose.cli.model import load
 from dreampose.config import Recipe
 from dreampose.errors import InputError
@@ -247,7 +247,7 @@ def score(
         return
     accelerator = Accelerator()
     pipe = load(out / "bases" / cell.base.name / "model")
-    films = {motion: video.read(cell.person.files[motion]) for motion in MOTIONS}
+    films = {motion: video.read(cell.person.files[motion]) for motion in DEFAULT_MOTIONS}
     motions = {
         motion: _motion(out / "motions" / f"{cell.person.subject}-{motion}.npz", film, pipe, plan)
         for motion, film in films.items()

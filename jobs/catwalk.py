@@ -69,6 +69,7 @@ def render(args: argparse.Namespace) -> int:
         seed=args.seed,
         height=height,
         width=width,
+        motions=args.motions,
     )
     if args.workers is not None and args.workers < 1:
         raise InputError(f"workers must be at least 1, got {args.workers}")
@@ -154,7 +155,7 @@ def _missing(out: str, plan: Sequence[ClipTask]) -> list[ClipTask]:
 def _parser() -> argparse.ArgumentParser:
     parser = driver.parser(
         "catwalk",
-        "Renders the synthetic fashion data set: clothed people who walk and turn, each clip an\n"
+        "Renders the synthetic fashion data set: clothed people in motion, each clip an\n"
         "MP4 with exact ground truth (NPZ) and the person's parameters (JSON).",
         EXAMPLES,
     )

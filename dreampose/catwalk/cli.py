@@ -1,6 +1,6 @@
 """Renders the synthetic fashion data set. Knows nothing of how frames are made.
 
-Clothed people who walk and turn: each clip is an MP4 with exact ground truth (NPZ) and the
+Clothed people in motion: each clip is an MP4 with exact ground truth (NPZ) and the
 person's parameters (JSON). Run it again to finish what is missing.
 """
 
@@ -12,7 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dreampose.catwalk.generate import generate
+from dreampose.catwalk.gait import MOTIONS
+from dreampose.catwalk.generate import DEFAULT_MOTIONS, generate
 from dreampose.catwalk.identity import SPLITS
 from dreampose.errors import InputError
 
@@ -31,7 +32,14 @@ def add_arguments(
         workers: default of `--workers`; None means as many as fit.
     """
     parser.add_argument("--out", type=out, required=True, help="folder to write to")
-    parser.add_argument("--identities", type=int, required=True, help="people, two clips each")
+    parser.add_argument("--identities", type=int, required=True, help="people, a clip per motion")
+    parser.add_argument(
+        "--motions",
+        nargs="+",
+        choices=MOTIONS,
+        default=list(DEFAULT_MOTIONS),
+        help="across is a brisk walk that veers to the side (default: walk turn)",
+    )
     parser.add_argument("--frames", type=int, default=32, help="frames per clip (default: 32)")
     parser.add_argument("--split", choices=SPLITS, default="train", help="default: train")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other people")
@@ -70,6 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         height=height,
         width=width,
+        motions=arguments.motions,
         workers=arguments.workers,
     )
     with tqdm(unit="clip", file=sys.stderr) as bar:

@@ -67,11 +67,11 @@ def render_clip(
     width: int,
     fps: float = DEFAULT_FPS,
 ) -> CatwalkClip:
-    """Renders a person walking or turning; the same arguments give the same bits.
+    """Renders a person in motion; the same arguments give the same bits.
 
     Args:
         identity: the person.
-        motion: 'walk' or 'turn'.
+        motion: 'walk', 'turn' or 'across' (a brisk walk that veers to the side).
         num_frames: at least 1.
         height: in pixels, even and at least 32.
         width: in pixels, even and at least 32.

@@ -5,7 +5,7 @@ spot (the camera follows); the renderer puts the lowest sole on the floor.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from dreampose.catwalk.identity import Identity
 from dreampose.catwalk.mesh import rotation
 
-MOTIONS = ("walk", "turn")
+MOTIONS = ("walk", "turn", "across")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +32,13 @@ def poses(
     """The frames of a clip.
 
     A walk starts within 30 degrees of the camera and veers a little. A turn starts there too and
-    goes once around in clips of up to three seconds, at the person's turn rate in longer ones.
+    goes once around in clips of up to three seconds, at the person's turn rate in longer ones. A
+    walk across starts there too, veers to the side in the first half and goes on across the
+    picture: brisk, with long steps and arms that swing far and bend as they come forward.
 
     Args:
         person: whose gait.
-        motion: 'walk' or 'turn'.
+        motion: one of `MOTIONS`.
         num_frames: at least one.
         fps: frames per second.
         arm_lift: degrees by which the resting arms are lowered.
@@ -44,6 +46,10 @@ def poses(
     """
     assert motion in MOTIONS
     seconds = num_frames / fps
+    # How far elbows bend comes from a gait parameter that there is, so that people differ.
+    bend = 10 + 17 * (person.sway - 2) if motion == "across" else 0.0
+    if motion == "across":
+        person = replace(person, stride=1.25 * person.stride, arm_swing=1.9 * person.arm_swing)
     result = []
     for frame in range(num_frames):
         time = frame / fps
@@ -51,6 +57,11 @@ def poses(
         if motion == "walk":
             done = time / max(seconds, 1.5)
             yaw = person.start_yaw + person.walk_yaw * (1 - np.cos(np.pi * done)) / 2
+            stride = 1.0
+        elif motion == "across":
+            done = min(1.0, 2 * time / seconds)
+            aside = 90 * np.sign(person.turn_rate)
+            yaw = person.start_yaw + aside * (1 - np.cos(np.pi * done)) / 2
             stride = 1.0
         else:
             rate = person.turn_rate
@@ -60,7 +71,7 @@ def poses(
             stride = 0.45
         result.append(
             Pose(
-                rotations=_rotations(person, phase, stride, arm_lift, stance),
+                rotations=_rotations(person, phase, stride, arm_lift, stance, bend),
                 yaw=float(yaw),
                 shift=float(0.06 * person.sway * np.sin(phase)),
                 phase=float(phase),
@@ -76,7 +87,7 @@ def _bump(phase: float, centre: float, width: float) -> float:
 
 
 def _rotations(
-    person: Identity, phase: float, stride: float, arm_lift: float, stance: float
+    person: Identity, phase: float, stride: float, arm_lift: float, stance: float, bend: float
 ) -> dict[str, Float[np.ndarray, "3 3"]]:
     swing = np.sin(phase)
     pelvis = rotation("y", -4 * stride * swing) @ rotation("z", person.sway * 0.6 * np.cos(phase))
@@ -100,7 +111,12 @@ def _rotations(
         turns[f"{side}Foot"] = leg.T @ rotation("x", level)
         turns[f"{side}ToeBase"] = rotation("x", -18 * stride * _bump(own, 4.6, 0.4))
         forward = -person.arm_swing * (0.3 + 0.7 * stride) * np.sin(own + np.pi)
-        turns[f"{side}Arm"] = rotation("x", forward) @ rotation("z", -sign * 0.8 * arm_lift)
+        lowered = rotation("z", -sign * 0.8 * arm_lift)
+        turns[f"{side}Arm"] = rotation("x", forward) @ lowered
         turns[f"{side}Shoulder"] = rotation("z", -sign * 0.2 * arm_lift)
         turns[f"{side}ForeArm"] = rotation("x", 31 + 0.5 * forward)
+        if bend:
+            ahead = (1 - np.sin(own)) / 2
+            elbow = rotation("x", -bend * (0.1 + 0.9 * ahead))
+            turns[f"{side}ForeArm"] = lowered.T @ elbow @ lowered @ rotation("x", 31)
     return turns

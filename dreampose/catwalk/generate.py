@@ -1,4 +1,4 @@
-"""A whole catwalk data set: many people, two clips each, one manifest. Knows nothing of Ray."""
+"""A whole catwalk data set: many people, a clip per motion, one manifest. Knows nothing of Ray."""
 
 import csv
 import io
@@ -15,6 +15,7 @@ from dreampose.catwalk.identity import check_split, identity
 from dreampose.errors import InputError
 
 MANIFEST = "manifest.csv"
+DEFAULT_MOTIONS = ("walk", "turn")
 SUFFIXES = (".npz", ".json", ".mp4")
 """A clip's files in the order in which they are written."""
 MAX_IDENTITIES = 100_000
@@ -39,9 +40,16 @@ class ClipTask:
 
 
 def tasks(
-    *, identities: int, frames: int, split: str, seed: int, height: int, width: int
+    *,
+    identities: int,
+    frames: int,
+    split: str,
+    seed: int,
+    height: int,
+    width: int,
+    motions: Sequence[str] = DEFAULT_MOTIONS,
 ) -> list[ClipTask]:
-    """The clips of a data set in their fixed order, walk and turn of each person.
+    """The clips of a data set in their fixed order, the motions of each person.
 
     Raises:
         InputError: an argument is outside its range.
@@ -51,6 +59,11 @@ def tasks(
         raise InputError(f"identities must be from 1 to {MAX_IDENTITIES}, got {identities}")
     if frames < 1:
         raise InputError(f"frames must be at least 1, got {frames}")
+    unknown = [motion for motion in motions if motion not in MOTIONS]
+    if not motions or unknown:
+        raise InputError(
+            f"motions must be of {', '.join(MOTIONS)}, got {', '.join(unknown) or 'none'}"
+        )
     if seed < 0:
         raise InputError(f"seed must not be negative, got {seed}")
     for name, side in (("height", height), ("width", width)):
@@ -59,7 +72,7 @@ def tasks(
     result: list[ClipTask] = []
     for index in range(identities):
         subject = f"{split}-{seed}-{index:05d}"
-        for motion in MOTIONS:
+        for motion in dict.fromkeys(motions):
             result.append(
                 ClipTask(
                     path=f"{subject}-{motion}.mp4",
@@ -145,6 +158,7 @@ def generate(
     seed: int,
     height: int,
     width: int,
+    motions: Sequence[str] = DEFAULT_MOTIONS,
     workers: int = 1,
 ) -> Iterator[tuple[int, int]]:
     """Renders a data set into a folder, skipping finished clips; the manifest is written last.
@@ -157,7 +171,13 @@ def generate(
     """
     out = Path(out)
     plan = tasks(
-        identities=identities, frames=frames, split=split, seed=seed, height=height, width=width
+        identities=identities,
+        frames=frames,
+        split=split,
+        seed=seed,
+        height=height,
+        width=width,
+        motions=motions,
     )
     if workers < 1:
         raise InputError(f"workers must be at least 1, got {workers}")

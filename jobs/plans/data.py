@@ -144,7 +144,7 @@ def catwalk(args: argparse.Namespace) -> "Plan":
 
     height, width = cli.parse_size(args.size)
     todo = tasks(identities=args.identities, frames=args.frames, split=args.split, seed=args.seed,
-                 height=height, width=width)  # fmt: skip
+                 height=height, width=width, motions=args.motions)  # fmt: skip
     pixels = len(todo) * args.frames * height * width
     return planning.Plan(
         title=f"{len(todo)} synthetic clips of {args.frames} frames",

@@ -157,7 +157,7 @@ def ablate(args: argparse.Namespace) -> "Plan":
         mine = [cell for cell in cells if cell.base.variant == variant]
         flops += len(mine) * asked.num_steps * subject.flops
         flops += len(mine) * asked.num_vae_steps * decoder.flops
-        rendered = len(ablation.MOTIONS) * sum(len(cell.rows) for cell in mine)
+        rendered = len(ablation.DEFAULT_MOTIONS) * sum(len(cell.rows) for cell in mine)
         flops += rendered * per_clip * chunk.flops / ablation.CHUNK
         num_clips += rendered
         num_trained = max(num_trained, base.num_trained)

@@ -40,6 +40,15 @@ def test_every_clip_has_video_truth_and_parameters(folder):
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
+def test_other_motions_are_asked_for_by_name(tmp_path):
+    assert list(generate(tmp_path, **WANTED, motions=["across"]))[-1] == (1, 1)
+    with (tmp_path / "manifest.csv").open() as file:
+        assert [row["motion"] for row in csv.DictReader(file)] == ["across"]
+    with pytest.raises(InputError, match=r"^motions must be of walk, turn, across, got run"):
+        list(generate(tmp_path / "other", **WANTED, motions=["walk", "run"]))
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_second_run_renders_only_what_is_missing(folder):
     walk, turn = sorted(folder.glob("*.mp4"), key=lambda path: "turn" in path.name)
     before, bits = walk.stat().st_mtime_ns, turn.read_bytes()
