@@ -80,17 +80,16 @@ def run(args: argparse.Namespace) -> None:
 def generate(out: Path, name: str, *, workers: int, identities: int | None = None) -> None:
     """One split, or its first people, with a progress bar."""
     split = SPLITS[name]
-    progress = catwalk.generate(
-        out,
+    plan = catwalk.tasks(
         identities=identities or split.identities,
         frames=NUM_FRAMES,
         split=name,
         seed=split.seed,
         height=HEIGHT,
         width=WIDTH,
-        workers=workers,
     )
-    with tqdm(total=2 * (identities or split.identities), desc=name, unit="clip") as bar:
+    progress = catwalk.generate(out, plan, workers=workers)
+    with tqdm(total=len(plan), desc=name, unit="clip") as bar:
         for done, _ in progress:
             bar.update(done - bar.n)
 

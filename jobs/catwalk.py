@@ -23,7 +23,6 @@ from dreampose.catwalk.generate import (
     check_same,
     manifest_text,
     render_task,
-    tasks,
 )
 from dreampose.errors import InputError
 from jobs import driver, plans, storage
@@ -61,16 +60,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def render(args: argparse.Namespace) -> int:
     """Checks the flags, then renders what is not there yet; gives the exit code."""
-    height, width = cli.parse_size(args.size)
-    plan = tasks(
-        identities=args.identities,
-        frames=args.frames,
-        split=args.split,
-        seed=args.seed,
-        height=height,
-        width=width,
-        motions=args.motions,
-    )
+    plan = cli.plan(args)
     if args.workers is not None and args.workers < 1:
         raise InputError(f"workers must be at least 1, got {args.workers}")
     out = storage.absolute(args.out)

@@ -1,7 +1,7 @@
 """The catwalk: a synthetic fashion data set with exact ground truth. Knows nothing of models."""
 
 from dreampose.catwalk.clip import CatwalkClip, render_clip, skin_through_cloth, write_clip
-from dreampose.catwalk.generate import generate
+from dreampose.catwalk.generate import generate, tasks
 from dreampose.catwalk.identity import Identity, identity
 
 __all__ = [
@@ -11,5 +11,6 @@ __all__ = [
     "identity",
     "render_clip",
     "skin_through_cloth",
+    "tasks",
     "write_clip",
 ]

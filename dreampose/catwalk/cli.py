@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from dreampose.catwalk.gait import MOTIONS
-from dreampose.catwalk.generate import DEFAULT_MOTIONS, generate
+from dreampose.catwalk.generate import DEFAULT_MOTIONS, ClipTask, generate, tasks
 from dreampose.catwalk.identity import SPLITS
 from dreampose.errors import InputError
 
@@ -63,15 +63,14 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Renders what the flags ask for and shows a progress bar.
+def plan(arguments: argparse.Namespace) -> list[ClipTask]:
+    """The clips that the flags ask for.
 
     Raises:
         InputError: a flag is outside its range.
     """
     height, width = parse_size(arguments.size)
-    progress = generate(
-        arguments.out,
+    return tasks(
         identities=arguments.identities,
         frames=arguments.frames,
         split=arguments.split,
@@ -79,8 +78,16 @@ def run(arguments: argparse.Namespace) -> int:
         height=height,
         width=width,
         motions=arguments.motions,
-        workers=arguments.workers,
     )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Renders what the flags ask for and shows a progress bar.
+
+    Raises:
+        InputError: a flag is outside its range.
+    """
+    progress = generate(arguments.out, plan(arguments), workers=arguments.workers)
     with tqdm(unit="clip", file=sys.stderr) as bar:
         for done, total in progress:
             bar.total = total

@@ -46,38 +46,39 @@ def poses(
     """
     assert motion in MOTIONS
     seconds = num_frames / fps
-    # How far elbows bend comes from a gait parameter that there is, so that people differ.
-    bend = 10 + 17 * (person.sway - 2) if motion == "across" else 0.0
+    stride = 0.45 if motion == "turn" else 1.0
+    bend = 0.0
     if motion == "across":
+        # How far elbows bend comes from a gait parameter that there is, so that people differ.
+        bend = 10 + 17 * (person.sway - 2)
         person = replace(person, stride=1.25 * person.stride, arm_swing=1.9 * person.arm_swing)
     result = []
     for frame in range(num_frames):
         time = frame / fps
         phase = person.phase + 2 * np.pi * person.cadence * time
-        if motion == "walk":
-            done = time / max(seconds, 1.5)
-            yaw = person.start_yaw + person.walk_yaw * (1 - np.cos(np.pi * done)) / 2
-            stride = 1.0
-        elif motion == "across":
-            done = min(1.0, 2 * time / seconds)
-            aside = 90 * np.sign(person.turn_rate)
-            yaw = person.start_yaw + aside * (1 - np.cos(np.pi * done)) / 2
-            stride = 1.0
-        else:
-            rate = person.turn_rate
-            if seconds < 3:
-                rate = np.sign(rate) * 360 / seconds
-            yaw = person.start_yaw + rate * time
-            stride = 0.45
         result.append(
             Pose(
                 rotations=_rotations(person, phase, stride, arm_lift, stance, bend),
-                yaw=float(yaw),
+                yaw=float(_yaw(person, motion, time, seconds)),
                 shift=float(0.06 * person.sway * np.sin(phase)),
                 phase=float(phase),
             )
         )
     return result
+
+
+def _yaw(person: Identity, motion: str, time: float, seconds: float) -> float:
+    """Where a person heads, that many seconds into a clip; see `poses`."""
+    if motion == "turn":
+        rate = person.turn_rate
+        if seconds < 3:
+            rate = np.sign(rate) * 360 / seconds
+        return person.start_yaw + rate * time
+    if motion == "across":
+        veer, done = 90 * np.sign(person.turn_rate), min(1.0, 2 * time / seconds)
+    else:
+        veer, done = person.walk_yaw, time / max(seconds, 1.5)
+    return person.start_yaw + veer * (1 - np.cos(np.pi * done)) / 2
 
 
 def _bump(phase: float, centre: float, width: float) -> float:
@@ -114,9 +115,10 @@ def _rotations(
         lowered = rotation("z", -sign * 0.8 * arm_lift)
         turns[f"{side}Arm"] = rotation("x", forward) @ lowered
         turns[f"{side}Shoulder"] = rotation("z", -sign * 0.2 * arm_lift)
-        turns[f"{side}ForeArm"] = rotation("x", 31 + 0.5 * forward)
         if bend:
-            ahead = (1 - np.sin(own)) / 2
-            elbow = rotation("x", -bend * (0.1 + 0.9 * ahead))
+            # Most where the arm is ahead, about the axis that it has once it is lowered.
+            elbow = rotation("x", -bend * (0.1 + 0.45 * (1 - np.sin(own))))
             turns[f"{side}ForeArm"] = lowered.T @ elbow @ lowered @ rotation("x", 31)
+        else:
+            turns[f"{side}ForeArm"] = rotation("x", 31 + 0.5 * forward)
     return turns

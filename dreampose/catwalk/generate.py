@@ -16,6 +16,7 @@ from dreampose.errors import InputError
 
 MANIFEST = "manifest.csv"
 DEFAULT_MOTIONS = ("walk", "turn")
+"""What people do in data sets and in the benchmark unless something else is asked for."""
 SUFFIXES = (".npz", ".json", ".mp4")
 """A clip's files in the order in which they are written."""
 MAX_IDENTITIES = 100_000
@@ -150,18 +151,9 @@ def _render(argument: tuple[Path, ClipTask]) -> ClipTask:
 
 
 def generate(
-    out: str | Path,
-    *,
-    identities: int,
-    frames: int,
-    split: str,
-    seed: int,
-    height: int,
-    width: int,
-    motions: Sequence[str] = DEFAULT_MOTIONS,
-    workers: int = 1,
+    out: str | Path, plan: Sequence[ClipTask], *, workers: int = 1
 ) -> Iterator[tuple[int, int]]:
-    """Renders a data set into a folder, skipping finished clips; the manifest is written last.
+    """Renders the clips of `tasks` into a folder, skipping finished ones; the manifest comes last.
 
     Yields:
         Clips done and clips in all, after each clip.
@@ -170,15 +162,6 @@ def generate(
         InputError: an argument is outside its range.
     """
     out = Path(out)
-    plan = tasks(
-        identities=identities,
-        frames=frames,
-        split=split,
-        seed=seed,
-        height=height,
-        width=width,
-        motions=motions,
-    )
     if workers < 1:
         raise InputError(f"workers must be at least 1, got {workers}")
     out.mkdir(parents=True, exist_ok=True)

@@ -140,11 +140,9 @@ def catwalk(args: argparse.Namespace) -> "Plan":
     """
     from dreampose import planning
     from dreampose.catwalk import cli
-    from dreampose.catwalk.generate import tasks
 
     height, width = cli.parse_size(args.size)
-    todo = tasks(identities=args.identities, frames=args.frames, split=args.split, seed=args.seed,
-                 height=height, width=width, motions=args.motions)  # fmt: skip
+    todo = cli.plan(args)
     pixels = len(todo) * args.frames * height * width
     return planning.Plan(
         title=f"{len(todo)} synthetic clips of {args.frames} frames",

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from dreampose.catwalk.generate import generate
+from dreampose.catwalk.generate import generate, tasks
 from jobs import catwalk
 
 FLAGS = [
@@ -28,7 +28,7 @@ WANTED = {"identities": 1, "frames": 2, "split": "val", "seed": 4, "height": 64,
 def test_renders_the_same_clips_and_only_the_missing_ones(ray_cluster, tmp_path):
     out, plain = tmp_path / "ray", tmp_path / "plain"
     assert catwalk.main(["--out", str(out), *FLAGS]) == 0
-    list(generate(plain, **WANTED))
+    list(generate(plain, tasks(**WANTED)))
     names = sorted(path.name for path in plain.iterdir())
     assert sorted(path.name for path in out.iterdir()) == names
     for name in names:
