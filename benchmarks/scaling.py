@@ -5,9 +5,10 @@
 
 Ingress aside, everything is what serves users: renderer, Serve's handles, storage, encoding. Each
 replica gets the same number of frames (--frames-per-replica), spread over --videos videos, so that
-the ideal time is the same for every number of replicas: efficiency is ideal over measured. The
-first line printed states the protocol. Sleeping samplers take no core, so that many replicas fit
-on few cores; what the cores then do is the service's overhead alone.
+the ideal time is the same for every number of replicas: efficiency is ideal over measured, the
+median of --repeats after a first video that is not counted. The first line printed states the
+protocol. Sleeping samplers take no core, so that many replicas fit on few cores; what the cores
+then do is the service's overhead alone.
 
 Before that, each stage of that overhead is measured by itself, for frames of the embedded model and
 of the paper's; and from these what replicas could at most be kept busy, see docs/scaling.md.
@@ -17,8 +18,8 @@ import argparse
 import asyncio
 import json
 import os
-import pickle
 import shutil
+import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +28,8 @@ from typing import Any
 
 import numpy as np
 import ray
+import safetensors
+import safetensors.numpy
 from ray import serve as ray_serve
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -34,11 +37,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from serve import application
 from serve.config import Settings
 from serve.records import Prepared, RenderRequest
-from serve.store import Store
+from serve.renderer import direct
+from serve.store import Store, VideoFolder, write_atomically
 from serve.writing import write_result
 
 SIZES = {"catwalk": (160, 128), "sd14": (640, 512)}
 FPS = 25.0
+SHARED_VALUES, POSE_VALUES = 17_600, 10_240
+"""Of all frames of a request together, and of each frame: those of the embedded model."""
 CHUNK = 4
 """Frames of a call. Twenty frames a replica are five equal rounds of calls."""
 
@@ -52,31 +58,40 @@ class SleepingSampler:
 
     def __init__(self, settings: Settings, num_threads: int) -> None:
         del settings, num_threads
+        self.place = asyncio.Lock()
+        """One chunk at a time, as in the real one's thread."""
         # Drawn once: a sleeping sampler takes no core.
         self.frames: dict[tuple[int, ...], np.ndarray] = {}
 
-    async def prepare(
-        self, request: RenderRequest, photos: Sequence[bytes], motion: bytes
-    ) -> Prepared:
-        """Packs as many bytes as a real request of the embedded model has."""
-        del photos, motion
-        num_frames, seconds, *size = map(float, request.notes)
-        padding = os.urandom(64 * 2**10 + 2048 * int(num_frames))
-        return Prepared(
-            content=pickle.dumps((seconds, [int(side) for side in size], padding)),
-            num_frames=int(num_frames),
-            fps=FPS,
-            warnings=[],
-        )
+    async def prepare(self, folder: str) -> Prepared:
+        """Writes as many bytes as a real request of the embedded model has."""
+        request = VideoFolder(folder).request()
+        num_frames = int(request.notes[0])
+        tensors = {
+            "shared": np.zeros(SHARED_VALUES, np.float32),
+            "poses": np.zeros((num_frames, POSE_VALUES), np.float32),
+        }
+        metadata = {"notes": json.dumps(request.notes)}
+        content = safetensors.numpy.save(tensors, metadata)
+        write_atomically(VideoFolder(folder).prepared, content)
+        return Prepared(num_frames=num_frames, fps=FPS, seconds=0.0, warnings=[])
 
-    async def render(self, content: bytes, indices: range) -> np.ndarray:
-        """Sleeps for every frame; gives frames (n H W 3, 8-bit)."""
-        seconds, size, _ = pickle.loads(content)
-        await asyncio.sleep(seconds * len(indices))
-        key = (len(indices), *size)
+    async def render(self, folder: str, indices: range) -> float:
+        """Sleeps for every frame, and writes frames (n H W 3, 8-bit)."""
+        async with self.place:
+            with safetensors.safe_open(VideoFolder(folder).prepared, framework="np") as file:
+                notes = map(float, json.loads(file.metadata()["notes"]))
+                num_frames, seconds, height, width = notes
+                file.get_tensor("shared")
+                # With the neighbours whose poses these frames' windows hold.
+                stop = min(indices.stop + 2, int(num_frames))
+                _ = file.get_slice("poses")[max(0, indices.start - 2) : stop]
+            await asyncio.sleep(seconds * len(indices))
+        key = (len(indices), int(height), int(width))
         if key not in self.frames:
             self.frames[key] = picture(*key)
-        return self.frames[key]
+        VideoFolder(folder).write_chunk(indices, self.frames[key])
+        return seconds * len(indices)
 
     async def ready(self) -> None:
         """There is nothing to wait for."""
@@ -96,21 +111,16 @@ def notes(num_frames: int, seconds: float, size: tuple[int, int]) -> list[str]:
     return [str(value) for value in (num_frames, seconds, *size)]
 
 
-def measure(args: argparse.Namespace, num_replicas: int, root: Path) -> dict[str, float]:
-    """Renders once with some replicas; gives seconds, efficiency and overheads."""
+def measure(args: argparse.Namespace, num_replicas: int, root: Path) -> list[dict[str, float]]:
+    """Renders with some replicas; gives seconds, efficiency and overhead per number of videos."""
     settings = Settings(
         model=str(args.model), storage=str(root), subjects="", replicas=num_replicas,
-        chunk_size=CHUNK, threads=1, videos_at_once=args.videos,
+        chunk_size=CHUNK, threads=1, videos_at_once=max(args.videos),
     )  # fmt: skip
     handle = ray_serve.run(
         application.renderer_app(settings, ray.cluster_resources()), name="scaling",
         route_prefix=None,
     )  # fmt: skip
-    total = num_replicas * args.frames_per_replica
-    # Videos of whole chunks, at least two: what is cut unevenly keeps replicas unevenly busy.
-    num_chunks = total // CHUNK
-    at_most = min(args.videos, max(1, num_chunks // 2))
-    num_videos = max(count for count in range(1, at_most + 1) if num_chunks % count == 0)
     store = Store(root)
 
     def render(num_frames: int, seconds: float, count: int) -> float:
@@ -130,21 +140,32 @@ def measure(args: argparse.Namespace, num_replicas: int, root: Path) -> dict[str
             raise RuntimeError(f"videos must be completed, got {faults[0]}")
         return took
 
-    # Every replica and connection is used once before the clock starts.
+    rows: list[dict[str, float]] = []
+    num_chunks = num_replicas * args.frames_per_replica // CHUNK
+    # Every replica and connection is used before the clock starts.
     render(2 * CHUNK * num_replicas, 0.05, 1)
-    took = render(total // num_videos, args.seconds, num_videos)
+    for at_most in args.videos:
+        # Videos of whole chunks, at least two: what is cut unevenly keeps replicas unevenly busy.
+        most = min(at_most, max(1, num_chunks // 2))
+        num_videos = max(count for count in range(1, most + 1) if num_chunks % count == 0)
+        num_frames = num_chunks // num_videos * CHUNK
+        ideal = num_videos * num_frames * args.seconds / num_replicas
+        times = [render(num_frames, args.seconds, num_videos) for _ in range(args.repeats)]
+        took = statistics.median(times)
+        rows.append(
+            {
+                "replicas": num_replicas,
+                "frames": num_videos * num_frames,
+                "videos": num_videos,
+                "seconds": took,
+                "ideal": ideal,
+                "efficiency": ideal / took,
+                "efficiency_worst": ideal / max(times),
+                "overhead_ms_per_frame": 1000 * (took - ideal) / (num_videos * num_frames),
+            }
+        )
     ray_serve.delete("scaling")
-    frames = total // num_videos * num_videos
-    ideal = frames * args.seconds / num_replicas
-    return {
-        "replicas": num_replicas,
-        "frames": frames,
-        "videos": num_videos,
-        "seconds": took,
-        "ideal": ideal,
-        "efficiency": ideal / took,
-        "overhead_ms_per_frame": 1000 * (took - ideal) / frames,
-    }
+    return rows
 
 
 def measure_stages(
@@ -152,8 +173,9 @@ def measure_stages(
 ) -> dict[str, float]:
     """Milliseconds per frame of each stage on its own, nothing else going on: what a model needs.
 
-    `call` is the way to a sampler and back, frames included; `store` and `state` write a chunk and
-    the video object; `encode` reads the chunks and writes the MP4; `prepare` is a call per video.
+    `call` is the way to a sampler and back, with what it reads and writes, of which `store` writes
+    a chunk; `state` writes the video object; `encode` reads the chunks and writes the MP4;
+    `prepare` is a call per video.
     """
     settings = Settings(
         model=str(args.model), storage=str(root), subjects="", replicas=1, chunk_size=CHUNK
@@ -162,7 +184,7 @@ def measure_stages(
         application.renderer_app(settings, ray.cluster_resources()), name="scaling",
         route_prefix=None,
     )  # fmt: skip
-    sampler = ray_serve.get_deployment_handle("Sampler", "scaling")
+    sampler = direct(ray_serve.get_deployment_handle("Sampler", "scaling"))
     request = RenderRequest(notes=notes(count * CHUNK, 0, size))
     folder = Store(root).create(request=request, photos=[b""], motion=b"", motion_suffix=".npz")
 
@@ -174,12 +196,13 @@ def measure_stages(
         return 1000 * (time.perf_counter() - began), result
 
     milliseconds: dict[str, float] = {}
-    prepare, prepared = timed(lambda _: sampler.prepare.remote(request, [b""], b"").result(), 5)
+    path = str(folder.path)
+    prepare, _ = timed(lambda _: sampler.prepare.remote(path).result(), 5)
     milliseconds["prepare_per_video"] = prepare / 5
-    reference = ray.put(prepared.content)
-    call, frames = timed(lambda _: sampler.render.remote(reference, range(CHUNK)).result(), count)
+    call, _ = timed(lambda _: sampler.render.remote(path, range(CHUNK)).result(), count)
     ray_serve.delete("scaling")
     chunks = [range(start, start + CHUNK) for start in range(0, count * CHUNK, CHUNK)]
+    frames = picture(CHUNK, *size)
     store, _ = timed(lambda number: folder.write_chunk(chunks[number], frames), count)
     state, _ = timed(lambda number: folder.update(progress=number), count)
     began = time.perf_counter()
@@ -187,9 +210,9 @@ def measure_stages(
     encode = 1000 * (time.perf_counter() - began)
     for name, total in (("call", call), ("store", store), ("state", state), ("encode", encode)):
         milliseconds[f"{name}_per_frame"] = total / (count * CHUNK)
-    # All of it is the renderer's process, and at most one core's worth at a time is Python's.
-    busy = sum(value for name, value in milliseconds.items() if name.endswith("_per_frame"))
-    return {**milliseconds, "frames_per_core_second": 1000 / busy}
+    # At most; the rest of a call is not the renderer's alone.
+    renderers = (call - store + state + encode) / (count * CHUNK)
+    return {**milliseconds, "renderer_per_frame": renderers}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -197,7 +220,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 48])
     parser.add_argument("--frames-per-replica", type=int, default=20)
-    parser.add_argument("--videos", type=int, default=16, help="at most; all at once")
+    parser.add_argument(
+        "--videos", type=int, nargs="+", default=[1, 4, 16], help="at most; all at once"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="of each; medians are printed")
     parser.add_argument("--seconds", type=float, default=0.5, help="that a frame takes")
     parser.add_argument("--model", type=Path, default=Path("models/catwalk"))
     parser.add_argument("--out", type=Path, default=Path("out/scaling.json"))
@@ -206,7 +232,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     application.Sampler = SleepingSampler  # type: ignore[misc]
     print(
         f"{args.frames_per_replica} frames a replica, {args.seconds:g} s a frame, chunks of "
-        f"{CHUNK}, up to {args.videos} videos at once, {os.cpu_count()} cores, "
+        f"{CHUNK}, up to {args.videos} videos at once, median of {args.repeats}, "
+        f"{os.cpu_count()} cores, "
         f"Ray {ray.__version__}"
     )
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -222,8 +249,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 name, "  ".join(f"{key} {value:.3g}" for key, value in rows[-1].items()), flush=True
             )
         for num_replicas in args.replicas:
-            rows.append(measure(args, num_replicas, root.absolute()))
-            print("  ".join(f"{name} {value:.4g}" for name, value in rows[-1].items()), flush=True)
+            measured = measure(args, num_replicas, root.absolute())
+            rows.extend(measured)
+            for row in measured:
+                print("  ".join(f"{name} {value:.4g}" for name, value in row.items()), flush=True)
             args.out.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
     finally:
         shutil.rmtree(root, ignore_errors=True)

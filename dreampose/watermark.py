@@ -59,14 +59,15 @@ def embed(
         frames: of one video, any size.
         code: six hexadecimal digits.
     """
-    signs = _signs(code)
+    signs, step = _signs(code), np.zeros((0, 0, 1), np.int16)
     for frame in frames:
         height, width = frame.shape[:2]
-        soft = cv2.resize(signs, (width, height), interpolation=cv2.INTER_LINEAR)
-        # One step of 255 up or down, none where cells of opposite sign meet; all colours alike,
-        # since colour is coded coarsely and a change of hue would be seen.
-        step = np.clip(np.rint(3 * soft), -1, 1)
-        yield np.clip(frame + step[..., None], 0, 255).astype(np.uint8)
+        if step.shape[:2] != (height, width):
+            soft = cv2.resize(signs, (width, height), interpolation=cv2.INTER_LINEAR)
+            # One step of 255 up or down, none where cells of opposite sign meet; all colours
+            # alike, since colour is coded coarsely and a change of hue would be seen.
+            step = np.clip(np.rint(3 * soft), -1, 1).astype(np.int16)[..., None]
+        yield np.clip(frame + step, 0, 255).astype(np.uint8)
 
 
 def detect(frames: Iterable[UInt8[np.ndarray, "H W 3"]]) -> Mark:

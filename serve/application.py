@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from ray import serve as ray_serve
 from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import LoggingConfig
 
 from cluster import resources
 from serve.config import Autoscaling, Settings
@@ -31,6 +32,15 @@ FIRST_LOOK_SECONDS = 0.005
 """After which a free sampler is looked for again, where an answer came before word of its end."""
 CONNECTIONS = 256
 """Requests that the ingress answers at a time, event streams included."""
+
+SERVE_ENV = {
+    # One thread less on each call's way, there and back. What takes long has threads of its own.
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    # Ten times a second, in each of many samplers, for numbers that are read every few seconds.
+    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "2000",
+}
+"""How Serve is set in the processes of renderer and samplers; see docs/scaling.md."""
 
 
 @ray_serve.deployment
@@ -92,14 +102,16 @@ def renderer_app(
     sampler = deployment(
         Sampler,
         name="Sampler",
-        max_ongoing_requests=1,
+        max_ongoing_requests=settings.calls_per_sampler,
         request_router_config=router(
             request_router_class=IdleFirst,
             initial_backoff_s=FIRST_LOOK_SECONDS,
             max_backoff_s=20 * FIRST_LOOK_SECONDS,
         ),
         graceful_shutdown_timeout_s=SHUTDOWN_SECONDS,
-        ray_actor_options=share.remote_args,
+        # A line a call would say nothing that the renderer's metrics do not.
+        logging_config=LoggingConfig(enable_access_log=False),
+        ray_actor_options={**share.remote_args, "runtime_env": {"env_vars": SERVE_ENV}},
         **replicas(scaling, share.num_processes),
     ).bind(settings, settings.threads or share.num_threads)
     return deployment(
@@ -108,7 +120,7 @@ def renderer_app(
         # One more than videos, so that it can say meanwhile that it is there.
         max_ongoing_requests=settings.videos_at_once + 1,
         graceful_shutdown_timeout_s=SHUTDOWN_SECONDS,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": SERVE_ENV}},
     ).bind(settings, share.num_processes, sampler, extractor, measured=True)
 
 

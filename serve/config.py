@@ -117,6 +117,8 @@ class Settings(Limits):
         sampler_autoscaling: instead of a fixed number of samplers.
         extractor_autoscaling: of the replicas that read poses from videos.
         chunk_size: frames a sampler renders at once; bounds what a dead replica can lose.
+        calls_per_sampler: calls a sampler holds: one that it works on, and others that wait in it,
+            so that it need not wait for them.
         threads: torch threads per sampler; 0 gives each its share of the cores.
         subjects_in_memory: subjects whose weights one replica keeps, least recently used out first.
         videos_at_once: videos one renderer works on.
@@ -143,6 +145,7 @@ class Settings(Limits):
     sampler_autoscaling: Autoscaling | None = None
     extractor_autoscaling: Autoscaling = Autoscaling(min_replicas=0, max_replicas=2)
     chunk_size: int = Field(default=8, ge=1)
+    calls_per_sampler: int = Field(default=2, ge=1)
     threads: int = Field(default=0, ge=0)
     subjects_in_memory: int = Field(default=4, ge=1)
     videos_at_once: int = Field(default=4, ge=1)

@@ -1,25 +1,22 @@
-"""The model of one sampler replica: encoded files and bytes in, frames out. Knows nothing of Ray.
+"""The model of one sampler replica: from a video's folder into it. Knows nothing of Ray.
 
 Importing it takes seconds and hundreds of megabytes, so only replicas that render do.
 """
 
-import pickle
-import tempfile
 import threading
+import time
 import warnings
-from collections.abc import Sequence
-from pathlib import Path
 
-import numpy as np
 import torch
-from jaxtyping import UInt8
 
 from dreampose import checkpoints, generate, video
 from dreampose.errors import SubjectMismatchWarning
 from dreampose.pipeline import DreamPosePipeline
 from dreampose.poses.motion import Motion
+from serve import prepared
 from serve.backend import StoppedError
-from serve.records import Prepared, RenderRequest
+from serve.records import Prepared
+from serve.store import VideoFolder
 
 
 def load(folder: str, num_threads: int) -> DreamPosePipeline:
@@ -35,20 +32,18 @@ def load(folder: str, num_threads: int) -> DreamPosePipeline:
     return pipe
 
 
-def prepare(
-    pipe: DreamPosePipeline, request: RenderRequest, photos: Sequence[bytes], motion: bytes
-) -> Prepared:
-    """`generate.prepare` from encoded files; warnings come back instead of into a replica's log."""
-    with tempfile.TemporaryDirectory() as name, warnings.catch_warnings(record=True) as caught:
+def prepare(pipe: DreamPosePipeline, folder: VideoFolder) -> Prepared:
+    """`generate.prepare` of a video in storage; what comes of it is written there.
+
+    Warnings come back instead of into a replica's log.
+    """
+    began, request = time.monotonic(), folder.request()
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", SubjectMismatchWarning)
-        folder = Path(name)
-        for number, photo in enumerate(photos):
-            (folder / f"{number}.img").write_bytes(photo)
-        (folder / "motion.npz").write_bytes(motion)
-        prepared = generate.prepare(
+        ready = generate.prepare(
             pipe,
-            [video.read_photo(folder / f"{number}.img") for number in range(len(photos))],
-            beginning(Motion.load(folder / "motion.npz"), request.seconds),
+            [video.read_photo(path) for path in folder.photos],
+            beginning(Motion.load(folder.motion), request.seconds),
             preset=request.preset,
             seed=request.seed,
             image_scale=request.image_scale,
@@ -57,10 +52,11 @@ def prepare(
             size=request.size,
         )
     told = [str(w.message) for w in caught if issubclass(w.category, SubjectMismatchWarning)]
+    prepared.write(folder.prepared, ready, pipe.recipe.num_poses)
     return Prepared(
-        content=pickle.dumps(prepared, protocol=5),
-        num_frames=prepared.num_frames,
-        fps=prepared.fps,
+        num_frames=ready.num_frames,
+        fps=ready.fps,
+        seconds=time.monotonic() - began,
         warnings=told,
     )
 
@@ -84,17 +80,21 @@ def check(pipe: DreamPosePipeline) -> None:
 
 
 def render(
-    pipe: DreamPosePipeline, content: bytes, indices: range, stop: threading.Event
-) -> UInt8[np.ndarray, "n H W 3"]:
-    """Frames of a request that `prepare` packed, here or in another replica.
+    pipe: DreamPosePipeline, folder: VideoFolder, indices: range, stop: threading.Event
+) -> float:
+    """Renders frames of a video that `prepare` made ready, here or elsewhere, into its folder.
+
+    Gives the seconds that it took.
 
     Raises:
         StoppedError: `stop` was set meanwhile; that is looked for after every call of the model.
     """
-    request: generate.Request = pickle.loads(content)
+    began, request = time.monotonic(), prepared.read(folder.prepared, indices)
 
     def check(_: int, __: int) -> None:
         if stop.is_set():
             raise StoppedError
 
-    return generate.render_frames(pipe, request, list(indices), callback=check)
+    frames = generate.render_frames(pipe, request, range(len(indices)), callback=check)
+    folder.write_chunk(indices, frames)
+    return time.monotonic() - began

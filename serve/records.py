@@ -45,18 +45,18 @@ class RenderRequest(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A request that a sampler made ready, packed: whoever carries it needs no model code.
+    """What a sampler says of a request that it made ready.
 
     Attributes:
-        content: what every sampler can render frames from.
         num_frames: frames of the video.
         fps: frames per second.
+        seconds: that it took.
         warnings: sentences to tell the user.
     """
 
-    content: bytes
     num_frames: int
     fps: float
+    seconds: float
     warnings: list[str]
 
 

@@ -10,9 +10,8 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import ray
 from ray.serve.handle import DeploymentHandle
 
 from dreampose import poses
@@ -32,6 +31,8 @@ WATCH_SECONDS = 0.25
 
 READY_SECONDS = 60.0
 """An answer of a sampler counts so long as a proof that there is one."""
+
+Result = TypeVar("Result")
 
 logger = logging.getLogger("ray.serve")
 
@@ -75,13 +76,13 @@ class Renderer:
         self.settings = settings
         self.served = settings.served()
         self.num_samplers = num_samplers
-        self.sampler = sampler
+        self.sampler = direct(sampler)
         self.extractor = extractor
         self.measures: Measures = RayMeasures() if measured else NoMeasures()
         self.running: dict[str, asyncio.Task[Video]] = {}
-        # Calls of all videos together: a sampler takes one at a time, and to wait here instead of
-        # at Serve's router costs nothing.
-        self.places = asyncio.Semaphore(num_samplers)
+        # Calls of all videos together: no more than samplers hold, since to wait here instead of at
+        # Serve's router costs nothing.
+        self.places = asyncio.Semaphore(num_samplers * settings.calls_per_sampler)
         # Threads that mostly wait for frames, and so must not take those of others.
         self.writers = ThreadPoolExecutor(settings.videos_at_once, "writer")
         self.answered = float("-inf")
@@ -114,10 +115,10 @@ class Renderer:
         return await asyncio.shield(self.running[folder])
 
     async def _render(self, folder: VideoFolder) -> Video:
-        state = folder.video()
+        state = await in_thread(folder.video)
         if state.finished:
             return state
-        folder.update(status="in_progress")
+        await in_thread(folder.update, status="in_progress")
         work = asyncio.create_task(self._complete(folder))
         try:
             return await self._attend(folder, work)
@@ -158,51 +159,37 @@ class Renderer:
         sampler = self.sampler.options(
             multiplexed_model_id=self.settings.subject_id(request.subject)
         )
-        photos = [path.read_bytes() for path in folder.photos]
-        motion = folder.motion.read_bytes()
         async with self.places:
-            began = time.monotonic()
             prepared: Prepared = await self._try(
-                lambda: sampler.prepare.remote(request, photos, motion), f"{folder.id}: preparation"
+                lambda: sampler.prepare.remote(str(folder.path)), f"{folder.id}: preparation"
             )
         self.answered = time.monotonic()
-        self._measure("prepare", began, prepared.num_frames)
+        self._measure("prepare", prepared.seconds, prepared.num_frames)
         num_frames, fps = prepared.num_frames, prepared.fps
-        missing = set(range(num_frames)) - folder.finished_frames()
-        folder.update(
+        missing = set(range(num_frames)) - await in_thread(folder.finished_frames)
+        await in_thread(
+            folder.update,
             num_frames=num_frames,
             fps=fps,
             num_frames_rendered=0,
             warnings=[*request.notes, *prepared.warnings],
         )
-        # Put once: every chunk's call carries a reference, and each sampler's node fetches it.
-        reference = ray.put(prepared.content)
         # No more of one video wait for a place, so that those of others come in between.
-        slots = asyncio.Semaphore(2 * self.num_samplers)
-        num_rendered = 0
+        slots = asyncio.Semaphore((self.settings.calls_per_sampler + 1) * self.num_samplers)
+        news = News(num_frames - len(missing))
 
         async def render_chunk(indices: range) -> None:
-            nonlocal num_rendered
             async with slots, self.places:
-                began = time.monotonic()
-                frames = await self._try(
-                    lambda: sampler.render.remote(reference, indices),
+                seconds: float = await self._try(
+                    lambda: sampler.render.remote(str(folder.path), indices),
                     f"{folder.id}: frames {indices.start} to {indices.stop - 1}",
                 )
             self.answered = time.monotonic()
-            self._measure("render", began, len(indices))
+            self._measure("render", seconds, len(indices))
             self.measures.count("dreampose_frames", len(indices))
-            await asyncio.to_thread(folder.write_chunk, indices, frames)
-            news.tell()
-            num_rendered += len(indices)
-            done = num_frames - len(missing) + num_rendered
-            # 100 is kept for the moment when the file is there.
-            folder.update(
-                progress=min(99, 100 * done // num_frames), num_frames_rendered=num_rendered
-            )
+            news.tell(len(indices))
 
         chunks = cut(missing, self.settings.chunk_size)
-        news = News()
         tasks = [asyncio.create_task(render_chunk(indices)) for indices in chunks]
         # While frames come in, so that the last one is not followed by a wait for all.
         job = self.writers.submit(write_result, folder, num_frames, fps, news)
@@ -211,7 +198,7 @@ class Renderer:
             await asyncio.gather(*tasks)
             began = time.monotonic()
             size = await asyncio.shield(writing)
-            self._measure("encode", began, num_frames)
+            self._measure("encode", time.monotonic() - began, num_frames)
         finally:
             for task in tasks:
                 task.cancel()
@@ -220,14 +207,16 @@ class Renderer:
             await asyncio.wait([writing])
             # What it says of having been stopped is of no interest.
             _ = writing.cancelled() or writing.exception()
-        done = folder.update(
+        done = await in_thread(
+            folder.update,
             status="completed",
             progress=100,
+            num_frames_rendered=len(missing),
             completed_at=int(time.time()),
             size=size,
             seconds=f"{num_frames / fps:g}",
         )
-        folder.drop_chunks()
+        await in_thread(folder.drop_chunks)
         return done
 
     async def _extract(self, folder: VideoFolder, request: RenderRequest) -> None:
@@ -253,7 +242,7 @@ class Renderer:
                 lambda: extractor.extract.remote(str(upload), str(known), estimator),
                 f"{folder.id}: poses",
             )
-            self._measure("extract", began, Motion.load(known).num_frames)
+            self._measure("extract", time.monotonic() - began, Motion.load(known).num_frames)
         await asyncio.to_thread(lambda: write_atomically(folder.motion, known.read_bytes()))
 
     async def _try(self, call: Callable[[], Awaitable[Any]], what: str) -> Any:
@@ -265,9 +254,33 @@ class Renderer:
             measures=self.measures,
         )
 
-    def _measure(self, stage: str, began: float, num_frames: int) -> None:
-        seconds = (time.monotonic() - began) / max(1, num_frames)
-        self.measures.observe("dreampose_seconds_per_frame", seconds, stage=stage)
+    def _measure(self, stage: str, seconds: float, num_frames: int) -> None:
+        each = seconds / max(1, num_frames)
+        self.measures.observe("dreampose_seconds_per_frame", each, stage=stage)
+
+
+def direct(handle: DeploymentHandle[Any]) -> DeploymentHandle[Any]:
+    """The handle, with calls that go straight to a replica's own gRPC server.
+
+    By way of Ray's actors and object store a call takes several times the work. The option is
+    Serve's, but not yet a public one: `RAY_SERVE_USE_GRPC_BY_DEFAULT`, which is, goes by the
+    process that binds a handle, not by the one that calls.
+    """
+    options: Any = handle.options
+    return options(_by_reference=False)
+
+
+async def in_thread(work: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
+    """Does what touches storage in a thread, since storage may be slow and others wait.
+
+    Whoever is cancelled meanwhile waits for its end, so that nobody writes after their successor.
+    """
+    running = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
 
 
 def extract_motion(folder: VideoFolder, height: int, width: int) -> None:

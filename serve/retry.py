@@ -6,6 +6,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+import grpc
 from ray.exceptions import ObjectLostError, RayActorError, WorkerCrashedError
 from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
 
@@ -17,6 +18,8 @@ LOST = (
     ObjectLostError,
     BackPressureError,
     ReplicaUnavailableError,
+    # What a sampler itself raises comes back as what it is; this is the connection to it.
+    grpc.RpcError,
 )
 """Faults of the place where a call ran, not of the call: trying elsewhere may help."""
 

@@ -1,21 +1,21 @@
-"""Sampler replicas: the only place of the service where a model lives. Knows nothing of videos.
+"""Sampler replicas: the only place of the service where a model lives. Knows no order of work.
 
-A replica renders the frames it is told of a request it is given. It keeps no state that a result
-depends on, so any replica may die at any time and another gives the same frames.
+A replica renders the frames it is told, from a video's folder into that folder, so that neither
+requests nor frames pass through the renderer. It keeps no state that a result depends on: any
+replica may die at any time and another gives the same frames.
 """
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-from jaxtyping import UInt8
 from ray import serve as ray_serve
 
 from serve.config import Settings
-from serve.records import Prepared, RenderRequest
+from serve.records import Prepared
+from serve.store import VideoFolder
 
 if TYPE_CHECKING:
     from dreampose.pipeline import DreamPosePipeline
@@ -47,28 +47,22 @@ class Sampler:
         number = settings.subjects_in_memory
         self.with_subject = multiplexed(max_num_models_per_replica=number)(load_subject)
 
-    async def prepare(
-        self, request: RenderRequest, photos: Sequence[bytes], motion: bytes
-    ) -> Prepared:
-        """Encodes photos and noise, once per video.
-
-        Args:
-            request: the settings.
-            photos: encoded pictures.
-            motion: a pose track, as the bytes of its `.npz` file.
-        """
+    async def prepare(self, folder: str) -> Prepared:
+        """Encodes photos and noise of the video in that folder, once for all samplers."""
         pipe = await self._pipe()
-        return await self._do(lambda: self.model.prepare(pipe, request, photos, motion))
+        return await self._do(lambda: self.model.prepare(pipe, VideoFolder(folder)))
 
-    async def render(self, content: bytes, indices: range) -> UInt8[np.ndarray, "n H W 3"]:
-        """Renders some frames of a prepared request.
+    async def render(self, folder: str, indices: range) -> float:
+        """Renders some frames of a prepared video into its folder; gives the seconds it took.
 
         A caller that is cancelled frees the replica within one call of the model.
         """
         pipe = await self._pipe()
         stop = threading.Event()
         try:
-            return await self._do(lambda: self.model.render(pipe, content, indices, stop))
+            return await self._do(
+                lambda: self.model.render(pipe, VideoFolder(folder), indices, stop)
+            )
         finally:
             stop.set()
 

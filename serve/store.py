@@ -7,6 +7,7 @@ renamed, so that a reader sees all of it or nothing. Layout of one video's folde
     video.json              the video object: status, progress, error
     photos/0.png …          the photos as they came, in order
     motion.npz | upload.*   the motion; extracted from the uploaded video once
+    prepared.safetensors    what samplers render frames from, while they do
     chunks/*.safetensors    finished frames; 000000-000008 are the first eight
     video.mp4, poster.png   the result
     thumbnail.webp, spritesheet.jpg   made from it when first asked for
@@ -81,6 +82,11 @@ class VideoFolder:
     def motion(self) -> Path:
         """The pose track; absent until it is extracted where a video was uploaded."""
         return self.path / "motion.npz"
+
+    @property
+    def prepared(self) -> Path:
+        """What samplers render frames from; there while they do."""
+        return self.path / "prepared.safetensors"
 
     @property
     def upload(self) -> Path | None:
@@ -173,6 +179,7 @@ class VideoFolder:
     def drop_chunks(self) -> None:
         """Frees what is not needed once the MP4 is there."""
         shutil.rmtree(self.path / "chunks", ignore_errors=True)
+        self.prepared.unlink(missing_ok=True)
 
 
 def read_chunk(path: Path) -> UInt8[np.ndarray, "n H W 3"]:

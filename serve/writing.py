@@ -3,6 +3,7 @@
 import io
 import itertools
 import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,17 +16,27 @@ from serve.store import VideoFolder, write_atomically
 
 LOOK_SECONDS = 1.0
 """Storage is looked at this often even if nobody tells of news."""
+TELL_SECONDS = 0.25
+"""At least so long lies between two writings of a video's progress."""
 
 
 class News:
     """Tells a thread that there are more frames, or that there will be none."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_found: int = 0) -> None:
+        """Begins with what is in storage already.
+
+        Args:
+            num_found: frames that were rendered before.
+        """
+        self.num_found = num_found
+        self.num_rendered = 0
         self._more = threading.Event()
         self._ended = False
 
-    def tell(self) -> None:
-        """There may be more frames."""
+    def tell(self, num_frames: int = 0) -> None:
+        """There are so many more frames."""
+        self.num_rendered += num_frames
         self._more.set()
 
     def end(self) -> None:
@@ -75,7 +86,7 @@ def arriving(
     folder: VideoFolder, num_frames: int, news: News | None
 ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
     """All frames in order, one chunk in memory at a time; see `write_result`."""
-    following = 0
+    following, told = 0, float("-inf")
     while following < num_frames:
         for frame in folder.frames(following):
             if news is not None:
@@ -86,3 +97,13 @@ def arriving(
             if news is None:
                 raise RuntimeError(f"{num_frames} frames must be in storage, got {following}")
             news.wait()
+            if time.monotonic() - told >= TELL_SECONDS:
+                tell_progress(folder, num_frames, news)
+                told = time.monotonic()
+
+
+def tell_progress(folder: VideoFolder, num_frames: int, news: News) -> None:
+    """Writes how far a video is; 100 is kept for the moment when the file is there."""
+    num_rendered = news.num_rendered
+    done = min(99, 100 * (news.num_found + num_rendered) // num_frames)
+    folder.update(progress=done, num_frames_rendered=num_rendered)

@@ -17,10 +17,10 @@ import psutil
 import pytest
 from PIL import Image
 
-from serve import renderer as renderer_module
 from serve.http import build
 from serve.records import Prepared
 from serve.renderer import Renderer
+from serve.store import VideoFolder
 
 CLIENTS, QUEUE = 50, 20
 STRETCHES = (100, 200, 200)
@@ -39,19 +39,20 @@ class Samplers:
     def options(self, **_):
         return self
 
-    async def _prepare(self, request, photos, motion):
-        return Prepared(content=bytes(2**16), num_frames=NUM_FRAMES, fps=12.5, warnings=[])
+    async def _prepare(self, folder):
+        return Prepared(num_frames=NUM_FRAMES, fps=12.5, seconds=0.0, warnings=[])
 
-    async def _render(self, reference, indices):
+    async def _render(self, folder, indices):
         await asyncio.sleep(0.001)
-        return np.zeros((len(indices), SIDE, SIDE, 3), np.uint8)
+        frames = np.zeros((len(indices), SIDE, SIDE, 3), np.uint8)
+        await asyncio.to_thread(VideoFolder(folder).write_chunk, indices, frames)
+        return 0.001
 
 
 @pytest.mark.slow
 def test_fifty_clients_and_a_queue_of_twenty(start_service, tmp_path, caplog, monkeypatch):
     # pytest keeps every line that is logged.
     caplog.set_level("WARNING", "ray.serve")
-    monkeypatch.setattr(renderer_module.ray, "put", lambda value: value)
     running = start_service(
         tmp_path, queue=QUEUE, videos_at_once=4, chunk_size=2, videos_per_key=100,
         posts_per_minute=10**6, requests_per_minute=10**6,

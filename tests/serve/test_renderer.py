@@ -1,23 +1,25 @@
 """The renderer against a stand-in for the sampler replicas: what is rendered, tried, kept."""
 
 import asyncio
+import inspect
 from pathlib import Path
 from types import SimpleNamespace
 
+import grpc
 import numpy as np
 import pytest
 from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import BackPressureError
+from ray.serve.handle import DeploymentHandle
 
 from dreampose import video
 from dreampose.errors import InputError
 from dreampose.poses.motion import Motion
-from serve import renderer as renderer_module
 from serve.config import Settings
 from serve.records import Prepared, RenderRequest
 from serve.renderer import Renderer, cut
 from serve.retry import call_with_retries
-from serve.store import Store, write_atomically
+from serve.store import Store, VideoFolder, write_atomically
 
 NUM_FRAMES, FPS = 10, 12.5
 """Of `motion_file`."""
@@ -42,17 +44,17 @@ class Samplers:
         self.ready = SimpleNamespace(remote=self._ready)
         self.render = SimpleNamespace(remote=self._render)
 
-    def options(self, *, multiplexed_model_id):
+    def options(self, *, multiplexed_model_id=None, _by_reference=None):
         self.subject = multiplexed_model_id
         return self
 
-    async def _prepare(self, request, photos, motion):
-        return Prepared(content=b"", num_frames=NUM_FRAMES, fps=FPS, warnings=["a warning"])
+    async def _prepare(self, folder):
+        return Prepared(num_frames=NUM_FRAMES, fps=FPS, seconds=0.5, warnings=["a warning"])
 
     async def _ready(self):
         self.checked += 1
 
-    async def _render(self, reference, indices):
+    async def _render(self, folder, indices):
         await asyncio.sleep(0)
         try:
             while self.hold:
@@ -63,12 +65,12 @@ class Samplers:
         if self.losses:
             raise self.losses.pop(0)
         self.rendered.append(indices)
-        return np.stack([frame(index) for index in indices])
+        VideoFolder(folder).write_chunk(indices, np.stack([frame(index) for index in indices]))
+        return 0.25 * len(indices)
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch, motion_file):
-    monkeypatch.setattr(renderer_module.ray, "put", lambda value: value)
     return Store(tmp_path / "videos").create(
         request=RenderRequest(subject="anna"),
         photos=[b"photo"],
@@ -120,7 +122,10 @@ def test_a_video_is_rendered_in_order_at_the_motions_rate(folder, bare_model):
 
 
 def test_what_a_dead_or_full_replica_lost_is_rendered_elsewhere(folder, bare_model):
-    samplers = Samplers([ActorDiedError(), BackPressureError(1, 1), ActorDiedError()])
+    broken = grpc.aio.AioRpcError(
+        grpc.StatusCode.INTERNAL, grpc.aio.Metadata(), grpc.aio.Metadata()
+    )
+    samplers = Samplers([ActorDiedError(), BackPressureError(1, 1), broken])
     state = render(folder, samplers, bare_model, chunk_size=4)
     assert state.status == "completed"
     assert sorted(chunk.start for chunk in samplers.rendered) == [0, 4, 8]
@@ -181,10 +186,13 @@ class Extractors:
         )
 
 
-def test_a_deleted_video_frees_the_samplers_at_once(folder, bare_model):
+@pytest.mark.parametrize(("calls_per_sampler", "num_called"), [(1, 2), (2, 4), (3, 5)])
+def test_a_deleted_video_frees_the_samplers_at_once(
+    folder, bare_model, calls_per_sampler, num_called
+):
     samplers = Samplers()
     samplers.hold = True
-    settings = served(bare_model, chunk_size=4)
+    settings = served(bare_model, chunk_size=2, calls_per_sampler=calls_per_sampler)
 
     async def go():
         renderer = Renderer(settings, 2, samplers)
@@ -198,8 +206,8 @@ def test_a_deleted_video_frees_the_samplers_at_once(folder, bare_model):
 
     state, running = asyncio.run(go())
     assert state.status == "cancelled"
-    # A chunk was on its way to each sampler; none is waited for and none is tried again.
-    assert samplers.cancelled == 2
+    # Of five chunks each of two samplers held so many; none is waited for or tried again.
+    assert samplers.cancelled == num_called
     assert samplers.rendered == []
     assert running == {}
 
@@ -238,7 +246,7 @@ def test_a_video_that_takes_too_long_is_given_up(folder, bare_model):
     samplers.hold = True
     state = render(folder, samplers, bare_model, chunk_size=4)
     assert (state.status, state.error.code) == ("failed", "timed_out")
-    assert samplers.cancelled == 2
+    assert samplers.cancelled == 3
 
 
 def test_what_was_known_when_a_video_was_accepted_is_told_at_its_end(folder, bare_model):
@@ -249,7 +257,6 @@ def test_what_was_known_when_a_video_was_accepted_is_told_at_its_end(folder, bar
 
 
 def test_poses_of_the_same_upload_are_read_once(tmp_path, bare_model, monkeypatch):
-    monkeypatch.setattr(renderer_module.ray, "put", lambda value: value)
     extractors = Extractors()
     settings = served(bare_model, motions=str(tmp_path / "motions"))
     store = Store(tmp_path / "videos")
@@ -280,6 +287,11 @@ def test_poses_of_the_same_upload_are_read_once(tmp_path, bare_model, monkeypatc
     ]  # fmt: skip
 
 
+def test_serve_still_has_the_way_straight_to_a_replica():
+    """It is no public option yet."""
+    assert "_by_reference" in inspect.signature(DeploymentHandle.options).parameters
+
+
 def test_a_sampler_is_asked_for_a_sign_unless_one_has_just_rendered(folder, bare_model):
     samplers = Samplers()
     settings = served(bare_model)
@@ -307,9 +319,10 @@ def test_numbers_are_told(folder, bare_model, make_tally):
     asyncio.run(go())
     assert tally.counts["dreampose_frames",] == NUM_FRAMES
     assert tally.counts["dreampose_retries", "ActorDiedError"] == 1
-    assert len(tally.values["dreampose_seconds_per_frame", "render"]) == 3
-    for stage in ("prepare", "encode"):
-        assert len(tally.values["dreampose_seconds_per_frame", stage]) == 1
+    # What samplers say that it took, not what was waited for them.
+    assert tally.values["dreampose_seconds_per_frame", "render"] == [0.25] * 3
+    assert tally.values["dreampose_seconds_per_frame", "prepare"] == [0.5 / NUM_FRAMES]
+    assert len(tally.values["dreampose_seconds_per_frame", "encode"]) == 1
 
 
 @pytest.mark.parametrize(("seconds", "num_frames"), [(None, 10), (0.48, 6), (0.8, 10), (4.0, 10)])
