@@ -154,7 +154,7 @@ class Renderer:
             return folder.fail("timed_out", f"rendering must end within {timeout:g} s, got no end")
 
     async def _complete(self, folder: VideoFolder) -> Video:
-        request = folder.request()
+        request = await in_thread(folder.request)
         await self._extract(folder, request)
         sampler = self.sampler.options(
             multiplexed_model_id=self.settings.subject_id(request.subject)
@@ -243,7 +243,7 @@ class Renderer:
                 f"{folder.id}: poses",
             )
             self._measure("extract", time.monotonic() - began, Motion.load(known).num_frames)
-        await asyncio.to_thread(lambda: write_atomically(folder.motion, known.read_bytes()))
+        await in_thread(lambda: write_atomically(folder.motion, known.read_bytes()))
 
     async def _try(self, call: Callable[[], Awaitable[Any]], what: str) -> Any:
         return await call_with_retries(

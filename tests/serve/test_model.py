@@ -11,7 +11,7 @@ import pytest
 from dreampose import generate, video
 from dreampose.errors import InputError
 from dreampose.poses import Motion
-from serve import model
+from serve import model, prepared
 from serve.backend import StoppedError
 from serve.records import RenderRequest
 from serve.sampler import Sampler
@@ -70,6 +70,7 @@ def test_a_chunk_is_left_after_the_call_of_the_model_that_is_under_way(tiny_pipe
     with pytest.raises(StoppedError):
         model.render(tiny_pipeline, folder, range(2), stop)
     assert stop.looks == 0
+    assert prepared.read(folder.prepared, range(2)).num_model_calls > 3
     assert folder.finished_frames() == set()
 
 
