@@ -88,7 +88,8 @@ def write(
         frames: in order, one size.
         fps: frames per second.
         tags: what the file says of itself; MP4 knows `title`, `comment`, `description`, ….
-        portable: equal files on every kind of processor, in about four times the time.
+        portable: without x264's vector code, which gives other files on some processors; takes
+            about four times as long.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
