@@ -88,8 +88,8 @@ def write(
         frames: in order, one size.
         fps: frames per second.
         tags: what the file says of itself; MP4 knows `title`, `comment`, `description`, ….
-        portable: without x264's vector code, which gives other files on some processors; takes
-            about four times as long.
+        portable: without x264's vector code, which gives other files on some processors, and at
+            its own pace instead of its `veryfast`; takes about ten times as long.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,9 @@ def write(
                     # in ten came out as other bytes, up to 4 levels apart.
                     # And its vector code does not decide alike from one processor to another.
                     code = "no-mbtree=1:asm=0" if portable else "no-mbtree=1"
-                    options = {"crf": "12", "x264-params": code}
+                    # A third of the work; the same PSNR to 0.2 dB and 5% more bytes at 640x512.
+                    preset = "medium" if portable else "veryfast"
+                    options = {"crf": "12", "preset": preset, "x264-params": code}
                     stream = container.add_stream("libx264", rate=rate, options=options)
                     stream.height, stream.width = image.shape[:2]
                     stream.pix_fmt = "yuv420p"

@@ -59,15 +59,18 @@ def embed(
         frames: of one video, any size.
         code: six hexadecimal digits.
     """
-    signs, step = _signs(code), np.zeros((0, 0, 1), np.int16)
+    signs, up = _signs(code), np.zeros((0, 0, 3), np.uint8)
+    down = up
     for frame in frames:
         height, width = frame.shape[:2]
-        if step.shape[:2] != (height, width):
+        if up.shape[:2] != (height, width):
             soft = cv2.resize(signs, (width, height), interpolation=cv2.INTER_LINEAR)
             # One step of 255 up or down, none where cells of opposite sign meet; all colours
             # alike, since colour is coded coarsely and a change of hue would be seen.
-            step = np.clip(np.rint(3 * soft), -1, 1).astype(np.int16)[..., None]
-        yield np.clip(frame + step, 0, 255).astype(np.uint8)
+            steps = np.repeat(np.rint(3 * soft)[..., None], 3, axis=-1)
+            up, down = (steps > 0).astype(np.uint8), (steps < 0).astype(np.uint8)
+        # OpenCV's sums stop at 0 and 255.
+        yield cv2.subtract(cv2.add(frame, up), down)
 
 
 def detect(frames: Iterable[UInt8[np.ndarray, "H W 3"]]) -> Mark:
