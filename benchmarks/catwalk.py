@@ -47,6 +47,7 @@ from dreampose import subjects
 from dreampose.cli import door, flags
 from dreampose.cli.model import load
 from dreampose.errors import InputError
+from dreampose.files import new_file
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL_WALK = ROOT / "examples" / "motions" / "real-walk.npz"
@@ -149,9 +150,8 @@ def collect_training(file: Path, workers: int) -> None:
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         found = pool.map(people.training_frames, numbers)
         frames = np.concatenate(list(tqdm(found, total=len(numbers), desc="training frames")))
-    part = file.with_suffix(".part.npy")
-    np.save(part, frames)
-    part.replace(file)
+    with new_file(file) as part, part.open("wb") as stream:
+        np.save(stream, frames)
 
 
 def run_jobs(jobs: Sequence[tuple[Callable[..., None], *tuple[Any, ...]]], workers: int) -> None:

@@ -20,6 +20,7 @@ from dreampose import catwalk, dataset, generate, metrics, poses, training, vide
 from dreampose.catwalk.generate import MAX_IDENTITIES
 from dreampose.catwalk.identity import Identity, identity
 from dreampose.cli.model import load
+from dreampose.files import new_file
 from dreampose.latents import LatentCodec
 from dreampose.metrics import keypoints, measuring, retrieval
 from dreampose.pipeline import DreamPosePipeline
@@ -77,9 +78,8 @@ def is_done(file: Path, protocol: Protocol) -> bool:
 
 def write_result(file: Path, protocol: Protocol, **values: Any) -> None:
     """Writes a JSON result; it appears whole."""
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps({"protocol": asdict(protocol), **values}, indent=1))
-    part.replace(file)
+    with new_file(file) as part:
+        part.write_text(json.dumps({"protocol": asdict(protocol), **values}, indent=1))
 
 
 def training_frames(number: int) -> UInt8[np.ndarray, "n h w 3"]:

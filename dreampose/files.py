@@ -1,6 +1,7 @@
-"""Folders that appear whole, files of arrays. Knows nothing of what is in them."""
+"""Files and folders that appear whole, files of arrays. Knows nothing of what is in them."""
 
 import os
+import secrets
 import shutil
 import threading
 from collections.abc import Generator
@@ -11,6 +12,24 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 
 _reading = threading.RLock()
+
+
+@contextmanager
+def new_file(path: str | Path) -> Generator[Path, None, None]:
+    """Yields where to write a file; when the block ends well it is moved to `path`.
+
+    A file of that name is replaced then, and only then. After an error nothing is left behind. The
+    name to write to is nobody else's, and ends as no file that is looked for; the folder is made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = f"{os.getpid()}.{secrets.token_hex(4)}"
+    part = path.with_name(f".{path.name}.{own}.part")
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @contextmanager

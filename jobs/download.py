@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dreampose.cli import door, flags
 from dreampose.errors import InputError
+from dreampose.files import new_file
 from jobs import deepfashion, driver, plans
 from jobs.fetching import Fetcher, FetchError, client, sha256
 
@@ -287,10 +288,8 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([columns, *rows])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text.getvalue(), "utf-8")
-    part.replace(path)
+    with new_file(path) as part:
+        part.write_text(text.getvalue(), "utf-8")
 
 
 def _parser() -> argparse.ArgumentParser:

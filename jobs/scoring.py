@@ -6,7 +6,6 @@ clips' bytes. A file that is there is never made again, whoever made it.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +17,7 @@ import numpy as np
 
 from dreampose import metrics, video
 from dreampose.errors import InputError
+from dreampose.files import new_file
 from dreampose.metrics import METRICS, Metric, Networks
 from jobs import clips
 from jobs.clips import Pair
@@ -145,17 +145,14 @@ def measure(
             f"pred must decode to the truth's shape {second.shape}, got {first.shape} "
             f"in {str(pred)!r}"
         )
-    folder.mkdir(parents=True, exist_ok=True)
     for item in items:
         metric = METRICS[item.metric]
         if item.side == CURVE:
             values = metrics.curve(metric, first, second, networks)
         else:
             values = metrics.features(metric, first if item.side == PRED else second, networks)
-        part = folder / f".{item.file}.{os.getpid()}.part"
-        with part.open("wb") as file:
+        with new_file(folder / item.file) as part, part.open("wb") as file:
             np.save(file, values)
-        part.replace(folder / item.file)
 
 
 @cache

@@ -17,7 +17,6 @@ A folder may lie on any filesystem that all replicas see.
 """
 
 import hashlib
-import os
 import re
 import secrets
 import shutil
@@ -32,6 +31,7 @@ from jaxtyping import UInt8
 
 from dreampose import watermark
 from dreampose.errors import InputError
+from dreampose.files import new_file
 from serve.records import Fault, RenderRequest, Video
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -46,15 +46,10 @@ def write_atomically(path: Path, content: bytes, *, mode: int | None = None) -> 
         content: of the file.
         mode: who may read it; by default whom the process's umask lets.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
-    try:
+    with new_file(path) as part:
         if mode is not None:
             part.touch(mode)
         part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 class VideoFolder:
@@ -156,11 +151,11 @@ class VideoFolder:
         assert len(indices) == len(frames), (indices, frames.shape)
         # Not compressed: that takes longer than all else that is done with a frame, for files that
         # are gone when the video is there.
-        content = safetensors.numpy.save({"frames": np.ascontiguousarray(frames)})
         name = f"{indices.start:06d}-{indices.stop:06d}.safetensors"
         # Not with its parents: a video that was deleted meanwhile must not come back.
         (self.path / "chunks").mkdir(exist_ok=True)
-        write_atomically(self.path / "chunks" / name, content)
+        with new_file(self.path / "chunks" / name) as part:
+            safetensors.numpy.save_file({"frames": np.ascontiguousarray(frames)}, part)
 
     def frames(self, following: int = 0) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
         """Finished frames in order, each once, one chunk in memory at a time.

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, and arrays that many threads read."""
+"""Files and folders that appear whole or not at all, and arrays that many threads read."""
 
 import threading
 import zipfile
@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from dreampose.files import new_folder, open_arrays
+from dreampose.files import new_file, new_folder, open_arrays
 
 
 def test_replaces_only_when_the_block_ends_well(tmp_path):
@@ -21,6 +21,22 @@ def test_replaces_only_when_the_block_ends_well(tmp_path):
         (part / "c").write_text("3")
     assert [path.name for path in target.iterdir()] == ["c"]
     assert [path.name for path in target.parent.iterdir()] == ["folder"]
+
+
+def test_a_file_is_replaced_only_when_the_block_ends_well(tmp_path):
+    target = tmp_path / "deep" / "clip.mp4"
+    with new_file(target) as part:
+        part.write_text("first")
+        assert not list(tmp_path.rglob("*.mp4")), "nobody takes what is half-written for a video"
+    with pytest.raises(UnicodeEncodeError), new_file(target) as part:
+        part.write_text("no text: \ud800", "utf-8")
+    assert target.read_text() == "first"
+    with new_file(target) as one, new_file(target) as other:
+        assert one != other, "two threads may write the same file"
+        one.write_text("third")
+        other.write_text("fourth")
+    assert target.read_text() == "third"
+    assert [path.name for path in target.parent.iterdir()] == ["clip.mp4"]
 
 
 def test_arrays_are_read_by_one_thread_at_a_time(tmp_path):

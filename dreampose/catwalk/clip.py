@@ -16,7 +16,6 @@
 """
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from dreampose.catwalk import gait, render, scene
 from dreampose.catwalk.identity import Identity
 from dreampose.catwalk.layers import GARMENTS, Surface
 from dreampose.errors import InputError
+from dreampose.files import new_file
 
 DEFAULT_FPS = 24.0
 REGIONS = (
@@ -139,35 +139,29 @@ def write_clip(clip: CatwalkClip, folder: str | Path, name: str) -> Path:
         The path of the MP4: where it exists, the clip is complete.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     truth, facts = folder / f"{name}.npz", folder / f"{name}.json"
-    part = folder / f".{name}.{os.getpid()}.part"
-    try:
-        with part.open("wb") as file:
-            np.savez_compressed(
-                file,
-                parts=clip.parts,
-                uv=np.round(clip.uv * 65535).astype(np.uint16),
-                cloth=clip.cloth,
-                garment=clip.garment,
-                garment_parts=clip.garment_parts,
-                joints=clip.joints,
-                visible=clip.visible,
-                fps=np.float64(clip.fps),
-            )
-        part.replace(truth)
-        num_frames, height, width, _ = clip.frames.shape
-        values = clip.identity.to_dict() | {
-            "motion": clip.motion,
-            "fps": clip.fps,
-            "num_frames": num_frames,
-            "height": height,
-            "width": width,
-        }
+    with new_file(truth) as part, part.open("wb") as file:
+        np.savez_compressed(
+            file,
+            parts=clip.parts,
+            uv=np.round(clip.uv * 65535).astype(np.uint16),
+            cloth=clip.cloth,
+            garment=clip.garment,
+            garment_parts=clip.garment_parts,
+            joints=clip.joints,
+            visible=clip.visible,
+            fps=np.float64(clip.fps),
+        )
+    num_frames, height, width, _ = clip.frames.shape
+    values = clip.identity.to_dict() | {
+        "motion": clip.motion,
+        "fps": clip.fps,
+        "num_frames": num_frames,
+        "height": height,
+        "width": width,
+    }
+    with new_file(facts) as part:
         part.write_text(json.dumps(values, indent=1) + "\n")
-        part.replace(facts)
-    finally:
-        part.unlink(missing_ok=True)
     path = folder / f"{name}.mp4"
     # Its checksum is part of the benchmark.
     video.write(path, clip.frames, clip.fps, portable=True)

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import multiprocessing
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,6 +12,7 @@ from dreampose.catwalk.clip import DEFAULT_FPS, render_clip, write_clip
 from dreampose.catwalk.gait import MOTIONS
 from dreampose.catwalk.identity import check_split, identity
 from dreampose.errors import InputError
+from dreampose.files import new_file
 
 MANIFEST = "manifest.csv"
 DEFAULT_MOTIONS = ("walk", "turn")
@@ -178,6 +178,5 @@ def generate(
             for _ in pool.imap_unordered(_render, todo):
                 done += 1
                 yield done, len(plan)
-    part = out / f".{MANIFEST}.{os.getpid()}.part"
-    part.write_text(manifest_text(plan))
-    part.replace(out / MANIFEST)
+    with new_file(out / MANIFEST) as part:
+        part.write_text(manifest_text(plan))

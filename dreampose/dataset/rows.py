@@ -21,6 +21,7 @@ from dreampose import augment, poses, video
 from dreampose.conditions import clip_tokens
 from dreampose.config import Recipe
 from dreampose.errors import InputError
+from dreampose.files import new_file
 from dreampose.latents import LATENT_SCALE, LatentCodec, images_at_once
 from dreampose.subjects import Components, fingerprint
 from dreampose.types import Clip
@@ -213,12 +214,9 @@ def encode_clip(
 
 def write_rows(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes rows as one Parquet file, a row group each so that clips are read one at a time."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
     table = pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA)
-    pq.write_table(table, part, compression="zstd", row_group_size=1)
-    part.replace(path)
+    with new_file(path) as part:
+        pq.write_table(table, part, compression="zstd", row_group_size=1)
 
 
 def _pack(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ Knows nothing of estimators: painted maps can be painted again at another size o
 their joints, exact ones can only be warped.
 """
 
-import os
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dreampose.errors import InputError
-from dreampose.files import open_arrays
+from dreampose.files import new_file, open_arrays
 from dreampose.poses.landmarks import NAMES
 from dreampose.poses.paint import LEVELS, paint
 
@@ -130,9 +129,6 @@ class Motion:
 
         Maps are stored in steps of 1/255.
         """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
         values: dict[str, Any] = {
             "format": np.int32(FORMAT),
             "maps": np.round(self.maps * LEVELS).astype(np.uint8),
@@ -145,12 +141,8 @@ class Motion:
             "joint_names": np.array(self.joint_names, dtype=np.str_),
             "painted": np.bool_(self.painted),
         }
-        try:
-            with part.open("wb") as file:
-                np.savez_compressed(file, **values)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with new_file(path) as part, part.open("wb") as file:
+            np.savez_compressed(file, **values)
 
     @classmethod
     def load(cls, path: str | Path) -> "Motion":
