@@ -34,11 +34,12 @@ from ray import serve as ray_serve
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dreampose.files import new_file
 from serve import application
 from serve.config import Settings
 from serve.records import Prepared, RenderRequest
 from serve.renderer import direct
-from serve.store import Store, VideoFolder, write_atomically
+from serve.store import Store, VideoFolder
 from serve.writing import write_result
 
 SIZES = {"catwalk": (160, 128), "sd14": (640, 512)}
@@ -72,8 +73,8 @@ class SleepingSampler:
             "poses": np.zeros((num_frames, POSE_VALUES), np.float32),
         }
         metadata = {"notes": json.dumps(request.notes)}
-        content = safetensors.numpy.save(tensors, metadata)
-        write_atomically(VideoFolder(folder).prepared, content)
+        with new_file(VideoFolder(folder).prepared) as part:
+            safetensors.numpy.save_file(tensors, part, metadata)
         return Prepared(num_frames=num_frames, fps=FPS, seconds=0.0, warnings=[])
 
     async def render(self, folder: str, indices: range) -> float:

@@ -12,9 +12,9 @@ import safetensors.torch
 from einops import rearrange
 from torch import Tensor
 
+from dreampose.files import new_file
 from dreampose.generate import Request
 from dreampose.windows import windows
-from serve.store import write_atomically
 
 FACTS = "request"
 """Name in the file's metadata of what is no tensor."""
@@ -40,7 +40,9 @@ def write(path: str | Path, request: Request, num_poses: int) -> None:
     each = rearrange(request.poses, "t (p c) h w -> t p c h w", p=num_poses)[:, num_poses // 2]
     tensors = {name: value.contiguous() for name, value in (tensors | {"poses": each}).items()}
     metadata = {FACTS: json.dumps(facts | {"num_poses": num_poses})}
-    write_atomically(path, safetensors.torch.save(tensors, metadata))
+    # Straight to the file: a copy of some megabytes in memory would take longer than all else.
+    with new_file(path) as part:
+        safetensors.torch.save_file(tensors, part, metadata)
 
 
 def read(path: str | Path, indices: range) -> Request:
