@@ -142,6 +142,7 @@ class Signer:
             InputError: the certificate may not sign.
         """
         path = Path(path)
+        # The package goes by the name's end, so that `files.new_file` would not do.
         part = path.with_name(f".{path.stem}.{os.getpid()}.signed.mp4")
         action = {"action": "c2pa.created", "digitalSourceType": SOURCE_TYPE}
         manifest = {
