@@ -34,7 +34,7 @@ class News:
         self._more = threading.Event()
         self._ended = False
 
-    def tell(self, num_frames: int = 0) -> None:
+    def tell(self, num_frames: int) -> None:
         """There are so many more frames."""
         self.num_rendered += num_frames
         self._more.set()

@@ -70,7 +70,7 @@ class Samplers:
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch, motion_file):
+def folder(tmp_path, motion_file):
     return Store(tmp_path / "videos").create(
         request=RenderRequest(subject="anna"),
         photos=[b"photo"],
@@ -256,7 +256,7 @@ def test_what_was_known_when_a_video_was_accepted_is_told_at_its_end(folder, bar
     assert state.warnings == ["prompt is ignored", "a warning"]
 
 
-def test_poses_of_the_same_upload_are_read_once(tmp_path, bare_model, monkeypatch):
+def test_poses_of_the_same_upload_are_read_once(tmp_path, bare_model):
     extractors = Extractors()
     settings = served(bare_model, motions=str(tmp_path / "motions"))
     store = Store(tmp_path / "videos")

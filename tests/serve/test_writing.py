@@ -46,7 +46,7 @@ def test_frames_that_come_out_of_order_are_written_in_order(folder):
     for indices in (range(8, 10), range(4)):
         assert not folder.result.exists()
         folder.write_chunk(indices, grey(indices))
-        news.tell()
+        news.tell(len(indices))
     thread.join(60)
     assert told == ["32x32"]
     shown = video.read(folder.result).frames.mean(axis=(1, 2, 3))
