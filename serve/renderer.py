@@ -119,42 +119,43 @@ class Renderer:
         if state.finished:
             return state
         await in_thread(folder.update, status="in_progress")
-        work = asyncio.create_task(self._complete(folder))
         try:
-            return await self._attend(folder, work)
+            request = await in_thread(folder.request)
+            return await self._attend(folder, request)
         except InputError as error:
-            return folder.fail("invalid_input", reason(error))
+            return await in_thread(folder.fail, "invalid_input", reason(error))
         except Exception as error:  # a poisoned video must fail alone
-            if folder.is_deleted():
+            if await in_thread(folder.is_deleted):
                 return state.model_copy(update={"status": "cancelled"})
             logger.exception("%s failed", folder.id)
-            return folder.fail("render_failed", reason(error))
-        finally:
-            work.cancel()
+            return await in_thread(folder.fail, "render_failed", reason(error))
 
-    async def _attend(self, folder: VideoFolder, work: asyncio.Task[Video]) -> Video:
-        """Waits for a video's work, and ends it when nobody wants it or it takes too long.
+    async def _attend(self, folder: VideoFolder, request: RenderRequest) -> Video:
+        """Does a video's work, and ends it when nobody wants it or it takes too long.
 
         The mark in storage is looked for, whoever sets it and whatever process died meanwhile.
         """
-        timeout, began = folder.request().timeout_s, time.monotonic()
-        while True:
-            await asyncio.wait({work}, timeout=WATCH_SECONDS)
-            if work.done():
-                return work.result()
-            too_long = timeout is not None and time.monotonic() - began > timeout
-            deleted = folder.is_deleted()
-            if not (too_long or deleted):
-                continue
-            state = folder.video()
+        timeout, began = request.timeout_s, time.monotonic()
+        work = asyncio.create_task(self._complete(folder, request))
+        try:
+            while True:
+                await asyncio.wait({work}, timeout=WATCH_SECONDS)
+                if work.done():
+                    return work.result()
+                too_long = timeout is not None and time.monotonic() - began > timeout
+                deleted = await in_thread(folder.is_deleted)
+                if too_long or deleted:
+                    break
+        finally:
             work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
-            if deleted:
-                return state.model_copy(update={"status": "cancelled"})
-            return folder.fail("timed_out", f"rendering must end within {timeout:g} s, got no end")
+        await asyncio.gather(work, return_exceptions=True)
+        if deleted:
+            state = await in_thread(folder.video)
+            return state.model_copy(update={"status": "cancelled"})
+        sentence = f"rendering must end within {timeout:g} s, got no end"
+        return await in_thread(folder.fail, "timed_out", sentence)
 
-    async def _complete(self, folder: VideoFolder) -> Video:
-        request = await in_thread(folder.request)
+    async def _complete(self, folder: VideoFolder, request: RenderRequest) -> Video:
         await self._extract(folder, request)
         sampler = self.sampler.options(
             multiplexed_model_id=self.settings.subject_id(request.subject)
