@@ -11,25 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from dreampose.errors import InputError
 from dreampose.files import new_folder
-
-
-def resolve(uri: str | Path) -> tuple[fs.FileSystem, str]:
-    """The filesystem of a path or URI, and the path within it (absolute on this disk).
-
-    Raises:
-        InputError: the URI's scheme is not one that pyarrow knows.
-    """
-    text = str(uri)
-    if "://" not in text:
-        return fs.LocalFileSystem(), str(Path(text).expanduser().absolute())
-    try:
-        return fs.FileSystem.from_uri(text)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(
-            f"path must be on this disk or a known storage, got {text!r} ({error})"
-        ) from error
+from dreampose.places import resolve
 
 
 def absolute(uri: str | Path) -> str:
@@ -60,7 +43,7 @@ def write_text(uri: str | Path, text: str) -> None:
 
 
 def find(uri: str) -> list[str]:
-    """Files under a folder, or those that match a pattern (`*`, `?`, `[..]`), sorted.
+    """Files under a folder, or those that match a pattern (`*`, `?`, `[..]`), sorted; or the file.
 
     The names come back in the form in which the folder was given, URI scheme included.
     """
@@ -73,6 +56,8 @@ def find(uri: str) -> list[str]:
     info = filesystem.get_file_info(path)
     if info.type == fs.FileType.NotFound:
         return []
+    if info.type == fs.FileType.File:
+        return [uri]
     listed = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
     names = sorted(
         str(PurePosixPath(folder) / PurePosixPath(file.path).relative_to(path))
