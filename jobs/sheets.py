@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 
 from dreampose import checkpoints, generate, poses, video
 from dreampose.dataset import Dataset
+from dreampose.dataset.reader import holds_clips
 from dreampose.errors import InputError
 from dreampose.latents import LatentCodec
 from dreampose.training import StepReport, trackers
@@ -67,13 +68,16 @@ class Sheets:
                 self._writer.add_scalar(name, value, report.step)
         if report.checkpoint is not None and self._order.stage != "encoder":
             sheet = self._sheet(report.checkpoint / "model")
-            self._writer.add_image("samples", sheet, report.step, dataformats="HWC")
+            if sheet is not None:
+                self._writer.add_image("samples", sheet, report.step, dataformats="HWC")
             self._writer.flush()
 
-    def _sheet(self, model: Path) -> UInt8[np.ndarray, "H W 3"]:
+    def _sheet(self, model: Path) -> UInt8[np.ndarray, "H W 3"] | None:
         """A row a clip: photo, truth and what the model makes of it."""
         if self._clips is None:
             self._clips = _first_clips(self._order)
+        if not self._clips:
+            return None
         pipe = checkpoints.load(model)
         pipe.to("cuda" if torch.cuda.is_available() else "cpu")
         rows: list[np.ndarray] = []
@@ -116,7 +120,10 @@ def _first_clips(order: "Order") -> list[Dataset]:
     """The first usable clips of the held-out data, else of the training data."""
     found: list[Dataset] = []
     columns = ("frames", "poses", "joints", "confidence")
-    for file in storage.parquet_files(f"{order.val_data or order.data}/clips"):
+    data = order.val_data or order.data
+    for file in storage.find(data):
+        if file != data and not holds_clips(file.removeprefix(data)):
+            continue
         try:
             found.append(Dataset(file, recipe=order.recipe, columns=columns))
         except InputError:  # a rejected video

@@ -114,7 +114,6 @@ def _train(order: Order, board: Any, stop: StopWatch, folder: Path, *, is_first:
             if is_first:
                 facts = {"step": report.step, "total": report.total, "loss": report.loss}
                 board.put.remote(facts)
-                sheets.write(report)
                 if others and is_point(report):
                     accelerator.log(trackers.scalars(report), step=report.step)
             if report.best is not None:
@@ -122,6 +121,9 @@ def _train(order: Order, board: Any, stop: StopWatch, folder: Path, *, is_first:
             if report.checkpoint_due:
                 # Only rank 0 has the checkpoint, but Ray wants every rank to report as often.
                 _report(report)
+            if is_first:
+                # Pictures last: what was learned is safe by now.
+                sheets.write(report)
     if others:
         accelerator.end_training()
     if is_first and (report is None or not report.stopped):

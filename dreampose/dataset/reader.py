@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -175,6 +175,16 @@ class Dataset:
         return np.memmap(self._spool, ARRAYS[name], "r", offset, tuple(shape))
 
 
+def holds_clips(path: str) -> bool:
+    """Whether a file is one of clips, by its path within a data folder.
+
+    Names that begin with an underscore are not data, as everywhere around Parquet: `_done` is the
+    preprocessing's own list.
+    """
+    parts = PurePosixPath(path).parts
+    return path.endswith(".parquet") and not any(part.startswith("_") for part in parts)
+
+
 def _parquet_files(uri: str) -> tuple[pafs.FileSystem, list[str]]:
     try:
         if "://" in uri:
@@ -189,13 +199,7 @@ def _parquet_files(uri: str) -> tuple[pafs.FileSystem, list[str]]:
         raise InputError(
             f"data must be a folder of Parquet files, got {uri!r} ({error})"
         ) from error
-    # Names that begin with an underscore are not data, as everywhere around Parquet: `_done` is
-    # the preprocessing's own list.
-    files = sorted(
-        file.path
-        for file in listed
-        if file.path.endswith(".parquet") and "/_" not in file.path.removeprefix(path)
-    )
+    files = sorted(file.path for file in listed if holds_clips(file.path.removeprefix(path)))
     if not files:
         raise InputError(f"data must be a folder of Parquet files, got none in {uri!r}")
     return filesystem, files

@@ -1,7 +1,9 @@
 """Training: what it refuses, and that a killed run ends where an undisturbed one ends."""
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dreampose import checkpoints, dataset, poses, training, video
 from dreampose.config import replace
 from jobs import train
+from jobs.sheets import Sheets
 
 NUM_STEPS = 240
 
@@ -84,6 +87,39 @@ def test_a_killed_run_ends_where_an_undisturbed_one_ends(
     # Nothing but the last two checkpoints and the result is left; a third start does nothing.
     assert len(list((out / "ray").glob("checkpoint_2*"))) <= 2
     assert train.main([str(flag) for flag in flags]) == 0
+
+
+@pytest.mark.parametrize(
+    ("of_run", "num_rows"),
+    [("data", 4), (".", 4), ("data/clips/0.parquet", 1), ("nothing", 0)],
+    ids=["a data folder", "a folder of data folders", "a file", "no clip that can be used"],
+)
+def test_each_checkpoint_shows_what_the_model_makes_of_clips(
+    data, of_run, num_rows, tiny_model, tiny_recipe, tmp_path
+):
+    rejected = dataset.error_row(
+        clip_id="none", path="", subject="", recipe=tiny_recipe, error="nobody is in it"
+    )
+    dataset.write_rows(tmp_path / "nothing" / "clips" / "0.parquet", [rejected])
+    shutil.copytree(tiny_model, tmp_path / "step" / "model")
+    order = SimpleNamespace(
+        stage="vae", out=str(tmp_path / "run"), data=str(tmp_path / of_run), val_data=None,
+        recipe=tiny_recipe,
+    )  # fmt: skip
+    report = training.StepReport(
+        step=7, total=9, loss=0.5, lr=0.1, validation_loss=None, checkpoint=tmp_path / "step",
+        samples_per_second=1.0, stage="vae", checkpoint_due=True, stopped=False, grad_norm=1.0,
+        skipped=0, was_skipped=False, best=None,
+    )  # fmt: skip
+    with Sheets(order, enabled=True) as sheets:
+        sheets.write(report)
+    (file,) = (tmp_path / "run" / "tensorboard").iterdir()
+    events = EventAccumulator(str(file)).Reload()
+    if not num_rows:
+        assert events.Tags()["images"] == []
+        return
+    (picture,) = events.Images("samples")
+    assert (picture.step, picture.height, picture.width) == (7, num_rows * 64, 8 * 48)
 
 
 def refusal(capsys, *flags):
