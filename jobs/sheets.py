@@ -99,12 +99,9 @@ class Sheets:
 
 def _render(pipe: Any, clip: Dataset, chosen: list[int]) -> UInt8[np.ndarray, "t H W 3"]:
     """Frames of a clip from its first one and its poses."""
-    factor = clip.recipe.downscale
-    maps = clip.array(0, "poses")[0].astype(np.float32)
-    # Repeated cells average back to exactly the stored latent grid.
-    maps = maps.repeat(factor, axis=-2).repeat(factor, axis=-1)
+    recipe = clip.recipe
     motion = poses.Motion(
-        maps=maps,
+        maps=poses.from_grid(clip.array(0, "poses")[0], recipe.downscale, recipe.pose_detail),
         joints=clip.array(0, "joints"),
         confidence=clip.array(0, "confidence"),
         fps=clip.clips[0]["fps"],

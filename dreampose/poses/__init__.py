@@ -12,7 +12,7 @@ from dreampose.poses.estimators import (
     identify,
 )
 from dreampose.poses.extract import MAX_GAP_SECONDS, complete, extract
-from dreampose.poses.grid import draw_preview, to_grid
+from dreampose.poses.grid import draw_preview, from_grid, to_grid
 from dreampose.poses.motion import Motion
 from dreampose.poses.paint import paint
 
@@ -31,6 +31,7 @@ __all__ = [
     "draw_preview",
     "estimator",
     "extract",
+    "from_grid",
     "frame_person",
     "identify",
     "measure",

@@ -38,6 +38,21 @@ def to_grid(
     return functional.pixel_unshuffle(functional.interpolate(tensor, fine, mode=resize), detail)
 
 
+def from_grid(
+    grid: Float[np.ndarray, "t c h w"], factor: int, detail: int = 1
+) -> Float[np.ndarray, "t u H W"]:
+    """Maps that `to_grid` brings back onto that very grid: each square is of one value.
+
+    Args:
+        grid: as `to_grid` gives it.
+        factor: pixels of a cell's side.
+        detail: as for `to_grid`; it divides the factor.
+    """
+    squares = functional.pixel_shuffle(torch.from_numpy(grid.astype(np.float32)), detail)
+    scale = factor // detail
+    return squares.repeat_interleave(scale, -2).repeat_interleave(scale, -1).numpy()
+
+
 def draw_preview(
     frames: UInt8[np.ndarray, "t H W 3"], motion: Motion
 ) -> UInt8[np.ndarray, "t H2 W2 3"]:

@@ -22,15 +22,37 @@ NUM_STEPS = 240
 @pytest.fixture
 def data(tmp_path, clips, tiny_recipe):
     """Frames and poses of the clips, as preprocessing writes them."""
+    return write_data(tmp_path, clips, tiny_recipe)
+
+
+def write_data(folder, clips, recipe):
     estimator = poses.estimator("catwalk")
     for number, path in enumerate(sorted(clips.rglob("*.mp4"))):
         clip = video.read(path)
         motion = poses.extract(clip, estimator, height=64, width=48)
         row = dataset.encode_clip(
-            clip, motion, recipe=tiny_recipe, seed=0, clip_id=path.name, subject=path.stem
+            clip, motion, recipe=recipe, seed=0, clip_id=path.name, subject=path.stem
         )
-        dataset.write_rows(tmp_path / "data" / "clips" / f"{number}.parquet", [row])
-    return tmp_path / "data"
+        dataset.write_rows(folder / "data" / "clips" / f"{number}.parquet", [row])
+    return folder / "data"
+
+
+def pictures(folder, *, stage, data, recipe):
+    """What a run shows of its checkpoint, the model in `folder/step`."""
+    order = SimpleNamespace(
+        stage=stage, out=str(folder / "run"), data=str(data), val_data=None, recipe=recipe
+    )
+    report = training.StepReport(
+        step=7, total=9, loss=0.5, lr=0.1, validation_loss=None, checkpoint=folder / "step",
+        samples_per_second=1.0, stage=stage, checkpoint_due=True, stopped=False, grad_norm=1.0,
+        skipped=0, was_skipped=False, best=None,
+    )  # fmt: skip
+    with Sheets(order, enabled=True) as sheets:
+        sheets.write(report)
+    (file,) = (folder / "run" / "tensorboard").iterdir()
+    events = EventAccumulator(str(file)).Reload()
+    found = events.Images("samples") if events.Tags()["images"] else []
+    return [(picture.step, picture.height, picture.width) for picture in found]
 
 
 def weights(model: Path):
@@ -102,24 +124,15 @@ def test_each_checkpoint_shows_what_the_model_makes_of_clips(
     )
     dataset.write_rows(tmp_path / "nothing" / "clips" / "0.parquet", [rejected])
     shutil.copytree(tiny_model, tmp_path / "step" / "model")
-    order = SimpleNamespace(
-        stage="vae", out=str(tmp_path / "run"), data=str(tmp_path / of_run), val_data=None,
-        recipe=tiny_recipe,
-    )  # fmt: skip
-    report = training.StepReport(
-        step=7, total=9, loss=0.5, lr=0.1, validation_loss=None, checkpoint=tmp_path / "step",
-        samples_per_second=1.0, stage="vae", checkpoint_due=True, stopped=False, grad_norm=1.0,
-        skipped=0, was_skipped=False, best=None,
-    )  # fmt: skip
-    with Sheets(order, enabled=True) as sheets:
-        sheets.write(report)
-    (file,) = (tmp_path / "run" / "tensorboard").iterdir()
-    events = EventAccumulator(str(file)).Reload()
-    if not num_rows:
-        assert events.Tags()["images"] == []
-        return
-    (picture,) = events.Images("samples")
-    assert (picture.step, picture.height, picture.width) == (7, num_rows * 64, 8 * 48)
+    shown = pictures(tmp_path, stage="vae", data=tmp_path / of_run, recipe=tiny_recipe)
+    assert shown == ([(7, num_rows * 64, 8 * 48)] if num_rows else [])
+
+
+def test_a_base_model_with_finer_poses_is_shown_too(clips, tiny_recipe, tmp_path):
+    recipe = replace(tiny_recipe, pose_detail=2)
+    checkpoints.build(recipe).save_pretrained(tmp_path / "step" / "model")
+    data = write_data(tmp_path, clips, recipe)
+    assert pictures(tmp_path, stage="base", data=data, recipe=recipe) == [(7, 4 * 64, 8 * 48)]
 
 
 def refusal(capsys, *flags):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dreampose.poses import paint, to_grid
+from dreampose.poses import from_grid, paint, to_grid
 from dreampose.poses.landmarks import INDEX, body_height
 
 HEIGHT, WIDTH = 160, 128
@@ -133,3 +133,11 @@ def test_squares_of_a_cell_are_channels_of_their_own():
         np.testing.assert_allclose(
             fine[:, 16 * channel + 4 * row + column], squares[:, :, row, :, column], rtol=1e-5
         )
+
+
+@pytest.mark.parametrize("detail", [1, 2, 4])
+def test_maps_of_a_grid_have_that_very_grid(detail):
+    grid = np.random.default_rng(0).random((3, 2 * detail**2, 5, 4)).astype(np.float32)
+    maps = from_grid(grid, 8, detail)
+    assert maps.shape == (3, 2, 40, 32)
+    np.testing.assert_allclose(to_grid(maps, (5, 4), detail=detail), grid, atol=1e-6)
