@@ -34,7 +34,7 @@ from ray import serve as ray_serve
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dreampose.files import new_file
+from dreampose.places import new_file, on_disk
 from serve import application
 from serve.config import Settings
 from serve.records import Prepared, RenderRequest
@@ -80,7 +80,8 @@ class SleepingSampler:
     async def render(self, folder: str, indices: range) -> float:
         """Sleeps for every frame, and writes frames (n H W 3, 8-bit)."""
         async with self.place:
-            with safetensors.safe_open(VideoFolder(folder).prepared, framework="np") as file:
+            prepared = on_disk(VideoFolder(folder).prepared)
+            with safetensors.safe_open(prepared, framework="np") as file:
                 notes = map(float, json.loads(file.metadata()["notes"]))
                 num_frames, seconds, height, width = notes
                 file.get_tensor("shared")

@@ -1,4 +1,4 @@
-"""Files and folders on any pyarrow filesystem: this disk, S3, GCS, Azure. Knows nothing of contents.
+"""Paths on any pyarrow filesystem: this disk, S3, GCS, Azure. Knows nothing of files' contents.
 
 On this disk a place is a `pathlib.Path`. Elsewhere it is a `RemotePath`, which has those methods of
 paths that the service needs; the functions here do what differs. A folder of an object store is
@@ -12,7 +12,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
@@ -24,6 +23,8 @@ from dreampose.errors import InputError
 
 OBJECT_STORES = ("s3", "gcs", "abfs")
 """Filesystems whose files appear whole by themselves, when their writing ends."""
+MAX_READS = 10
+"""Of a file that is replaced while it is read."""
 MAX_COPIED_BYTES = 2 * 2**30
 """Of remote files that a process keeps on this disk."""
 
@@ -111,13 +112,12 @@ class RemotePath:
     @property
     def filesystem(self) -> fs.FileSystem:
         """Where it is."""
-        return _connect(self._root + self._mark + self._options)[0]
+        return self._connection()[0]
 
     @property
     def path(self) -> str:
         """What the filesystem calls it."""
-        root = _connect(self._root + self._mark + self._options)[1]
-        return str(PurePosixPath(root) / self._inside)
+        return str(PurePosixPath(self._connection()[1]) / self._inside)
 
     def info(self) -> fs.FileInfo:
         """What the filesystem knows of it."""
@@ -154,9 +154,16 @@ class RemotePath:
 
         Raises:
             FileNotFoundError: it is not there.
+            OSError: it changes all the time.
         """
-        with self.filesystem.open_input_file(self.path) as file:
-            return file.read()
+        for _ in range(MAX_READS):
+            with self.filesystem.open_input_file(self.path) as file:
+                content = file.read()
+            # That ends where the file ended when it was opened, though a longer one may have taken
+            # its place before it was read.
+            if self.info().size == len(content):
+                return content
+        raise OSError(f"{self} changes while it is read")
 
     def unlink(self, missing_ok: bool = False) -> None:
         """Takes the file away.
@@ -180,6 +187,9 @@ class RemotePath:
         part = f"{target}.{source.name}.part"
         fs.copy_files(str(source), part, destination_filesystem=filesystem)
         filesystem.move(part, target)
+
+    def _connection(self) -> tuple[fs.FileSystem, str]:
+        return _connect(f"{self._root}/{self._mark}{self._options}")
 
     def _uri(self, inside: PurePosixPath) -> str:
         tail = "" if inside == PurePosixPath() else f"/{inside}"
@@ -221,8 +231,7 @@ def new_file(target: Place) -> Generator[Path, None, None]:
 
 
 def modified(where: Place) -> float:
-    """Unix time of the last change: of a file, of a folder's list on this disk, elsewhere of the
-    newest file in it.
+    """Unix time of the last change; of a remote folder, of that of the newest file in it.
 
     Raises:
         FileNotFoundError: there is nothing.
@@ -232,14 +241,25 @@ def modified(where: Place) -> float:
     info = where.info()
     below = fs.FileSelector(where.path, allow_not_found=True, recursive=True)
     found = [info] if info.type == fs.FileType.File else where.filesystem.get_file_info(below)
-    times = [item.mtime for item in found if item.mtime is not None]
+    times = [item.mtime_ns for item in found if item.mtime_ns is not None]
     if not times:
         raise FileNotFoundError(str(where))
-    return max(time if isinstance(time, float) else _seconds(time) for time in times)
+    return max(times) / 1e9
 
 
-def _seconds(time: datetime) -> float:
-    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+def touch(folder: Place) -> None:
+    """Makes a folder as new as if something in it had just been written.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if isinstance(folder, Path):
+        folder.touch()
+        return
+    # There folders have no time of their own.
+    name = next(iter(folder.glob("*")), folder)
+    with new_file(name) as part:
+        part.write_bytes(name.read_bytes())
 
 
 def remove_tree(folder: Place) -> None:

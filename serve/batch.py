@@ -121,7 +121,7 @@ class _Batch:
                 extracted = time.monotonic()
                 folder = await asyncio.to_thread(self.output.take_up, item)
                 self.folders[folder.id] = folder
-                path = str(folder.path.absolute())
+                path = str(folder.path)
                 state: Video = await call_with_retries(
                     lambda: self.handle.render.remote(path),
                     what=item.name,

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from dreampose.config import Recipe
 from dreampose.errors import InputError
+from dreampose.places import RemotePath, place
 from serve.store import checked_name, stamp
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -105,8 +106,9 @@ class Settings(Limits):
     Attributes:
         model: folder of the model.
         subjects: folder with one folder of finetuned weights per subject; empty: none.
-        storage: folder for requests, finished frames and results; every replica must see it.
-        motions: folder for poses that are used again; every replica must see it.
+        storage: folder for requests, finished frames and results: on a disk that every replica
+            sees, or on any filesystem that pyarrow knows (`s3://bucket/videos`).
+        motions: folder for poses that are used again, on such a place too.
         default_motion: motion file for requests that name none; empty: a motion must be given.
         keys: file of API keys, see `python -m serve.keys`; empty: no keys are in use.
         nsfw_model: ONNX file of a classifier of unsafe pictures that every photo must pass, see
@@ -163,14 +165,26 @@ class Settings(Limits):
         """On a command line a value is text: `'sampler_autoscaling={"max_replicas": 4}'`."""
         return json.loads(value) if isinstance(value, str) else value
 
-    @field_validator(
-        "model", "subjects", "storage", "motions", "default_motion", "keys", "nsfw_model"
-    )
+    @field_validator("storage", "motions")
+    @classmethod
+    def reachable(cls, path: str) -> str:
+        """The path or URI as replicas will find it, if it is one."""
+        if "://" not in path:
+            return cls.absolute(path)
+        where = place(path)
+        if isinstance(where, RemotePath):
+            # Says now that there is no such storage.
+            _ = where.filesystem
+        return str(where)
+
+    @field_validator("model", "subjects", "default_motion", "keys", "nsfw_model")
     @classmethod
     def absolute(cls, path: str) -> str:
         """The path as replicas, whose current folder is another, will find it."""
         if not path:
             return path
+        if "://" in path:
+            raise ValueError(f"must be on a disk that every replica sees, got {path!r}")
         here = Path(path).expanduser().absolute()
         return str(here if here.exists() or not (PROJECT / path).exists() else PROJECT / path)
 

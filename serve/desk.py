@@ -19,7 +19,7 @@ from serve.limits import Live
 from serve.measures import Measures, log
 from serve.records import RenderRequest, Video
 from serve.refusals import busy, not_found, reason
-from serve.store import NAME, Store, VideoFolder
+from serve.store import NAME, Store, VideoFolder, in_thread
 
 ABANDONED_SECONDS = 86400.0
 """Age from which a folder that was never accepted is nobody's."""
@@ -56,16 +56,18 @@ class Desk:
 
     async def open(self) -> None:
         """Takes up what is in storage."""
-        for folder in await asyncio.to_thread(self.store.deleted):
+        for folder in await in_thread(self.store.deleted):
             # Work on it ended with the desk that had it done, or ends when it sees the mark.
-            await asyncio.to_thread(folder.remove)
-        for folder in sorted(self.store.folders(), key=lambda folder: folder.id):
+            await in_thread(folder.remove)
+        for folder in sorted(await in_thread(self.store.folders), key=lambda one: one.id):
             try:
-                owner, state = folder.request().owner, folder.video()
+                request = await in_thread(folder.request)
+                state = await in_thread(folder.video)
             except (OSError, ValueError):
                 # What cannot be read, such as a later version's, must not keep others waiting.
                 logging.getLogger("ray.serve").exception("%s cannot be read", folder.id)
                 continue
+            owner = request.owner
             self._remember(folder, owner)
             if not state.finished:
                 log("video taken up", video_id=folder.id)
@@ -115,7 +117,7 @@ class Desk:
 
         async def keep() -> Video:
             try:
-                folder = await asyncio.to_thread(
+                folder = await in_thread(
                     self.store.create,
                     request=request,
                     photos=photos,
@@ -123,7 +125,7 @@ class Desk:
                     motion_suffix=motion_suffix,
                     **known,
                 )
-                state = folder.video()
+                state = await in_thread(folder.video)
             except BaseException:
                 self.unfinished[request.owner] -= 1
                 raise
@@ -135,7 +137,7 @@ class Desk:
         # A client that goes away now leaves a video in the queue, and not half of one in storage.
         return await asyncio.shield(asyncio.create_task(keep()))
 
-    def find(self, video_id: str, owner: str) -> VideoFolder:
+    async def find(self, video_id: str, owner: str) -> VideoFolder:
         """An owner's video.
 
         Raises:
@@ -144,7 +146,7 @@ class Desk:
         if not NAME.fullmatch(video_id) or self.owners.get(video_id) != owner:
             raise not_found("video", video_id)
         folder = self.store.folder(video_id)
-        if not folder.exists() or self._is_old(folder.video()):
+        if await in_thread(self._is_gone, folder):
             raise not_found("video", video_id)
         return folder
 
@@ -179,25 +181,29 @@ class Desk:
                         videos.append(state)
             return videos, False
 
-        return await asyncio.to_thread(read)
+        return await in_thread(read)
 
     async def delete(self, folder: VideoFolder) -> None:
         """Takes a video away; work on it stops, and the sampler is free within one chunk."""
-        folder.mark_deleted()
+        await in_thread(folder.mark_deleted)
         task = self.tasks.get(folder.id)
         if task is None or task.done():
             self._forget(folder.id)
-            await asyncio.to_thread(folder.remove)
+            await in_thread(folder.remove)
             return
         if folder.id in self.waiting:
             task.cancel()
         # Else the renderer sees the mark. The files go when nobody writes there any more.
         log("video cancelled", video_id=folder.id)
 
-    def uses_subject(self, subject: str) -> bool:
+    async def uses_subject(self, subject: str) -> bool:
         """Whether an unfinished video needs a subject's weights."""
-        folders = (self.store.folder(video_id) for video_id in self.tasks)
-        return any(folder.request().subject == subject for folder in folders if folder.exists())
+        folders = [self.store.folder(video_id) for video_id in self.tasks]
+
+        def look() -> bool:
+            return any(folder.request().subject == subject for folder in folders if folder.exists())
+
+        return await in_thread(look)
 
     def _remember(self, folder: VideoFolder, owner: str) -> None:
         self.owners[folder.id] = owner
@@ -231,25 +237,26 @@ class Desk:
         finally:
             self.waiting.discard(folder.id)
             self.unfinished[self.owners[folder.id]] -= 1
-            if folder.is_deleted():
+            if await in_thread(folder.is_deleted):
                 self._forget(folder.id)
-                await asyncio.to_thread(folder.remove)
+                await in_thread(folder.remove)
 
     async def _render(self, folder: VideoFolder) -> None:
-        if folder.is_deleted():
+        if await in_thread(folder.is_deleted):
             return
         try:
             state = await self.backend.render(str(folder.path))
         except Exception as error:
-            if folder.is_deleted():
+            if await in_thread(folder.is_deleted):
                 self.measures.count("dreampose_videos", status="cancelled")
                 return
             logging.getLogger("ray.serve").exception("%s failed", folder.id)
-            state = folder.fail("render_failed", reason(error))
-        if folder.is_deleted():
+            state = await in_thread(folder.fail, "render_failed", reason(error))
+        if await in_thread(folder.is_deleted):
             self.measures.count("dreampose_videos", status="cancelled")
             return
-        state = folder.update(expires_at=self._expires(state))
+        expires_at = self._expires(state)
+        state = await in_thread(folder.update, expires_at=expires_at)
         self.measures.count("dreampose_videos", status=state.status)
         log(
             f"video {state.status}",
@@ -267,15 +274,21 @@ class Desk:
         """Takes away what has expired."""
         for video_id in list(self.ids):
             folder = self.store.folder(video_id)
-            if folder.exists() and self._is_old(await asyncio.to_thread(folder.video)):
+            if await in_thread(self._is_expired, folder):
                 log("video expired", video_id=video_id)
                 await self.delete(folder)
-        await asyncio.to_thread(self.store.clear_abandoned, time.time() - ABANDONED_SECONDS)
+        await in_thread(self.store.clear_abandoned, time.time() - ABANDONED_SECONDS)
 
     def _expires(self, state: Video) -> int:
         """When a finished video is forgotten."""
         ended = state.completed_at or state.created_at
         return state.expires_at or int(ended + 3600 * self.live.limits.keep_hours)
+
+    def _is_gone(self, folder: VideoFolder) -> bool:
+        return not folder.exists() or self._is_old(folder.video())
+
+    def _is_expired(self, folder: VideoFolder) -> bool:
+        return folder.exists() and self._is_old(folder.video())
 
     def _is_old(self, state: Video) -> bool:
         return state.finished and self._expires(state) <= time.time()

@@ -3,9 +3,9 @@
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from dreampose.errors import InputError
+from dreampose.places import Place, new_file, on_disk, place
 from serve.backend import StoppedError
 
 
@@ -32,13 +32,13 @@ class Extractor:
         loop = asyncio.get_running_loop()
         try:
             await loop.run_in_executor(
-                self.thread, extract, Path(upload), Path(target), estimator, stop
+                self.thread, extract, place(upload), place(target), estimator, stop
             )
         finally:
             stop.set()
 
 
-def extract(upload: Path, target: Path, estimator: str, stop: threading.Event) -> None:
+def extract(upload: Place, target: Place, estimator: str, stop: threading.Event) -> None:
     """Writes the poses of a video, unless they are there or `stop` is set meanwhile."""
     # Here and not above: it takes seconds, and whoever deploys this class does not need it.
     from dreampose import poses
@@ -49,12 +49,14 @@ def extract(upload: Path, target: Path, estimator: str, stop: threading.Event) -
 
     if target.exists():
         return
+    source = on_disk(upload)
     height, width = (int(side) for side in target.name.partition("-")[0].split("x"))
     try:
         motion = poses.extract(
-            upload, poses.estimator(estimator), height=height, width=width, progress=check
+            source, poses.estimator(estimator), height=height, width=width, progress=check
         )
     except InputError as error:
         # Where the server keeps files is nobody's business.
-        raise InputError(str(error).replace(str(upload), "the upload")) from error
-    motion.save(target)
+        raise InputError(str(error).replace(str(source), "the upload")) from error
+    with new_file(target) as part:
+        motion.save(part)

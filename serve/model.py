@@ -12,6 +12,7 @@ import torch
 from dreampose import checkpoints, generate, video
 from dreampose.errors import SubjectMismatchWarning
 from dreampose.pipeline import DreamPosePipeline
+from dreampose.places import on_disk
 from dreampose.poses.motion import Motion
 from serve import prepared
 from serve.backend import StoppedError
@@ -42,8 +43,8 @@ def prepare(pipe: DreamPosePipeline, folder: VideoFolder) -> Prepared:
         warnings.simplefilter("always", SubjectMismatchWarning)
         ready = generate.prepare(
             pipe,
-            [video.read_photo(path) for path in folder.photos],
-            beginning(Motion.load(folder.motion), request.seconds),
+            [video.read_photo(on_disk(path)) for path in folder.photos],
+            beginning(Motion.load(on_disk(folder.motion)), request.seconds),
             preset=request.preset,
             seed=request.seed,
             image_scale=request.image_scale,

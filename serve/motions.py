@@ -12,15 +12,14 @@ A motion's id is the hash of the file that was uploaded. Layout of one motion's 
 import asyncio
 import logging
 import re
-import shutil
 import time
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from dreampose.config import Recipe
 from dreampose.errors import InputError
+from dreampose.places import Place, modified, on_disk, place, remove_tree
 from dreampose.poses.motion import Motion
 from serve import previews
 from serve.backend import Backend
@@ -29,7 +28,7 @@ from serve.limits import Live
 from serve.measures import log
 from serve.records import Fault, Status
 from serve.refusals import RequestError, not_found, reason
-from serve.store import digest, write_atomically
+from serve.store import digest, in_thread, write_atomically
 from serve.uploads import Facts, check_aspect
 
 ESTIMATOR = "blazepose"
@@ -63,8 +62,8 @@ class Entry(BaseModel):
 class MotionFolder:
     """One motion in storage."""
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Place) -> None:
+        self.path = place(path)
 
     @property
     def id(self) -> str:
@@ -72,11 +71,11 @@ class MotionFolder:
         return self.path.name
 
     @property
-    def upload(self) -> Path | None:
+    def upload(self) -> Place | None:
         """The video, if one was uploaded."""
         return next(iter(sorted(self.path.glob("upload.*"))), None)
 
-    def track(self, height: int, width: int, estimator: str = ESTIMATOR) -> Path:
+    def track(self, height: int, width: int, estimator: str = ESTIMATOR) -> Place:
         """Where the poses are, or will be."""
         return self.path / f"{height}x{width}-{estimator}.npz"
 
@@ -97,12 +96,12 @@ class MotionFolder:
         """Writes some fields of the motion."""
         entry = self.entry()
         if entry is None:
-            raise FileNotFoundError(self.path)
+            raise FileNotFoundError(str(self.path))
         motion = StoredMotion.model_validate(entry.motion.model_dump() | changes)
         return self.write(motion, entry.owners)
 
 
-def motion_id(content: bytes | Path) -> str:
+def motion_id(content: bytes | Place) -> str:
     """The id of a file's content."""
     return PREFIX + digest(content)[:32]
 
@@ -113,17 +112,23 @@ class Motions:
     def __init__(self, settings: Settings, live: Live, backend: Backend) -> None:
         self.live = live
         self.backend = backend
-        self.root = Path(settings.motions)
+        self.root = place(settings.motions)
         recipe = settings.recipe()
         self.size = recipe.height, recipe.width
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.drawing = asyncio.Lock()
+        self.owning = asyncio.Lock()
+        """Held while it is written whose a motion is."""
 
     async def open(self) -> None:
         """Takes up what is unfinished in storage."""
-        for folder in self._folders():
+
+        def unfinished(folder: MotionFolder) -> bool:
             entry = folder.entry()
-            if entry and entry.motion.status in ("queued", "in_progress"):
+            return entry is not None and entry.motion.status in ("queued", "in_progress")
+
+        for folder in await in_thread(self._folders):
+            if await in_thread(unfinished, folder):
                 self._start(folder)
 
     async def close(self) -> None:
@@ -132,9 +137,16 @@ class Motions:
             task.cancel()
         await asyncio.gather(*self.tasks.values(), return_exceptions=True)
 
-    def add(self, owner: str, content: bytes, facts: Facts) -> StoredMotion:
+    async def add(self, owner: str, content: bytes, facts: Facts) -> StoredMotion:
         """Keeps a motion that was looked at; the same content is kept once, whoever sends it."""
         folder = MotionFolder(self.root / motion_id(content))
+        async with self.owning:
+            motion = await in_thread(self._add, folder, owner, content, facts)
+            if motion.status == "queued" and folder.id not in self.tasks:
+                self._start(folder)
+        return motion
+
+    def _add(self, folder: MotionFolder, owner: str, content: bytes, facts: Facts) -> StoredMotion:
         entry = folder.entry()
         if entry and entry.motion.status != "failed":
             owners = entry.owners if owner in entry.owners else [*entry.owners, owner]
@@ -149,15 +161,12 @@ class Motions:
             created_at=now,
             completed_at=now if is_track else None,
             num_frames=facts.num_frames,
-            num_filled=Motion.load(target).num_filled if is_track else 0,
+            num_filled=Motion.load(on_disk(target)).num_filled if is_track else 0,
             fps=facts.fps,
             seconds=f"{facts.seconds:g}",
         )
-        folder.write(motion, [owner])
-        if not is_track:
-            self._start(folder)
         log("motion accepted", motion=folder.id)
-        return motion
+        return folder.write(motion, [owner])
 
     def find(self, name: str, owner: str) -> MotionFolder:
         """An owner's motion.
@@ -199,32 +208,36 @@ class Motions:
             path = folder.track(*self.size)
             if not path.is_file():
                 raise RequestError(409, "not_ready", "motion must be uploaded again for this model")
-            check_aspect(Motion.load(path), recipe)
+            check_aspect(Motion.load(on_disk(path)), recipe)
         facts = Facts(suffix=path.suffix, num_frames=motion.num_frames, fps=motion.fps)
         return path.read_bytes(), facts
 
-    async def preview(self, name: str, owner: str) -> Path:
+    async def preview(self, name: str, owner: str) -> Place:
         """The poses of an owner's motion, drawn over the video they were read from.
 
         Raises:
             RequestError: there is none of that id, or its poses are not read yet.
         """
-        folder = self.find(name, owner)
-        track = folder.track(*self.size)
-        if not track.is_file():
-            status = self.get(name, owner).status
-            message = f"id must be of a motion whose poses are read, got one {status}"
-            raise RequestError(409, "not_completed", message, field="id")
-        return await self._draw(track, folder.upload)
 
-    async def preview_of(self, content: bytes) -> Path:
+        def look() -> tuple[Place, Place | None]:
+            folder = self.find(name, owner)
+            track = folder.track(*self.size)
+            if not track.is_file():
+                status = self.get(name, owner).status
+                message = f"id must be of a motion whose poses are read, got one {status}"
+                raise RequestError(409, "not_completed", message, field="id")
+            return track, folder.upload
+
+        return await self._draw(*await in_thread(look))
+
+    async def preview_of(self, content: bytes) -> Place:
         """The same of a motion file that nobody need have uploaded."""
         track = MotionFolder(self.root / motion_id(content)).track(*self.size)
-        if not track.is_file():
-            await asyncio.to_thread(write_atomically, track, content)
+        if not await in_thread(track.is_file):
+            await in_thread(write_atomically, track, content)
         return await self._draw(track, None)
 
-    async def _draw(self, track: Path, upload: Path | None) -> Path:
+    async def _draw(self, track: Place, upload: Place | None) -> Place:
         # One at a time: it takes a core, and the same one might be asked for twice.
         async with self.drawing:
             return await asyncio.to_thread(previews.poses_over_video, track, upload)
@@ -241,24 +254,36 @@ class Motions:
         Raises:
             RequestError: there is none of that id.
         """
-        folder = self.find(name, owner)
-        entry = folder.entry()
-        assert entry is not None
-        owners = [other for other in entry.owners if other != owner]
-        if owners:
+
+        def disown() -> MotionFolder | None:
+            folder = self.find(name, owner)
+            entry = folder.entry()
+            assert entry is not None
+            owners = [other for other in entry.owners if other != owner]
+            if not owners:
+                return folder
             folder.write(entry.motion, owners)
-            return
-        if task := self.tasks.get(name):
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        await asyncio.to_thread(shutil.rmtree, folder.path, True)
+            return None
+
+        async with self.owning:
+            unowned = await in_thread(disown)
+            if unowned is None:
+                return
+            if task := self.tasks.get(name):
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+            await in_thread(remove_tree, unowned.path)
 
     async def sweep(self) -> None:
         """Takes away poses that were read for a video long ago and that nobody keeps."""
         oldest = time.time() - 3600 * self.live.limits.keep_hours
-        for folder in self._folders():
-            if folder.entry() is None and folder.path.stat().st_mtime < oldest:
-                await asyncio.to_thread(shutil.rmtree, folder.path, True)
+
+        def clear() -> None:
+            for folder in self._folders():
+                if folder.entry() is None and modified(folder.path) < oldest:
+                    remove_tree(folder.path)
+
+        await in_thread(clear)
 
     def _folders(self) -> list[MotionFolder]:
         return [MotionFolder(path) for path in self.root.glob(f"{PREFIX}*") if path.is_dir()]
@@ -269,22 +294,24 @@ class Motions:
         task.add_done_callback(lambda _: self.tasks.pop(folder.id, None))
 
     async def _run(self, folder: MotionFolder) -> None:
-        target, upload = folder.track(*self.size), folder.upload
+        target = folder.track(*self.size)
+        upload = await in_thread(lambda: folder.upload)
         assert upload is not None
-        folder.update(status="in_progress")
+        await in_thread(folder.update, status="in_progress")
         now = int(time.time())
         try:
-            if not target.is_file():
+            if not await in_thread(target.is_file):
                 async with asyncio.timeout(self.live.limits.render_timeout_s):
                     await self.backend.extract(str(upload), str(target), ESTIMATOR)
-            motion = Motion.load(target)
+            motion = await in_thread(lambda: Motion.load(on_disk(target)))
         except Exception as error:
             logging.getLogger("ray.serve").exception("%s failed", folder.id)
             code = "invalid_input" if isinstance(error, InputError) else "extraction_failed"
             fault = Fault(code=code, message=reason(error))
-            folder.update(status="failed", completed_at=now, error=fault)
+            await in_thread(folder.update, status="failed", completed_at=now, error=fault)
             return
-        folder.update(
+        await in_thread(
+            folder.update,
             status="completed",
             completed_at=int(time.time()),
             num_frames=motion.num_frames,

@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import platform
-import shutil
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
@@ -19,6 +18,7 @@ from typing import Any
 
 from dreampose import poses
 from dreampose.errors import InputError
+from dreampose.places import on_disk, remove_tree
 from dreampose.poses.motion import Motion
 from dreampose.provenance import Signer
 from serve.catalog import OPTIONAL, REASON, REQUIRED, Broken, Contents, Item
@@ -66,7 +66,7 @@ class Output:
         self.estimator = estimator
         self.estimator_name = poses.identify(estimator)
         self.size = size
-        self.store = Store(root / ".work" / "videos")
+        self.store = Store(root.absolute() / ".work" / "videos")
         self.signer = signer
         # Read once a run: a catalogue names the same motion and photo many times.
         self.digest_of = (contents or Contents()).digest
@@ -126,7 +126,7 @@ class Output:
         waiting: dict[str, list[Item]] = {}
         for item in items:
             if item.name in done:
-                shutil.rmtree(self.store.folder(self._video_id(item)).path, ignore_errors=True)
+                remove_tree(self.store.folder(self._video_id(item)).path)
                 continue
             if twin := twins.get(self.key(item)):
                 self.adopt(item, twin)
@@ -200,7 +200,7 @@ class Output:
             self.signer.sign(result)
         write_atomically(self.root / f"{item.name}.png", folder.poster.read_bytes())
         write_atomically(self.root / f"{item.name}.jpg", spritesheet(folder).read_bytes())
-        motion = Motion.load(folder.motion)
+        motion = Motion.load(on_disk(folder.motion))
         self._write_manifest(
             item,
             {
@@ -227,7 +227,7 @@ class Output:
         )
         for other in items[1:]:
             self.adopt(other, item)
-        shutil.rmtree(folder.path)
+        remove_tree(folder.path)
 
     def adopt(self, item: Item, twin: Item) -> None:
         """Gives an item the files of a finished one that has equal inputs."""

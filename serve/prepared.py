@@ -5,22 +5,21 @@ frames and of their neighbours alone. Knows the values of `dreampose.generate`, 
 """
 
 import json
-from pathlib import Path
 
 import safetensors
 import safetensors.torch
 from einops import rearrange
 from torch import Tensor
 
-from dreampose.files import new_file
 from dreampose.generate import Request
+from dreampose.places import Place, new_file, on_disk
 from dreampose.windows import windows
 
 FACTS = "request"
 """Name in the file's metadata of what is no tensor."""
 
 
-def write(path: str | Path, request: Request, num_poses: int) -> None:
+def write(path: Place, request: Request, num_poses: int) -> None:
     """Writes a request; the file appears whole or not at all.
 
     Args:
@@ -32,9 +31,8 @@ def write(path: str | Path, request: Request, num_poses: int) -> None:
     Raises:
         FileNotFoundError: the folder is gone.
     """
-    path = Path(path)
     if not path.parent.is_dir():
-        raise FileNotFoundError(path.parent)
+        raise FileNotFoundError(str(path.parent))
     tensors = {name: value for name, value in vars(request).items() if isinstance(value, Tensor)}
     facts = {name: value for name, value in vars(request).items() if name not in tensors}
     each = rearrange(request.poses, "t (p c) h w -> t p c h w", p=num_poses)[:, num_poses // 2]
@@ -45,14 +43,14 @@ def write(path: str | Path, request: Request, num_poses: int) -> None:
         safetensors.torch.save_file(tensors, part, metadata)
 
 
-def read(path: str | Path, indices: range) -> Request:
+def read(path: Place, indices: range) -> Request:
     """The request for some of its frames: in what is given they are all that there is.
 
     Args:
         path: of the file.
         indices: of the frames wanted.
     """
-    with safetensors.safe_open(path, framework="pt") as file:
+    with safetensors.safe_open(on_disk(path), framework="pt") as file:
         facts = json.loads(file.metadata()[FACTS])
         rows = file.get_slice("poses")
         frames = windows(rows.get_shape()[0], facts.pop("num_poses"))[indices.start : indices.stop]

@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from dreampose import poses, video
+from dreampose.places import Place, new_file, on_disk
 from dreampose.poses.motion import Motion
 from serve.store import VideoFolder, write_atomically
 from serve.uploads import CONTAINERS
@@ -22,22 +23,22 @@ SHEET_FRAMES = 25
 SHEET_COLUMNS = 5
 
 
-def thumbnail(folder: VideoFolder) -> Path:
+def thumbnail(folder: VideoFolder) -> Place:
     """The first frame as WebP."""
     path = folder.path / "thumbnail.webp"
     if not path.exists():
-        with Image.open(folder.poster) as image:
+        with Image.open(on_disk(folder.poster)) as image:
             buffer = io.BytesIO()
             image.convert("RGB").save(buffer, format="WEBP", quality=85)
         write_atomically(path, buffer.getvalue())
     return path
 
 
-def spritesheet(folder: VideoFolder) -> Path:
+def spritesheet(folder: VideoFolder) -> Place:
     """Up to 25 frames, evenly spread, five to a row from left to right, as JPEG."""
     path = folder.path / "spritesheet.jpg"
     if not path.exists():
-        frames = video.read(folder.result).frames
+        frames = video.read(on_disk(folder.result)).frames
         chosen = np.linspace(0, len(frames) - 1, min(SHEET_FRAMES, len(frames))).round().astype(int)
         height, width = frames.shape[1:3]
         rows = math.ceil(len(chosen) / SHEET_COLUMNS)
@@ -51,7 +52,7 @@ def spritesheet(folder: VideoFolder) -> Path:
     return path
 
 
-def poses_over_video(track: Path, upload: Path | None) -> Path:
+def poses_over_video(track: Place, upload: Place | None) -> Place:
     """A motion's poses as an MP4, over the video they were read from or over black.
 
     One frame is in memory at a time, since an uploaded video may be large.
@@ -62,14 +63,15 @@ def poses_over_video(track: Path, upload: Path | None) -> Path:
     """
     path = track.with_suffix(".mp4")
     if not path.exists():
-        motion = Motion.load(track)
+        motion = Motion.load(on_disk(track))
         blank = np.zeros((motion.height, motion.width, 3), np.uint8)
-        frames = _decode(upload) if upload else (blank for _ in range(motion.num_frames))
+        frames = _decode(on_disk(upload)) if upload else (blank for _ in range(motion.num_frames))
         drawn = (
             poses.draw_preview(frame[None], motion.between(index, index + 1))[0]
             for index, frame in enumerate(frames)
         )
-        video.write(path, drawn, motion.fps)
+        with new_file(path) as part:
+            video.write(part, drawn, motion.fps)
     return path
 
 

@@ -9,13 +9,13 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
 from dreampose import poses
 from dreampose.errors import InputError
+from dreampose.places import new_file, on_disk, place, touch
 from dreampose.poses.motion import Motion
 from serve.config import Settings
 from serve.measures import Measures, NoMeasures, RayMeasures
@@ -23,7 +23,7 @@ from serve.motions import MotionFolder, motion_id
 from serve.records import Prepared, RenderRequest, Video
 from serve.refusals import reason
 from serve.retry import call_with_retries
-from serve.store import VideoFolder, write_atomically
+from serve.store import VideoFolder, in_thread, write_atomically
 from serve.writing import News, write_result
 
 WATCH_SECONDS = 0.25
@@ -31,8 +31,6 @@ WATCH_SECONDS = 0.25
 
 READY_SECONDS = 60.0
 """An answer of a sampler counts so long as a proof that there is one."""
-
-Result = TypeVar("Result")
 
 logger = logging.getLogger("ray.serve")
 
@@ -157,9 +155,8 @@ class Renderer:
 
     async def _complete(self, folder: VideoFolder, request: RenderRequest) -> Video:
         await self._extract(folder, request)
-        sampler = self.sampler.options(
-            multiplexed_model_id=self.settings.subject_id(request.subject)
-        )
+        subject = await in_thread(self.settings.subject_id, request.subject)
+        sampler = self.sampler.options(multiplexed_model_id=subject)
         async with self.places:
             prepared: Prepared = await self._try(
                 lambda: sampler.prepare.remote(str(folder.path)), f"{folder.id}: preparation"
@@ -223,7 +220,7 @@ class Renderer:
     async def _extract(self, folder: VideoFolder, request: RenderRequest) -> None:
         """Reads the poses of an uploaded video, unless those of the same content are known."""
         upload = folder.upload
-        if folder.motion.exists() or upload is None:
+        if upload is None or await in_thread(folder.motion.exists):
             return
         recipe = self.settings.recipe(request.size)
         height, width = recipe.height, recipe.width
@@ -232,18 +229,21 @@ class Renderer:
             return
         extractor, estimator = self.extractor, request.estimator
         name = await asyncio.to_thread(motion_id, upload)
-        known = MotionFolder(Path(self.settings.motions) / name).track(height, width, estimator)
-        result, began = "hit" if known.exists() else "miss", time.monotonic()
+        known = MotionFolder(place(self.settings.motions) / name).track(height, width, estimator)
+        result = "hit" if await in_thread(known.exists) else "miss"
+        began = time.monotonic()
         self.measures.count("dreampose_cache", result=result)
         if result == "hit":
             # What is in use does not grow old.
-            known.parent.touch()
+            await in_thread(touch, known.parent)
         else:
             await self._try(
                 lambda: extractor.extract.remote(str(upload), str(known), estimator),
                 f"{folder.id}: poses",
             )
-            self._measure("extract", time.monotonic() - began, Motion.load(known).num_frames)
+            seconds = time.monotonic() - began
+            motion = await in_thread(lambda: Motion.load(on_disk(known)))
+            self._measure("extract", seconds, motion.num_frames)
         await in_thread(lambda: write_atomically(folder.motion, known.read_bytes()))
 
     async def _try(self, call: Callable[[], Awaitable[Any]], what: str) -> Any:
@@ -271,23 +271,12 @@ def direct(handle: DeploymentHandle[Any]) -> DeploymentHandle[Any]:
     return options(_by_reference=False)
 
 
-async def in_thread(work: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
-    """Does what touches storage in a thread, since storage may be slow and others wait.
-
-    Whoever is cancelled meanwhile waits for its end, so that nobody writes after their successor.
-    """
-    running = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
-        raise
-
-
 def extract_motion(folder: VideoFolder, height: int, width: int) -> None:
     """Extracts the poses of an uploaded video, unless that was done before."""
     upload = folder.upload
     if folder.motion.exists() or upload is None:
         return
     estimator = poses.estimator(folder.request().estimator)
-    poses.extract(upload, estimator, height=height, width=width).save(folder.motion)
+    motion = poses.extract(on_disk(upload), estimator, height=height, width=width)
+    with new_file(folder.motion) as part:
+        motion.save(part)

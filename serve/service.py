@@ -185,15 +185,5 @@ class Service:
         Raises:
             OSError: that cannot be done.
         """
-
-        def touch() -> None:
-            self.desk.store.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.desk.store.root) as file:
-                file.write(b"alive")
-                file.flush()
-                file.seek(0)
-                if file.read() != b"alive":
-                    raise OSError("storage must give back what was written")
-
         async with asyncio.timeout(self.settings.ready_timeout_s):
-            await asyncio.to_thread(touch)
+            await asyncio.to_thread(self.desk.store.check)

@@ -13,17 +13,17 @@ renamed, so that a reader sees all of it or nothing. Layout of one video's folde
     thumbnail.webp, spritesheet.jpg   made from it when first asked for
     deleted                 nobody wants it any more: work on it stops, then the folder goes
 
-A folder may lie on any filesystem that all replicas see.
+A folder may lie on a disk that all replicas see, or on any filesystem that pyarrow knows (S3).
 """
 
+import asyncio
 import hashlib
 import re
 import secrets
-import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import safetensors.numpy
@@ -31,20 +31,36 @@ from jaxtyping import UInt8
 
 from dreampose import watermark
 from dreampose.errors import InputError
-from dreampose.files import new_file
+from dreampose.places import Place, modified, new_file, place, remove_tree
 from serve.records import Fault, RenderRequest, Video
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """What an id, an item or a subject may be called: safe as a file name everywhere."""
 
 
-def write_atomically(path: Path, content: bytes, *, mode: int | None = None) -> None:
+Result = TypeVar("Result")
+
+
+async def in_thread(work: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
+    """Does what touches storage in a thread, since storage may be slow and others wait.
+
+    Whoever is cancelled meanwhile waits for its end, so that nobody writes after their successor.
+    """
+    running = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
+
+
+def write_atomically(path: Place, content: bytes, *, mode: int | None = None) -> None:
     """Writes a file that appears whole or not at all, even if the process is killed.
 
     Args:
         path: of the file; its folder is made.
         content: of the file.
-        mode: who may read it; by default whom the process's umask lets.
+        mode: who may read it, on this disk; by default whom the process's umask lets.
     """
     with new_file(path) as part:
         if mode is not None:
@@ -55,8 +71,8 @@ def write_atomically(path: Path, content: bytes, *, mode: int | None = None) -> 
 class VideoFolder:
     """One video in storage. Makes no folder until something is written."""
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Place) -> None:
+        self.path = place(path)
 
     @property
     def id(self) -> str:
@@ -64,32 +80,32 @@ class VideoFolder:
         return self.path.name
 
     @property
-    def result(self) -> Path:
+    def result(self) -> Place:
         """The MP4, once completed."""
         return self.path / "video.mp4"
 
     @property
-    def poster(self) -> Path:
+    def poster(self) -> Place:
         """The first frame as a PNG, once completed."""
         return self.path / "poster.png"
 
     @property
-    def motion(self) -> Path:
+    def motion(self) -> Place:
         """The pose track; absent until it is extracted where a video was uploaded."""
         return self.path / "motion.npz"
 
     @property
-    def prepared(self) -> Path:
+    def prepared(self) -> Place:
         """What samplers render frames from; there while they do."""
         return self.path / "prepared.safetensors"
 
     @property
-    def upload(self) -> Path | None:
+    def upload(self) -> Place | None:
         """The uploaded motion video, if the motion came as one."""
         return next(iter(sorted(self.path.glob("upload.*"))), None)
 
     @property
-    def photos(self) -> list[Path]:
+    def photos(self) -> list[Place]:
         """The photos in the order in which they came."""
         return sorted((self.path / "photos").glob("*"), key=lambda path: int(path.stem))
 
@@ -109,8 +125,8 @@ class VideoFolder:
         """Takes the folder away, its mark last, so that what is half gone stays deleted."""
         self.drop_chunks()
         for path in sorted(self.path.glob("*"), key=lambda path: path.name == "deleted"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        shutil.rmtree(self.path, ignore_errors=True)
+            remove_tree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        remove_tree(self.path)
 
     def request(self) -> RenderRequest:
         """What was asked."""
@@ -136,7 +152,7 @@ class VideoFolder:
         error = Fault(code=code, message=message)
         return self.update(status="failed", completed_at=int(time.time()), error=error)
 
-    def finished_chunks(self) -> Iterator[tuple[range, Path]]:
+    def finished_chunks(self) -> Iterator[tuple[range, Place]]:
         """Stretches of finished frames, by their file names, in order."""
         for path in sorted((self.path / "chunks").glob("*.safetensors")):
             start, stop = (int(number) for number in path.stem.split("-"))
@@ -152,8 +168,9 @@ class VideoFolder:
         # Not compressed: that takes longer than all else that is done with a frame, for files that
         # are gone when the video is there.
         name = f"{indices.start:06d}-{indices.stop:06d}.safetensors"
-        # Not with its parents: a video that was deleted meanwhile must not come back.
-        (self.path / "chunks").mkdir(exist_ok=True)
+        # A video that was deleted meanwhile must not come back.
+        if not self.path.is_dir():
+            raise FileNotFoundError(str(self.path))
         with new_file(self.path / "chunks" / name) as part:
             safetensors.numpy.save_file({"frames": np.ascontiguousarray(frames)}, part)
 
@@ -173,11 +190,11 @@ class VideoFolder:
 
     def drop_chunks(self) -> None:
         """Frees what is not needed once the MP4 is there."""
-        shutil.rmtree(self.path / "chunks", ignore_errors=True)
+        remove_tree(self.path / "chunks")
         self.prepared.unlink(missing_ok=True)
 
 
-def read_chunk(path: Path) -> UInt8[np.ndarray, "n H W 3"]:
+def read_chunk(path: Place) -> UInt8[np.ndarray, "n H W 3"]:
     """The frames of one finished stretch."""
     return safetensors.numpy.load(path.read_bytes())["frames"]
 
@@ -185,8 +202,8 @@ def read_chunk(path: Path) -> UInt8[np.ndarray, "n H W 3"]:
 class Store:
     """All videos under one root folder."""
 
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | Place) -> None:
+        self.root = place(root)
 
     def create(
         self,
@@ -244,9 +261,24 @@ class Store:
     def clear_abandoned(self, before: float) -> None:
         """Takes away what died while it was being accepted or removed, before that Unix time."""
         for path in self.root.glob("[!.]*"):
-            is_old = path.is_dir() and path.stat().st_mtime < before
+            is_old = path.is_dir() and modified(path) < before
             if is_old and not (path / "request.json").exists():
-                shutil.rmtree(path, ignore_errors=True)
+                remove_tree(path)
+
+    def check(self) -> None:
+        """Writes, reads and takes away a file.
+
+        Raises:
+            OSError: that cannot be done.
+        """
+        content = secrets.token_hex(8)
+        path = self.root / f".alive-{content}"
+        try:
+            write_atomically(path, content.encode())
+            if path.read_bytes() != content.encode():
+                raise OSError("storage must give back what was written")
+        finally:
+            path.unlink(missing_ok=True)
 
     def deleted(self) -> list[VideoFolder]:
         """Videos that nobody wants and whose files are still there."""
@@ -279,11 +311,11 @@ def stamp(folder: Path) -> str:
     return digest(*(f"{name} {state.st_size} {state.st_mtime_ns}" for name, state in states))[:12]
 
 
-def digest(*parts: bytes | Path | str) -> str:
+def digest(*parts: bytes | Place | str) -> str:
     """A name for contents: equal if and only if files' bytes and strings are, in order."""
     total = hashlib.sha256()
     for part in parts:
-        content = part.read_bytes() if isinstance(part, Path) else part
-        content = content.encode() if isinstance(content, str) else content
+        content = part.encode() if isinstance(part, str) else part
+        content = content if isinstance(content, bytes) else content.read_bytes()
         total.update(len(content).to_bytes(8, "big") + content)
     return total.hexdigest()

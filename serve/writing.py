@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from dreampose import provenance
+from dreampose.places import new_file
 from serve.backend import StoppedError
 from serve.store import VideoFolder, write_atomically
 
@@ -78,7 +79,8 @@ def write_result(folder: VideoFolder, num_frames: int, fps: float, news: News | 
     buffer = io.BytesIO()
     Image.fromarray(first).save(buffer, format="PNG")
     write_atomically(folder.poster, buffer.getvalue())
-    provenance.write(folder.result, itertools.chain([first], frames), fps, code=folder.mark())
+    with new_file(folder.result) as part:
+        provenance.write(part, itertools.chain([first], frames), fps, code=folder.mark())
     return f"{first.shape[1]}x{first.shape[0]}"
 
 

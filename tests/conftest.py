@@ -34,6 +34,8 @@ sys.modules["annotation_checker"] = ModuleType("annotation_checker")
 sys.modules["annotation_checker"].check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # type: ignore[attr-defined]
 install_import_hook("dreampose", "annotation_checker.check")
 
+import logging
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pyarrow import fs
 
 from dreampose import config, recipes
 
@@ -158,3 +161,30 @@ def sd_folder(sd_recipe: config.Recipe, tmp_path_factory: pytest.TempPathFactory
     encoder = CLIPVisionModel(CLIPVisionConfig(**sd_recipe.image_encoder))
     encoder.save_pretrained(folder / "image_encoder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """A bucket that speaks S3, on this machine and empty at first; its URI."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patched.setenv(name, "test")
+        patched.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patched.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        fs.S3FileSystem(
+            endpoint_override=f"{host}:{port}", scheme="http", allow_bucket_creation=True
+        ).create_dir("studio")
+        yield "s3://studio"
+    server.stop()
+
+
+@pytest.fixture(params=["disk", "s3"])
+def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder of the test's own, on this disk and then in a bucket: its path or URI."""
+    if request.param == "disk":
+        return str(tmp_path / "anywhere")
+    return f"{request.getfixturevalue('bucket')}/{uuid.uuid4().hex}"

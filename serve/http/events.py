@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from serve import previews
 from serve.http.gate import Owner
+from serve.records import Video
 from serve.service import Service
 from serve.store import VideoFolder, read_chunk
 
@@ -58,11 +59,15 @@ async def follow(folder: VideoFolder, *, frames: bool) -> AsyncGenerator[str, No
     """
     sent: set[int] = set()
     told, spoke = "", time.monotonic()
+
+    def look() -> Video:
+        if folder.is_deleted():
+            raise FileNotFoundError(folder.id)
+        return folder.video()
+
     while True:
         try:
-            if folder.is_deleted():
-                raise FileNotFoundError
-            state = folder.video()
+            state = await asyncio.to_thread(look)
             if frames and not state.finished:
                 for line in await asyncio.to_thread(new_frames, folder, sent):
                     yield line
@@ -111,7 +116,7 @@ def router(service: Service) -> APIRouter:
         frames: Annotated[bool, Query(description="send finished frames as well")] = True,
     ) -> StreamingResponse:
         """Server-sent events until the video ends: `progress`, `frame`, then how it ended."""
-        folder = service.desk.find(video_id, owner)
+        folder = await service.desk.find(video_id, owner)
         place = service.streams.hold(owner)
         return HeldStream(follow(folder, frames=frames), place)
 

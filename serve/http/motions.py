@@ -7,6 +7,7 @@ from fastapi import APIRouter, File, UploadFile
 from fastapi.responses import FileResponse
 from pydantic import BaseModel
 
+from dreampose.places import on_disk
 from serve.http.gate import Owner
 from serve.http.videos import Deleted
 from serve.motions import StoredMotion
@@ -34,7 +35,7 @@ def router(service: Service) -> APIRouter:
         async with service.intake:
             content = await file.read()
             facts = await service.look_at_motion(content, service.recipe)
-            return service.motions.add(owner, content, facts)
+            return await service.motions.add(owner, content, facts)
 
     @routes.get("/v1/motions")
     async def list_motions(owner: Owner) -> MotionList:
@@ -44,7 +45,7 @@ def router(service: Service) -> APIRouter:
     @routes.get("/v1/motions/{motion_id}")
     async def retrieve(motion_id: str, owner: Owner) -> StoredMotion:
         """What is known of a motion."""
-        return service.motions.get(motion_id, owner)
+        return await asyncio.to_thread(service.motions.get, motion_id, owner)
 
     @routes.get("/v1/motions/{motion_id}/preview", response_class=FileResponse)
     async def preview(motion_id: str, owner: Owner) -> FileResponse:
@@ -57,7 +58,8 @@ def router(service: Service) -> APIRouter:
             path = await service.motions.preview_of(content)
         else:
             path = await service.motions.preview(motion_id, owner)
-        return FileResponse(path, media_type="video/mp4", filename=f"{motion_id}.mp4")
+        file = await asyncio.to_thread(on_disk, path)
+        return FileResponse(file, media_type="video/mp4", filename=f"{motion_id}.mp4")
 
     @routes.delete("/v1/motions/{motion_id}")
     async def delete(motion_id: str, owner: Owner) -> Deleted:

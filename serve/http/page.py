@@ -10,6 +10,7 @@ import math
 import os
 import re
 import shutil
+import tempfile
 from html import escape
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -26,6 +27,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.routing import Match, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dreampose.places import place
 from serve.document import document
 from serve.http.visit import KEY
 from serve.limits import Concurrency
@@ -100,7 +102,10 @@ def mount(api: FastAPI, service: Service) -> None:
 
     from serve.http import blocks
 
-    folder = Path(service.settings.storage, ".page").absolute()
+    storage = place(service.settings.storage)
+    # Gradio knows this disk alone, and its files are nobody else's.
+    root = storage if isinstance(storage, Path) else Path(tempfile.mkdtemp(prefix="dreampose-"))
+    folder = (root / ".page").absolute()
     # What an earlier ingress had there belongs to pages that are closed, or begin anew.
     shutil.rmtree(folder, ignore_errors=True)
     # Storage that cannot be reached is for /healthz to tell; Gradio makes the folder when it can.

@@ -53,7 +53,7 @@ def router(service: Service) -> APIRouter:
     async def delete(subject_id: str, owner: Owner) -> Deleted:
         """Stops finetuning where it is not finished, and removes photos and weights."""
         folder = service.people.find(subject_id, owner)
-        if service.desk.uses_subject(subject_id):
+        if await service.desk.uses_subject(subject_id):
             raise RequestError(
                 409, "in_use", "id must be of a subject that no unfinished video uses", field="id"
             )

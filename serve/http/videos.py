@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from dreampose.config import PRESETS, Recipe
 from dreampose.errors import InputError
+from dreampose.places import on_disk
 from serve import previews
 from serve.http.gate import Owner
 from serve.records import RenderRequest, Video
@@ -191,7 +192,8 @@ def router(service: Service) -> APIRouter:
     @routes.get("/v1/videos/{video_id}")
     async def retrieve(video_id: str, owner: Owner) -> Video:
         """The video's status and progress."""
-        return service.desk.find(video_id, owner).video()
+        folder = await service.desk.find(video_id, owner)
+        return await asyncio.to_thread(folder.video)
 
     @routes.get("/v1/videos/{video_id}/content", response_class=FileResponse)
     async def content(
@@ -200,8 +202,8 @@ def router(service: Service) -> APIRouter:
         variant: Literal["video", "thumbnail", "spritesheet"] = "video",
     ) -> FileResponse:
         """The MP4 of a completed video, its first frame (WebP) or a sheet of frames (JPEG)."""
-        folder = service.desk.find(video_id, owner)
-        state = folder.video()
+        folder = await service.desk.find(video_id, owner)
+        state = await asyncio.to_thread(folder.video)
         if state.status != "completed":
             raise RequestError(
                 409,
@@ -209,18 +211,18 @@ def router(service: Service) -> APIRouter:
                 f"id must be of a completed video, got one {state.status}",
                 field="id",
             )
-        if variant == "thumbnail":
-            path = await asyncio.to_thread(previews.thumbnail, folder)
-            return FileResponse(path, media_type="image/webp", filename=f"{video_id}.webp")
-        if variant == "spritesheet":
-            path = await asyncio.to_thread(previews.spritesheet, folder)
-            return FileResponse(path, media_type="image/jpeg", filename=f"{video_id}.jpg")
-        return FileResponse(folder.result, media_type="video/mp4", filename=f"{video_id}.mp4")
+        make, media_type, suffix = {
+            "video": (lambda folder: folder.result, "video/mp4", "mp4"),
+            "thumbnail": (previews.thumbnail, "image/webp", "webp"),
+            "spritesheet": (previews.spritesheet, "image/jpeg", "jpg"),
+        }[variant]
+        path = await asyncio.to_thread(lambda: on_disk(make(folder)))
+        return FileResponse(path, media_type=media_type, filename=f"{video_id}.{suffix}")
 
     @routes.delete("/v1/videos/{video_id}")
     async def delete(video_id: str, owner: Owner) -> Deleted:
         """Cancels the video where it is not finished, and removes it and all its inputs."""
-        folder = service.desk.find(video_id, owner)
+        folder = await service.desk.find(video_id, owner)
         await service.desk.delete(folder)
         return Deleted(id=video_id, object="video.deleted")
 

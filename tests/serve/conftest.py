@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from dreampose import video
+from dreampose.places import new_file, place
 from dreampose.poses import Motion
 from serve.config import Settings
 from serve.http import build
@@ -106,9 +107,10 @@ class StandIn:
             self.at_once -= 1
 
     async def extract(self, upload, target, estimator):
-        self.calls.append(("extract", Path(upload).read_bytes()))
+        self.calls.append(("extract", place(upload).read_bytes()))
         await self._held()
-        walking_square().save(target)
+        with new_file(place(target)) as part:
+            walking_square().save(part)
 
     async def finetune(self, path):
         job = JobFolder(path)

@@ -25,7 +25,7 @@ def parsed(text):
 def test_progress_frames_and_end_are_told(running, post, eventually):
     running.backend.hold = True
     video_id = post(running.client).json()["id"]
-    folder = running.service.desk.find(video_id, "")
+    folder = Store(running.service.settings.storage).folder(video_id)
     eventually(lambda: folder.video().progress == 40)
 
     async def watch():

@@ -7,6 +7,7 @@ import pytest
 openai = pytest.importorskip("openai")
 
 from serve.keys import Keys  # noqa: E402
+from serve.store import Store  # noqa: E402
 
 # The client says of its own videos methods that the service they were made for shuts down.
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
@@ -73,7 +74,7 @@ def test_a_stored_motion_and_all_else_goes_through_extra_body(
         size="48x64",
         extra_body={"motion": motion["id"], "preset": "fast", "seed": 3, "align": False},
     )
-    folder = running.service.desk.find(created.id, "")
+    folder = Store(running.service.settings.storage).folder(created.id)
     request = folder.request()
     assert (request.preset, request.seed, request.align) == ("fast", 3, False)
     assert folder.motion.exists()

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from dreampose.errors import InputError
+from dreampose.places import modified
 from serve.records import RenderRequest
 from serve.store import Store, write_atomically
 
 
 @pytest.fixture
-def store(tmp_path):
-    return Store(tmp_path / "videos")
+def store(anywhere):
+    return Store(anywhere)
 
 
 def new_video(store, video_id=None):
@@ -67,8 +68,7 @@ def test_only_accepted_videos_that_somebody_wants_are_there(store):
     wanted, deleted = (new_video(store, name) for name in ("wanted", "deleted"))
     deleted.mark_deleted()
     half_posted = store.root / "half" / "photos" / "0.img"
-    half_posted.parent.mkdir(parents=True)
-    half_posted.write_bytes(b"x")
+    write_atomically(half_posted, b"x")
     assert [folder.id for folder in store.folders()] == [wanted.id]
     assert [folder.id for folder in store.deleted()] == [deleted.id]
     deleted.remove()
@@ -81,9 +81,8 @@ def test_only_accepted_videos_that_somebody_wants_are_there(store):
 def test_what_was_never_accepted_goes_after_a_while(store):
     wanted = new_video(store, "wanted")
     half_posted = store.root / "half" / "photos" / "0.img"
-    half_posted.parent.mkdir(parents=True)
-    half_posted.write_bytes(b"x")
-    now = wanted.path.stat().st_mtime
+    write_atomically(half_posted, b"x")
+    now = modified(wanted.path)
     store.clear_abandoned(now - 60)
     assert half_posted.exists()
     store.clear_abandoned(now + 60)
