@@ -24,7 +24,8 @@ Protocol, the same for every row:
 - Identity: everybody turns in the gait of the first test person; a person counts where the base
   render is nearer (lpips-lite) to their own true frame than to that of everybody else in that pose.
 - Pose: a real walk (examples/motions/real-walk.npz) drives three people; BlazePose reads the
-  base renders, and joints within 0.2 torso lengths of their place count (PCK@0.2).
+  renders of the base model and of the finetuned ones, and joints within 0.2 torso lengths of their
+  place count (PCK@0.2).
 """
 
 import argparse

@@ -199,17 +199,30 @@ def score_pose(folder: Path, number: int, photo_file: Path, protocol: Protocol) 
 
 
 def score_real(folder: Path, photo_file: Path, motion_file: Path, protocol: Protocol) -> None:
-    """Has one person walk as a real video does; `real.json` holds the share of correct joints."""
+    """Has one person walk as a real video does; `real.json` holds the shares of correct joints.
+
+    By the base model, and by the finetuned one where `score` has left it in the folder.
+    """
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
     pipe = load(protocol.model)
     photo = video.read(photo_file).frames[0]
     motion = poses.Motion.load(motion_file).resample(15.0).between(0, 32)
     wanted = poses.align(motion, generate.photo_body(photo, motion.height, motion.width))
-    frames = render(pipe, photo, wanted, tuple(range(wanted.num_frames)), protocol)
-    found = extract(Clip(frames=frames, fps=wanted.fps, source="render"), pipe, READER)
-    np.savez_compressed(folder / "real.npz", photo=photo, maps=wanted.maps, frames=frames)
-    write_result(folder / "real.json", protocol, pck=correct_joints(found, wanted))
+    pictures: dict[str, Any] = {}
+    for method in ("base", "finetuned"):
+        if method == "finetuned":
+            if not (folder / "subject").is_dir():
+                continue
+            pipe.load_subject(folder / "subject")
+        pictures[method] = render(pipe, photo, wanted, tuple(range(wanted.num_frames)), protocol)
+    found = {
+        method: extract(Clip(frames=frames, fps=wanted.fps, source="render"), pipe, READER)
+        for method, frames in pictures.items()
+    }
+    np.savez_compressed(folder / "real.npz", photo=photo, maps=wanted.maps, **pictures)
+    pck = {method: correct_joints(motion, wanted) for method, motion in found.items()}
+    write_result(folder / "real.json", protocol, pck=pck)
 
 
 def correct_joints(found: poses.Motion, wanted: poses.Motion) -> float:
