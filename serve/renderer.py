@@ -219,7 +219,7 @@ class Renderer:
 
     async def _extract(self, folder: VideoFolder, request: RenderRequest) -> None:
         """Reads the poses of an uploaded video, unless those of the same content are known."""
-        upload = folder.upload
+        upload = await in_thread(lambda: folder.upload)
         if upload is None or await in_thread(folder.motion.exists):
             return
         recipe = self.settings.recipe(request.size)

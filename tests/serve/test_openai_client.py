@@ -2,12 +2,11 @@
 
 import warnings
 
+import openai
 import pytest
 
-openai = pytest.importorskip("openai")
-
-from serve.keys import Keys  # noqa: E402
-from serve.store import Store  # noqa: E402
+from serve.keys import Keys
+from serve.store import Store
 
 # The client says of its own videos methods that the service they were made for shuts down.
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
