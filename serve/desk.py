@@ -137,8 +137,8 @@ class Desk:
         # A client that goes away now leaves a video in the queue, and not half of one in storage.
         return await asyncio.shield(asyncio.create_task(keep()))
 
-    async def find(self, video_id: str, owner: str) -> VideoFolder:
-        """An owner's video.
+    async def find(self, video_id: str, owner: str) -> tuple[VideoFolder, Video]:
+        """An owner's video, and what it was like just now.
 
         Raises:
             RequestError: there is none of that id.
@@ -146,9 +146,10 @@ class Desk:
         if not NAME.fullmatch(video_id) or self.owners.get(video_id) != owner:
             raise not_found("video", video_id)
         folder = self.store.folder(video_id)
-        if await in_thread(self._is_gone, folder):
+        state = await in_thread(self._read, folder)
+        if state is None or self._is_old(state):
             raise not_found("video", video_id)
-        return folder
+        return folder, state
 
     async def page(
         self, owner: str, *, limit: int, after: str = "", newest_first: bool = True
@@ -173,12 +174,9 @@ class Desk:
             for video_id in ids:
                 if len(videos) == limit:
                     return videos, True
-                # One that is deleted meanwhile is left out.
-                with contextlib.suppress(FileNotFoundError):
-                    folder = self.store.folder(video_id)
-                    state = folder.video() if folder.exists() else None
-                    if state and not self._is_old(state):
-                        videos.append(state)
+                state = self._read(self.store.folder(video_id))
+                if state and not self._is_old(state):
+                    videos.append(state)
             return videos, False
 
         return await in_thread(read)
@@ -274,7 +272,8 @@ class Desk:
         """Takes away what has expired."""
         for video_id in list(self.ids):
             folder = self.store.folder(video_id)
-            if await in_thread(self._is_expired, folder):
+            state = await in_thread(self._read, folder)
+            if state and self._is_old(state):
                 log("video expired", video_id=video_id)
                 await self.delete(folder)
         await in_thread(self.store.clear_abandoned, time.time() - ABANDONED_SECONDS)
@@ -284,11 +283,13 @@ class Desk:
         ended = state.completed_at or state.created_at
         return state.expires_at or int(ended + 3600 * self.live.limits.keep_hours)
 
-    def _is_gone(self, folder: VideoFolder) -> bool:
-        return not folder.exists() or self._is_old(folder.video())
-
-    def _is_expired(self, folder: VideoFolder) -> bool:
-        return folder.exists() and self._is_old(folder.video())
+    @staticmethod
+    def _read(folder: VideoFolder) -> Video | None:
+        """The video object, if the video was accepted and is still wanted."""
+        # Its folder may go at any moment.
+        with contextlib.suppress(FileNotFoundError):
+            return folder.video() if folder.exists() else None
+        return None
 
     def _is_old(self, state: Video) -> bool:
         return state.finished and self._expires(state) <= time.time()

@@ -118,7 +118,7 @@ class Motions:
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.drawing = asyncio.Lock()
         self.owning = asyncio.Lock()
-        """Held while it is written whose a motion is."""
+        """Held while an entry is read and written, which would else undo another's change."""
 
     async def open(self) -> None:
         """Takes up what is unfinished in storage."""
@@ -297,8 +297,7 @@ class Motions:
         target = folder.track(*self.size)
         upload = await in_thread(lambda: folder.upload)
         assert upload is not None
-        await in_thread(folder.update, status="in_progress")
-        now = int(time.time())
+        await self._update(folder, status="in_progress")
         try:
             if not await in_thread(target.is_file):
                 async with asyncio.timeout(self.live.limits.render_timeout_s):
@@ -308,13 +307,18 @@ class Motions:
             logging.getLogger("ray.serve").exception("%s failed", folder.id)
             code = "invalid_input" if isinstance(error, InputError) else "extraction_failed"
             fault = Fault(code=code, message=reason(error))
-            await in_thread(folder.update, status="failed", completed_at=now, error=fault)
+            now = int(time.time())
+            await self._update(folder, status="failed", completed_at=now, error=fault)
             return
-        await in_thread(
-            folder.update,
+        await self._update(
+            folder,
             status="completed",
             completed_at=int(time.time()),
             num_frames=motion.num_frames,
             num_filled=motion.num_filled,
         )
         log("motion completed", motion=folder.id)
+
+    async def _update(self, folder: MotionFolder, **changes: Any) -> None:
+        async with self.owning:
+            await in_thread(folder.update, **changes)

@@ -116,7 +116,7 @@ def router(service: Service) -> APIRouter:
         frames: Annotated[bool, Query(description="send finished frames as well")] = True,
     ) -> StreamingResponse:
         """Server-sent events until the video ends: `progress`, `frame`, then how it ended."""
-        folder = await service.desk.find(video_id, owner)
+        folder, _ = await service.desk.find(video_id, owner)
         place = service.streams.hold(owner)
         return HeldStream(follow(folder, frames=frames), place)
 

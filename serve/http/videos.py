@@ -192,8 +192,8 @@ def router(service: Service) -> APIRouter:
     @routes.get("/v1/videos/{video_id}")
     async def retrieve(video_id: str, owner: Owner) -> Video:
         """The video's status and progress."""
-        folder = await service.desk.find(video_id, owner)
-        return await asyncio.to_thread(folder.video)
+        _, state = await service.desk.find(video_id, owner)
+        return state
 
     @routes.get("/v1/videos/{video_id}/content", response_class=FileResponse)
     async def content(
@@ -202,8 +202,7 @@ def router(service: Service) -> APIRouter:
         variant: Literal["video", "thumbnail", "spritesheet"] = "video",
     ) -> FileResponse:
         """The MP4 of a completed video, its first frame (WebP) or a sheet of frames (JPEG)."""
-        folder = await service.desk.find(video_id, owner)
-        state = await asyncio.to_thread(folder.video)
+        folder, state = await service.desk.find(video_id, owner)
         if state.status != "completed":
             raise RequestError(
                 409,
@@ -222,7 +221,7 @@ def router(service: Service) -> APIRouter:
     @routes.delete("/v1/videos/{video_id}")
     async def delete(video_id: str, owner: Owner) -> Deleted:
         """Cancels the video where it is not finished, and removes it and all its inputs."""
-        folder = await service.desk.find(video_id, owner)
+        folder, _ = await service.desk.find(video_id, owner)
         await service.desk.delete(folder)
         return Deleted(id=video_id, object="video.deleted")
 

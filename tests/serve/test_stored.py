@@ -1,9 +1,13 @@
 """Stored motions and subjects: used again by content, made in the background, taken away."""
 
+import time
+
 import pytest
 
 from dreampose.errors import InputError
+from serve.motions import MotionFolder
 from serve.store import Store
+from serve.uploads import Facts
 
 
 def upload(client, path):
@@ -109,6 +113,29 @@ def test_reading_poses_that_takes_too_long_is_given_up(make_service, motion_vide
     motion = upload(running.client, motion_video)
     state = finished(running.client, f"/v1/motions/{motion['id']}")
     assert (state["status"], state["error"]["code"]) == ("failed", "extraction_failed")
+
+
+def test_whoever_uploads_a_motion_as_its_reading_ends_does_not_undo_that(
+    running, motion_video, finished, monkeypatch
+):
+    running.backend.hold = True
+    motion = upload(running.client, motion_video)
+    entry = MotionFolder.entry
+
+    def slow_entry(folder):
+        found = entry(folder)
+        running.backend.hold = False
+        time.sleep(0.5)
+        return found
+
+    service = running.service.motions
+    facts = Facts(suffix=".mp4", num_frames=10, fps=12.5)
+    with monkeypatch.context() as patch:
+        patch.setattr(MotionFolder, "entry", slow_entry)
+        running.client.portal.call(service.add, "another", motion_video.read_bytes(), facts)
+    state = finished(running.client, f"/v1/motions/{motion['id']}")
+    assert state["status"] == "completed"
+    assert service.find(motion["id"], "another").entry().owners[1:] == ["another"]
 
 
 def test_unfinished_motions_and_subjects_are_taken_up(

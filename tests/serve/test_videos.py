@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from dreampose import video
-from serve.store import Store
+from serve.store import Store, VideoFolder
 
 
 def test_post_poll_fetch(running, post, finished, motion_file, tmp_path):
@@ -121,6 +121,18 @@ def test_a_deleted_video_is_stopped_and_leaves_nothing(running, post, eventually
     eventually(lambda: not folder.path.exists())
     assert running.client.get("/v1/videos").json()["data"] == []
     assert running.client.delete(f"/v1/videos/{video_id}").status_code == 404
+
+
+def test_a_video_that_goes_while_it_is_looked_at_was_not_found(running, post, monkeypatch):
+    video_id = post(running.client).json()["id"]
+
+    def gone(folder):
+        raise FileNotFoundError(folder.path)
+
+    monkeypatch.setattr(VideoFolder, "video", gone)
+    assert running.client.get(f"/v1/videos/{video_id}").status_code == 404
+    assert running.client.get(f"/v1/videos/{video_id}/content").status_code == 404
+    assert running.client.get("/v1/videos").json()["data"] == []
 
 
 def test_a_waiting_video_that_is_deleted_is_never_rendered(make_service, post, eventually):
