@@ -236,12 +236,13 @@ def _draw(
     surface = axis_depth + normal_z * thickness - part.bias
     shown = inside & (surface < depth[area])
 
-    def seen(direction: Point) -> Float[np.ndarray, "h w"]:
-        return normal_x * direction[0] + normal_y * direction[1] + normal_z * direction[2]
-
+    turned, ahead = (
+        normal_x * direction[0] + normal_y * direction[1] + normal_z * direction[2]
+        for direction in (part.leftward, part.forward)
+    )
     nearness = np.tanh((hips - axis_depth) / (0.15 * size))
-    u = part.u[0] + (part.u[1] - part.u[0]) * along + part.side * seen(part.leftward)
-    v = part.v + part.facing * seen(part.forward) + part.near * nearness
+    u = part.u[0] + (part.u[1] - part.u[0]) * along + part.side * turned
+    v = part.v + part.facing * ahead + part.near * nearness
     canvas[0][area] = np.where(shown, u, canvas[0][area])
     canvas[1][area] = np.where(shown, v, canvas[1][area])
     depth[area] = np.where(shown, surface, depth[area])
