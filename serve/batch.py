@@ -30,6 +30,8 @@ from serve.retry import call_with_retries
 from serve.store import VideoFolder, digest
 
 POLL_SECONDS = 0.5
+PRIVATE = "render-"
+"""What the names of applications begin with that serve one job and end with it."""
 
 logger = logging.getLogger("ray.serve")
 
@@ -49,7 +51,9 @@ def render_items(
     serves_others = bool(ray_serve.status().proxies)
     handle, own = find_renderer(settings), ""
     if handle is None:
-        own = f"render-{digest(settings.model_dump_json())[:8]}"
+        # Of this folder alone: another job's would end with that job. One that a killed job left
+        # behind is taken over by the same job's next run.
+        own = PRIVATE + digest(settings.model_dump_json(), str(output.root.absolute()))[:8]
         # Nobody asks over HTTP here; a server that runs already is left as it is.
         ray_serve.start(proxy_location="Disabled")
         handle = ray_serve.run(renderer_app(settings, total), name=own, route_prefix=None)
@@ -66,7 +70,7 @@ def render_items(
 def find_renderer(settings: Settings) -> DeploymentHandle[Any] | None:
     """The renderer of a running application that serves the same model and subjects."""
     for name, application in ray_serve.status().applications.items():
-        if application.status != ApplicationStatus.RUNNING:
+        if name.startswith(PRIVATE) or application.status != ApplicationStatus.RUNNING:
             continue
         if "Renderer" not in application.deployments:
             continue

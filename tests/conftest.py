@@ -122,7 +122,8 @@ def ray_cluster() -> Iterator[Any]:
     ray = pytest.importorskip("ray")
     if not ray.is_initialized():
         ray.init(
-            num_cpus=4,
+            # As many as the machine that CI has; each busy one more is a process that imports all.
+            num_cpus=2,
             object_store_memory=200 * 2**20,
             include_dashboard=False,
             log_to_driver=False,

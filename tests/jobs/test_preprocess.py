@@ -29,7 +29,7 @@ def expected_row(path, recipe, **options):
 
 @pytest.mark.ray
 def test_a_killed_run_goes_on_and_its_data_are_those_of_an_undisturbed_one(
-    driver, clips, draw_clip, tiny_json, tiny_recipe, tmp_path
+    driver, capsys, clips, draw_clip, tiny_json, tiny_recipe, tmp_path
 ):
     (clips / "a" / "broken.mp4").write_text("not a video")
     # The last clip in the order of names takes seconds: the first run is killed within it.
@@ -46,7 +46,8 @@ def test_a_killed_run_goes_on_and_its_data_are_those_of_an_undisturbed_one(
     driver.kill_when(lambda: len(committed()) >= 2, "preprocess", *flags)
     kept = {path.name: path.stat().st_mtime_ns for path in committed()}
     assert len(kept) < 7, "the kill came too late to show anything"
-    code, text, err = driver.run("preprocess", *flags)
+    code = driver.again("preprocess", *flags)
+    text, err = capsys.readouterr()
     assert code == 0, err
     assert "6 clips, 1 rejected videos" in text
     assert f"{len(kept)} of them were done before" in text

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from ray import serve as ray_serve
 
 from dreampose import checkpoints, generate, provenance, subjects, video
 from dreampose.poses import Motion
@@ -25,17 +26,20 @@ FPS = 12.5
 
 
 @pytest.mark.ray
-def test_a_job_killed_halfway_does_only_the_rest(shop, tiny_recipe, still_motion):
+def test_a_job_killed_halfway_with_its_cluster_does_only_the_rest(
+    driver, capsys, shop, tiny_recipe, still_motion
+):
     checkpoints.save(checkpoints.build(tiny_recipe), shop / "tiny")
     still_motion(24).save(shop / "walk.npz")
     (shop / "catalog.csv").write_text(
         "item,photos,motion,seed,preset\none,a.png,walk.npz,1,balanced\ntwo,b.png,walk.npz,2,balanced\n",
     )
-    command = [
-        sys.executable, str(ROOT / "jobs" / "render.py"), "--model", str(shop / "tiny"),
-        "--catalog", str(shop / "catalog.csv"), "--out", str(shop / "out"),
-        "--no-align", "--replicas", "1", "--chunk-size", "4",
+    flags = [
+        "--model", shop / "tiny", "--catalog", shop / "catalog.csv", "--out", shop / "out",
+        "--no-align", "--replicas", 1, "--chunk-size", 4,
     ]  # fmt: skip
+    # Without an address the job starts a cluster of its own, which ends with it.
+    command = [sys.executable, *map(str, (ROOT / "jobs" / "render.py", *flags))]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     chunks = shop / "out" / ".work" / "videos"
     with (shop / "log").open("wb") as log:
@@ -49,8 +53,7 @@ def test_a_job_killed_halfway_does_only_the_rest(shop, tiny_recipe, still_motion
     assert 2 <= len(kept) < 12, "killed too late to show anything"
     assert not list((shop / "out").glob("*.mp4"))
 
-    second = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert second.returncode == 0, second.stderr
+    assert driver.again("render", *flags) == 0, capsys.readouterr().err
     manifests = {
         name: json.loads((shop / "out" / f"{name}.json").read_bytes()) for name in ("one", "two")
     }
@@ -74,15 +77,15 @@ def test_a_job_killed_halfway_does_only_the_rest(shop, tiny_recipe, still_motion
         np.testing.assert_array_equal(clip.frames, video.read(shop / "expected.mp4").frames)
 
     before = (shop / "out" / "one.mp4").stat().st_mtime_ns
-    third = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert third.returncode == 0, third.stderr
-    assert "2 finished before" in third.stdout
+    capsys.readouterr()
+    assert driver.again("render", *flags) == 0
+    assert "2 finished before" in capsys.readouterr().out
     assert (shop / "out" / "one.mp4").stat().st_mtime_ns == before
 
 
 @pytest.mark.ray
 def test_a_catalogue_killed_halfway_renders_every_item_once_and_tells_what_is_broken(
-    shop, tiny_recipe, still_motion
+    driver, capsys, shop, tiny_recipe, still_motion
 ):
     base = checkpoints.build(tiny_recipe)
     checkpoints.save(base, shop / "tiny")
@@ -105,30 +108,26 @@ def test_a_catalogue_killed_halfway_renders_every_item_once_and_tells_what_is_br
     rows[7] = rows[7].replace("person-1.png", "half.png")
     rows[31] = rows[31].replace("walk-1.npz", "short.npz")
     (shop / "catalog.csv").write_text("item,photos,motion,subject,seed,preset\n" + "".join(rows))
-    command = [
-        sys.executable, str(ROOT / "jobs" / "render.py"), "--model", str(shop / "tiny"),
-        "--catalog", str(shop / "catalog.csv"), "--out", str(shop / "out"),
-        "--subjects", str(shop / "weights"), "--no-align", "--replicas", "1",
+    flags = [
+        "--model", shop / "tiny", "--catalog", shop / "catalog.csv", "--out", shop / "out",
+        "--subjects", shop / "weights", "--no-align", "--replicas", 1,
     ]  # fmt: skip
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
 
     def finished():
         return {path: path.stat().st_mtime_ns for path in (shop / "out").glob("*.json")}
 
-    with (shop / "log").open("wb") as log:
-        first = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        while len(finished()) < 12:
-            assert first.poll() is None, (shop / "log").read_text()
-            time.sleep(0.02)
-        first.send_signal(signal.SIGKILL)
-        first.wait()
+    driver.kill_when(lambda: len(finished()) >= 12, "render", *flags)
     before = finished()
     assert len(before) < 38, "killed too late to show anything"
+    (left,) = ray_serve.status().applications
+    assert left.startswith("render-"), "the cluster lives on, and the job's samplers with it"
 
-    second = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert second.returncode == 1, second.stderr
-    assert f"40 items, {len(before)} finished before, 2 broken" in second.stdout
-    assert "38 rendered, 2 failed" in second.stdout
+    code = driver.again("render", *flags)
+    text, err = capsys.readouterr()
+    assert code == 1, err
+    assert f"40 items, {len(before)} finished before, 2 broken" in text
+    assert "38 rendered, 2 failed" in text
+    assert not ray_serve.status().applications, "samplers are left that nobody needs"
     after = finished()
     assert len(after) == 38
     assert {path: after[path] for path in before} == before, "no item is rendered twice"

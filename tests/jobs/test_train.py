@@ -67,7 +67,7 @@ def first_step(folder: Path, name: str):
 
 @pytest.mark.ray
 def test_a_killed_run_ends_where_an_undisturbed_one_ends(
-    driver, data, tiny_recipe, tiny_json, tmp_path
+    driver, capsys, data, tiny_recipe, tiny_json, tmp_path
 ):
     out = tmp_path / "run"
     snapshot = out / "ray" / "checkpoint_manager_snapshot.json"
@@ -86,7 +86,8 @@ def test_a_killed_run_ends_where_an_undisturbed_one_ends(
     assert step < NUM_STEPS, "the kill came too late to show anything"
     assert not (out / "model").exists()
     before = {path.name for path in (out / "tensorboard").iterdir()}
-    code, text, err = driver.run("train", *flags)
+    code = driver.again("train", *flags)
+    text, err = capsys.readouterr()
     assert code == 0, err
     assert f"{NUM_STEPS} steps" in text
 
