@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import ray
 from ray import serve as ray_serve
 from ray.serve.handle import DeploymentHandle
-from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
+from ray.serve.schema import ApplicationStatus
 from tqdm import tqdm
 
 from cluster import resources
@@ -51,11 +51,11 @@ def render_items(
     serves_others = bool(ray_serve.status().proxies)
     handle, own = find_renderer(settings), ""
     if handle is None:
-        # Of this folder alone: another job's would end with that job. One that a killed job left
-        # behind is taken over by the same job's next run, unless its model has changed since.
+        # Of this folder alone: another job's would end with that job.
         own = PRIVATE + digest(str(output.root.absolute()))[:8]
-        left = ray_serve.status().applications.get(own)
-        if left and not _serving(own, left, settings):
+        if own in ray_serve.status().applications:
+            # Left by a killed run. Serve would put new replicas beside the old ones for a while,
+            # and two renderers in one video's folder take away each other's files.
             ray_serve.delete(own)
         # Nobody asks over HTTP here; a server that runs already is left as it is.
         ray_serve.start(proxy_location="Disabled")
@@ -73,23 +73,17 @@ def render_items(
 def find_renderer(settings: Settings) -> DeploymentHandle[Any] | None:
     """The renderer of a running service that serves the same model and subjects."""
     for name, application in ray_serve.status().applications.items():
-        if not name.startswith(PRIVATE) and (handle := _serving(name, application, settings)):
+        if name.startswith(PRIVATE) or application.status != ApplicationStatus.RUNNING:
+            continue
+        if "Renderer" not in application.deployments:
+            continue
+        handle = ray_serve.get_deployment_handle("Renderer", name)
+        folder, version, subjects = handle.describe.remote().result()
+        # An application that also has subjects serves a catalogue that names none.
+        same_model = (folder, version) == settings.served()[:2]
+        if same_model and settings.subjects in ("", subjects):
             return handle
     return None
-
-
-def _serving(
-    name: str, application: ApplicationStatusOverview, settings: Settings
-) -> DeploymentHandle[Any] | None:
-    """The application's renderer, if it runs and serves what is asked for."""
-    is_up = application.status == ApplicationStatus.RUNNING
-    if not is_up or "Renderer" not in application.deployments:
-        return None
-    handle = ray_serve.get_deployment_handle("Renderer", name)
-    folder, version, subjects = handle.describe.remote().result()
-    # An application that also has subjects serves a catalogue that names none.
-    same_model = (folder, version) == settings.served()[:2]
-    return handle if same_model and settings.subjects in ("", subjects) else None
 
 
 class _Batch:

@@ -81,12 +81,8 @@ def test_another_jobs_samplers_are_not_shared(render):
     assert rest == [("delete", own)]
 
 
-def test_what_a_killed_run_left_is_taken_over(render):
+@pytest.mark.parametrize("version", ["this", "older"])
+def test_what_a_killed_run_left_is_gone_before_others_render_in_its_folder(render, version):
     (_, own), *_ = render({})
-    assert render({own: render.version}) == [("run", own), ("delete", own), ("shutdown",)]
-
-
-def test_what_a_killed_run_left_with_an_older_model_goes_first(render):
-    (_, own), *_ = render({})
-    done = render({own: "older"})
+    done = render({own: render.version if version == "this" else version})
     assert done == [("delete", own), ("run", own), ("delete", own), ("shutdown",)]
