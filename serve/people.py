@@ -61,7 +61,7 @@ class JobFolder:
     @property
     def photos(self) -> list[Path]:
         """In the order in which they came."""
-        return sorted((self.path / "photos").glob("*"), key=lambda path: int(path.stem))
+        return sorted((self.path / "photos").glob("*.img"), key=lambda path: int(path.stem))
 
     @property
     def weights(self) -> Path:

@@ -107,7 +107,7 @@ class VideoFolder:
     @property
     def photos(self) -> list[Place]:
         """The photos in the order in which they came."""
-        return sorted((self.path / "photos").glob("*"), key=lambda path: int(path.stem))
+        return sorted((self.path / "photos").glob("*.img"), key=lambda path: int(path.stem))
 
     def exists(self) -> bool:
         """Whether the video was accepted, all of its inputs being there, and is still wanted."""

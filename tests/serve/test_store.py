@@ -49,6 +49,12 @@ def test_photos_keep_their_order_beyond_ten(store):
     assert [photo.read_bytes() for photo in folder.photos] == photos
 
 
+def test_what_a_killed_writer_left_beside_the_photos_is_no_photo(store):
+    folder = new_video(store)
+    write_atomically(folder.path / "photos" / ".0.img.17347.21af3eab.part", b"fir")
+    assert [photo.read_bytes() for photo in folder.photos] == [b"first", b"second"]
+
+
 def test_frames_come_back_in_order_and_once(store):
     folder = new_video(store)
     for indices in (range(4, 6), range(4), range(3, 8), range(8, 9)):

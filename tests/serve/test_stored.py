@@ -6,7 +6,8 @@ import pytest
 
 from dreampose.errors import InputError
 from serve.motions import MotionFolder
-from serve.store import Store
+from serve.people import JobFolder
+from serve.store import Store, write_atomically
 from serve.uploads import Facts
 
 
@@ -255,3 +256,10 @@ def test_without_a_folder_for_subjects_there_are_none(make_service, photo_file, 
 @pytest.mark.parametrize("name", ["x" * 101])
 def test_a_name_for_people_is_bounded(running, photo_file, name):
     assert finetune(running.client, photo_file, name=name).status_code == 400
+
+
+def test_what_a_killed_writer_left_beside_a_subjects_photos_is_no_photo(tmp_path):
+    job = JobFolder(tmp_path / "anna")
+    for name in ("0.img", "1.img", ".1.img.17347.21af3eab.part"):
+        write_atomically(job.path / "photos" / name, name.encode())
+    assert [photo.name for photo in job.photos] == ["0.img", "1.img"]
