@@ -122,7 +122,7 @@ def ray_cluster() -> Iterator[Any]:
     ray = pytest.importorskip("ray")
     if not ray.is_initialized():
         ray.init(
-            # As many as the machine that CI has; each busy one more is a process that imports all.
+            # Each more would be one more worker that imports torch and diffusers at the same time.
             num_cpus=2,
             object_store_memory=200 * 2**20,
             include_dashboard=False,

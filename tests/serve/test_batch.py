@@ -10,7 +10,7 @@ from serve.config import Settings
 
 
 class StandIn:
-    """Serve with some applications, told by the model's version that each serves."""
+    """Serve with some applications; each is known by the version of the model that it serves."""
 
     def __init__(self, settings, applications):
         self.settings, self.versions = settings, dict(applications)
@@ -20,11 +20,11 @@ class StandIn:
         running = SimpleNamespace(status=ApplicationStatus.RUNNING, deployments={"Renderer": None})
         return SimpleNamespace(applications=dict.fromkeys(self.versions, running), proxies={})
 
-    def get_deployment_handle(self, _, name):
+    def get_deployment_handle(self, _deployment, name):
         folder, _, subjects = self.settings.served()
         answer = folder, self.versions[name], subjects
         call = SimpleNamespace(remote=lambda: SimpleNamespace(result=lambda: answer))
-        return SimpleNamespace(describe=call, of=name)
+        return SimpleNamespace(describe=call)
 
     def start(self, **_):
         pass
