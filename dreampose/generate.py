@@ -1,13 +1,14 @@
 """Photo and motion to frames, in two halves: one request, then any of its frames anywhere.
 
 `prepare` turns a photo and a motion into a `Request` once; `render_frames` renders any of its
-frames from that alone, so that frames can be cut into chunks and spread over machines. Knows
-nothing of Ray or of files.
+frames from that alone, so that frames can be cut into chunks and spread over machines, and
+`render_together` those of several requests at once. Knows nothing of Ray or of files.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -190,7 +191,6 @@ def photo_body(photo: Photo, height: int, width: int) -> Motion:
     return poses.extract(clip, poses.estimator("blazepose"), height=height, width=width)
 
 
-@torch.no_grad()
 def render_frames(
     pipe: Components,
     request: Request,
@@ -214,46 +214,104 @@ def render_frames(
     Raises:
         InputError: an index is out of range.
     """
-    for index in indices:
-        if not 0 <= index < request.num_frames:
-            raise InputError(f"indices must be in [0, {request.num_frames}), got {index}")
-    device, count = pipe.execution_device, len(indices)
-    scheduler = scheduler_by_name(
-        request.scheduler, pipe.scheduler.config, **request.scheduler_kwargs
-    )
-    frame_poses = request.poses[list(indices)].to(device)
-    denoiser = Denoiser(unet=pipe.unet)
-    null_tokens = None if request.null_tokens is None else request.null_tokens.to(device)
+    parts = [(request, indices)]
+    return render_together(pipe, parts, callback=callback, join_branches=join_branches)[0]
 
-    def guided(photo: int) -> Model:
-        tokens = request.photo_tokens[photo].to(device).expand(count, -1, -1)
+
+@torch.no_grad()
+def render_together(
+    pipe: Components,
+    parts: Sequence[tuple[Request, Sequence[int]]],
+    *,
+    callback: Callable[[int, int], None] | None = None,
+    join_branches: bool = True,
+) -> list[UInt8[np.ndarray, "n H W 3"]]:
+    """Renders frames of several requests as one batch; else as `render_frames`.
+
+    Args:
+        pipe: the model that prepared all of them.
+        parts: at least one: requests of which each two `agree`, and the frames wanted of each.
+        callback: as in `render_frames`.
+        join_branches: as in `render_frames`.
+
+    Raises:
+        InputError: an index is out of range, or requests do not agree.
+    """
+    for request, indices in parts:
+        for index in indices:
+            if not 0 <= index < request.num_frames:
+                raise InputError(f"indices must be in [0, {request.num_frames}), got {index}")
+    shared, device = parts[0][0], pipe.execution_device
+    if not all(agree(shared, request) for request, _ in parts[1:]):
+        raise InputError("parts must agree in size, scheduler, steps and scales, got others")
+    scheduler = scheduler_by_name(
+        shared.scheduler, pipe.scheduler.config, **shared.scheduler_kwargs
+    )
+    counts = [len(indices) for _, indices in parts]
+    poses = torch.cat([request.poses[list(indices)] for request, indices in parts]).to(device)
+    denoiser = Denoiser(unet=pipe.unet)
+    null_tokens = None if shared.null_tokens is None else shared.null_tokens.to(device)
+
+    # Not one for each call: there are as many as combinations of the requests' photos.
+    @lru_cache(maxsize=8)
+    def guided(photos: tuple[int, ...]) -> Model:
+        tokens = [
+            request.photo_tokens[photo].expand(count, -1, -1)
+            for (request, _), photo, count in zip(parts, photos, counts, strict=True)
+        ]
         return guide(
             denoiser,
-            Conditions(tokens=tokens, poses=frame_poses, null_tokens=null_tokens),
-            request.image_scale,
-            request.pose_scale,
+            Conditions(tokens=torch.cat(tokens).to(device), poses=poses, null_tokens=null_tokens),
+            shared.image_scale,
+            shared.pose_scale,
             join_branches=join_branches,
         )
 
-    models = {photo: guided(photo) for photo in set(request.photo_choice.tolist())}
-    choices = iter(request.photo_choice.tolist())
+    choices = zip(*(request.photo_choice.tolist() for request, _ in parts), strict=True)
 
     def model(x: Tensor, t: Tensor) -> Tensor:
-        return models[next(choices)](x, t)
+        return guided(next(choices))(x, t)
 
-    latents = request.noise.to(device).expand(count, -1, -1, -1)
+    noise = [
+        request.noise.expand(count, -1, -1, -1)
+        for (request, _), count in zip(parts, counts, strict=True)
+    ]
+    latents = torch.cat(noise).to(device)
     for step in denoise(
         model,
         latents,
         scheduler,
-        request.num_inference_steps,
-        seeds=[request.step_seed] * count,
+        shared.num_inference_steps,
+        seeds=[
+            request.step_seed
+            for (request, _), count in zip(parts, counts, strict=True)
+            for _ in range(count)
+        ],
     ):
         latents = step.latents
         if callback is not None:
             callback(step.index + 1, step.num_steps)
     codec = LatentCodec(vae=pipe.vae, image_range=pipe.recipe.image_range)
-    return video.to_pixels(codec.decode(latents))
+    return np.split(video.to_pixels(codec.decode(latents)), np.cumsum(counts)[:-1])
+
+
+def agree(one: Request, other: Request) -> bool:
+    """Whether frames of two requests of the same model can be rendered in one batch."""
+    names = ("scheduler", "num_inference_steps", "image_scale", "pose_scale")
+    return (
+        all(getattr(one, name) == getattr(other, name) for name in names)
+        and dict(one.scheduler_kwargs) == dict(other.scheduler_kwargs)
+        and one.noise.shape == other.noise.shape
+        and one.poses.shape[1:] == other.poses.shape[1:]
+        and one.photo_tokens.shape[1:] == other.photo_tokens.shape[1:]
+        and _same(one.null_tokens, other.null_tokens)
+    )
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return torch.equal(one, other)
 
 
 def _scale(name: str, given: float | None, preset: float | None, recipe: float) -> float:

@@ -62,6 +62,7 @@ def render(args: argparse.Namespace) -> int:
         subjects=args.subjects or "",
         replicas=args.replicas,
         chunk_size=args.chunk_size,
+        frames_at_once=args.frames_at_once,
     )
     # What is wrong with the size is said before anything is read.
     settings.recipe(args.size)
@@ -118,6 +119,14 @@ def _parser() -> argparse.ArgumentParser:
         help="copies of the model side by side; by default one a GPU, else one a core up to 8",
     )
     flags.add_chunk_size(parser)
+    parser.add_argument(
+        "--frames-at-once",
+        type=flags.positive,
+        default=0,
+        metavar="N",
+        help="join chunks, of several videos too, into batches of up to N frames where presets and "
+        "subjects agree: the same videos but for a grey level or two; by default none is joined",
+    )
     flags.add_size(parser, what="the videos")
     flags.add_align(parser)
     flags.add_estimator(parser)

@@ -102,7 +102,7 @@ def renderer_app(
     sampler = deployment(
         Sampler,
         name="Sampler",
-        max_ongoing_requests=settings.calls_per_sampler,
+        max_ongoing_requests=settings.calls_held,
         request_router_config=router(
             request_router_class=IdleFirst,
             initial_backoff_s=FIRST_LOOK_SECONDS,

@@ -57,17 +57,28 @@ def render_items(
             # Left by a killed run. Serve would put new replicas beside the old ones for a while,
             # and two renderers in one video's folder take away each other's files.
             ray_serve.delete(own)
+        settings = on_own_samplers(settings, total)
         # Nobody asks over HTTP here; a server that runs already is left as it is.
         ray_serve.start(proxy_location="Disabled")
         handle = ray_serve.run(renderer_app(settings, total), name=own, route_prefix=None)
     try:
-        return asyncio.run(_Batch(output, handle).run(groups))
+        return asyncio.run(_Batch(output, handle, settings.videos_at_once).run(groups))
     finally:
         if own:
             ray_serve.delete(own)
         if own and not serves_others and not ray_serve.status().applications:
             # Without a server for HTTP, a later `serve run` would be given none either.
             ray_serve.shutdown()
+
+
+def on_own_samplers(settings: Settings, total: Mapping[str, float]) -> Settings:
+    """The settings with as many videos at once as keep all samplers busy, short videos too.
+
+    A video may be a single chunk, and nobody else waits for these samplers.
+    """
+    share = resources.sampling(total, replicas=settings.replicas or None)
+    enough = share.num_processes * settings.calls_held
+    return settings.model_copy(update={"videos_at_once": max(settings.videos_at_once, enough)})
 
 
 def find_renderer(settings: Settings) -> DeploymentHandle[Any] | None:
@@ -89,11 +100,11 @@ def find_renderer(settings: Settings) -> DeploymentHandle[Any] | None:
 class _Batch:
     """One run: videos side by side; one that fails does not stop the others."""
 
-    def __init__(self, output: Output, handle: DeploymentHandle[Any]) -> None:
+    def __init__(self, output: Output, handle: DeploymentHandle[Any], videos_at_once: int) -> None:
         self.output = output
         self.handle = handle
         self.settings = output.settings
-        self.places = asyncio.Semaphore(self.settings.videos_at_once)
+        self.places = asyncio.Semaphore(videos_at_once)
         self.motions: dict[Path, asyncio.Future[None]] = {}
         self.folders: dict[str, VideoFolder] = {}
         self.num_done = 0

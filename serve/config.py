@@ -119,8 +119,11 @@ class Settings(Limits):
         sampler_autoscaling: instead of a fixed number of samplers.
         extractor_autoscaling: of the replicas that read poses from videos.
         chunk_size: frames a sampler renders at once; bounds what a dead replica can lose.
-        calls_per_sampler: calls a sampler holds: one that it works on, and others that wait in it,
-            so that it need not wait for them.
+        frames_at_once: chunks that wait in a sampler are joined into batches of so many frames at
+            most, those of several videos too, where size, preset, scales and weights agree. What
+            else is rendered then changes frames by a grey level or two. 0 never joins any.
+        calls_per_sampler: batches a sampler holds: one that it works on, and others that wait in
+            it, so that it need not wait for them; a batch is one call, unless chunks are joined.
         threads: torch threads per sampler; 0 gives each its share of the cores.
         subjects_in_memory: subjects whose weights one replica keeps, least recently used out first.
         videos_at_once: videos one renderer works on.
@@ -147,6 +150,7 @@ class Settings(Limits):
     sampler_autoscaling: Autoscaling | None = None
     extractor_autoscaling: Autoscaling = Autoscaling(min_replicas=0, max_replicas=2)
     chunk_size: int = Field(default=8, ge=1)
+    frames_at_once: int = Field(default=0, ge=0)
     calls_per_sampler: int = Field(default=2, ge=1)
     threads: int = Field(default=0, ge=0)
     subjects_in_memory: int = Field(default=4, ge=1)
@@ -187,6 +191,11 @@ class Settings(Limits):
             raise ValueError(f"must be on a disk that every replica sees, got {path!r}")
         here = Path(path).expanduser().absolute()
         return str(here if here.exists() or not (PROJECT / path).exists() else PROJECT / path)
+
+    @property
+    def calls_held(self) -> int:
+        """Calls that a sampler holds: whole batches of them."""
+        return self.calls_per_sampler * max(1, self.frames_at_once // self.chunk_size)
 
     def limits(self, changes: Mapping[str, Any] | None = None) -> Limits:
         """The limits as set here, with some of them changed.

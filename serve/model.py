@@ -6,11 +6,16 @@ Importing it takes seconds and hundreds of megabytes, so only replicas that rend
 import threading
 import time
 import warnings
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
 from dreampose import checkpoints, generate, video
 from dreampose.errors import SubjectMismatchWarning
+from dreampose.generate import Request
 from dreampose.pipeline import DreamPosePipeline
 from dreampose.places import on_disk
 from dreampose.poses.motion import Motion
@@ -80,22 +85,73 @@ def check(pipe: DreamPosePipeline) -> None:
         raise RuntimeError("weights must be finite, got others")
 
 
-def render(
-    pipe: DreamPosePipeline, folder: VideoFolder, indices: range, stop: threading.Event
-) -> float:
-    """Renders frames of a video that `prepare` made ready, here or elsewhere, into its folder.
+@dataclass(eq=False, kw_only=True)
+class Chunk:
+    """Frames of a video that `prepare` made ready, here or elsewhere, and that somebody waits for.
 
-    Gives the seconds that it took.
-
-    Raises:
-        StoppedError: `stop` was set meanwhile; that is looked for after every call of the model.
+    pipe: the model, with a subject's weights if the video has one.
+    stop: set when nobody waits any more.
+    seconds: what it took, once the frames are in the video's folder; of a batch its share.
     """
-    began, request = time.monotonic(), prepared.read(folder.prepared, indices)
+
+    pipe: DreamPosePipeline
+    folder: VideoFolder
+    indices: range
+    stop: threading.Event = field(default_factory=threading.Event)
+    seconds: Future[float] = field(default_factory=Future)
+
+    @cached_property
+    def request(self) -> Request:
+        """What there is to know of these frames, read once."""
+        return prepared.read(self.folder.prepared, self.indices)
+
+
+def joined(first: Chunk, others: Sequence[Chunk], frames_at_once: int) -> list[Chunk]:
+    """A chunk, and those of others that go into a batch with it; in order, as many as find room."""
+    chosen, room = [first], frames_at_once - len(first.indices)
+    for other in others:
+        if other.pipe is first.pipe and len(other.indices) <= room and _agree(first, other):
+            chosen.append(other)
+            room -= len(other.indices)
+    return chosen
+
+
+def _agree(one: Chunk, other: Chunk) -> bool:
+    try:
+        return generate.agree(one.request, other.request)
+    except Exception:  # noqa: BLE001 - what cannot be read is told when it is rendered
+        return False
+
+
+def render(chunks: Sequence[Chunk]) -> None:
+    """Renders chunks that are `joined`, each into its video's folder, and tells who waits for it.
+
+    One that cannot be rendered or written fails alone: a batch that fails is done chunk by chunk.
+    `StoppedError` is what is told where all were stopped meanwhile, which is looked for after every
+    call of the model.
+    """
+    began = time.monotonic()
 
     def check(_: int, __: int) -> None:
-        if stop.is_set():
+        if all(chunk.stop.is_set() for chunk in chunks):
             raise StoppedError
 
-    frames = generate.render_frames(pipe, request, range(len(indices)), callback=check)
-    folder.write_chunk(indices, frames)
-    return time.monotonic() - began
+    try:
+        parts = [(chunk.request, range(len(chunk.indices))) for chunk in chunks]
+        frames = generate.render_together(chunks[0].pipe, parts, callback=check)
+    except Exception as error:  # noqa: BLE001 - whoever waits is told
+        if len(chunks) > 1 and not isinstance(error, StoppedError):
+            for chunk in chunks:
+                render([chunk])
+        else:
+            for chunk in chunks:
+                chunk.seconds.set_exception(error)
+        return
+    num_frames = sum(map(len, frames))
+    for chunk, own in zip(chunks, frames, strict=True):
+        try:
+            chunk.folder.write_chunk(chunk.indices, own)
+        except Exception as error:  # noqa: BLE001 - likewise
+            chunk.seconds.set_exception(error)
+        else:
+            chunk.seconds.set_result((time.monotonic() - began) * len(own) / num_frames)

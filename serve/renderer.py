@@ -80,7 +80,7 @@ class Renderer:
         self.running: dict[str, asyncio.Task[Video]] = {}
         # Calls of all videos together: no more than samplers hold, since to wait here instead of at
         # Serve's router costs nothing.
-        self.places = asyncio.Semaphore(num_samplers * settings.calls_per_sampler)
+        self.places = asyncio.Semaphore(num_samplers * settings.calls_held)
         # Threads that mostly wait for frames, and so must not take those of others.
         self.writers = ThreadPoolExecutor(settings.videos_at_once, "writer")
         self.answered = float("-inf")
@@ -125,6 +125,9 @@ class Renderer:
         except Exception as error:  # a poisoned video must fail alone
             if await in_thread(folder.is_deleted):
                 return state.model_copy(update={"status": "cancelled"})
+            if (now := await in_thread(folder.video)).finished:
+                # By an older renderer, which Serve lets go on for a while; its end took files away.
+                return now
             logger.exception("%s failed", folder.id)
             return await in_thread(folder.fail, "render_failed", reason(error))
 
@@ -173,7 +176,7 @@ class Renderer:
             warnings=[*request.notes, *prepared.warnings],
         )
         # No more of one video wait for a place, so that those of others come in between.
-        slots = asyncio.Semaphore((self.settings.calls_per_sampler + 1) * self.num_samplers)
+        slots = asyncio.Semaphore((self.settings.calls_held + 1) * self.num_samplers)
         news = News(num_frames - len(missing))
 
         async def render_chunk(indices: range) -> None:

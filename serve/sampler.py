@@ -6,7 +6,6 @@ replica may die at any time and another gives the same frames.
 """
 
 import asyncio
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +18,7 @@ from serve.store import VideoFolder
 
 if TYPE_CHECKING:
     from dreampose.pipeline import DreamPosePipeline
+    from serve.model import Chunk
 
 Result = TypeVar("Result")
 
@@ -34,6 +34,8 @@ class Sampler:
         from serve import model
 
         self.model = model
+        self.frames_at_once = settings.frames_at_once
+        self.waiting: list[Chunk] = []
         self.thread = ThreadPoolExecutor(max_workers=1)
         base = self.thread.submit(model.load, settings.model, num_threads).result()
         self.base: DreamPosePipeline = base
@@ -57,14 +59,31 @@ class Sampler:
 
         A caller that is cancelled frees the replica within one call of the model.
         """
-        pipe = await self._pipe()
-        stop = threading.Event()
+        chunk = self.model.Chunk(
+            pipe=await self._pipe(), folder=VideoFolder(folder), indices=indices
+        )
+        self.waiting.append(chunk)
+        self.thread.submit(self._render, chunk)
         try:
-            return await self._do(
-                lambda: self.model.render(pipe, VideoFolder(folder), indices, stop)
-            )
+            return await asyncio.wrap_future(chunk.seconds)
         finally:
-            stop.set()
+            chunk.stop.set()
+
+    def _render(self, chunk: "Chunk") -> None:
+        """Renders a chunk unless one before took it along, and takes along what may be joined.
+
+        The only place that takes chunks out of `waiting`; it runs in the thread.
+        """
+        if chunk not in self.waiting:
+            return
+        others = [other for other in self.waiting if other is not chunk]
+        chunks = self.model.joined(chunk, others, self.frames_at_once)
+        for each in chunks:
+            self.waiting.remove(each)
+        # Nothing is begun for callers that have gone.
+        wanted = [each for each in chunks if each.seconds.set_running_or_notify_cancel()]
+        if wanted:
+            self.model.render(wanted)
 
     async def ready(self) -> None:
         """Answers once the thread that renders has touched the model."""

@@ -63,6 +63,44 @@ def test_frames_do_not_depend_on_how_they_are_cut(tiny_pipeline, scheduler):
     assert np.abs(swapped[::-1].astype(int) - pair).max() <= 2
 
 
+@pytest.mark.parametrize("null_image", ["zeros", "black"])
+@pytest.mark.parametrize("scheduler", ["PNDMScheduler", "EulerAncestralDiscreteScheduler"])
+def test_requests_rendered_together_give_the_frames_of_each(tiny_recipe, scheduler, null_image):
+    """Other photos, other numbers of them, other motions, other seeds: each keeps its own."""
+    frozen = {"image_encoder_frozen": True} if null_image == "black" else {}
+    pipe = checkpoints.build(replace(tiny_recipe, null_image=null_image, **frozen))
+    options = {**FEW, "scheduler": scheduler, "num_inference_steps": 4}
+    first = generate.prepare(pipe, photos(1), motion(7), seed=4, **options)
+    second = generate.prepare(pipe, photos(3)[1:], motion(9), seed=5, **options)
+    parts = [(first, [6, 0]), (second, [8, 3, 5]), (first, [2])]
+    calls = []
+    together = generate.render_together(pipe, parts, callback=lambda *at: calls.append(at))
+    assert len(calls) == first.num_model_calls
+    for (request, indices), frames in zip(parts, together, strict=True):
+        alone = generate.render_frames(pipe, request, indices).astype(int)
+        assert np.abs(frames - alone).max() <= 2
+    swapped = generate.render_frames(pipe, second, [0]).astype(int)
+    assert np.abs(swapped - together[0][1:]).max() > 10, "the test could not tell them apart"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"scheduler": "PNDMScheduler"},
+        {"scheduler_kwargs": {"timestep_spacing": "trailing"}},
+        {"num_inference_steps": 3},
+        {"image_scale": 1.5},
+        {"pose_scale": 1.5},
+        {"size": (96, 72)},
+    ],
+)
+def test_what_does_not_agree_is_not_rendered_together(tiny_pipeline, request_, other):
+    another = generate.prepare(tiny_pipeline, photos(), motion(), seed=4, **FEW | other)
+    assert not generate.agree(request_, another)
+    with pytest.raises(InputError, match="parts must agree in size, scheduler, steps and scales"):
+        generate.render_together(tiny_pipeline, [(request_, [0]), (another, [0])])
+
+
 def test_branches_one_by_one_give_the_same(tiny_pipeline, request_):
     joined = generate.render_frames(tiny_pipeline, request_, [1, 2])
     apart = generate.render_frames(tiny_pipeline, request_, [1, 2], join_branches=False)

@@ -22,6 +22,7 @@ def render(args: argparse.Namespace) -> "Plan":
     settings = Settings(model=args.model, subjects=args.subjects or "", chunk_size=args.chunk_size)
     items = read_catalog(args.catalog, settings=settings, preset=args.preset).items
     recipe = settings.recipe(args.size)
+    at_once = max(args.chunk_size, args.frames_at_once)
     frames = dict.fromkeys(sorted({item.preset for item in items}), 0)
     for item in items:
         frames[item.preset] += item.num_frames
@@ -30,14 +31,14 @@ def render(args: argparse.Namespace) -> "Plan":
     work: list[str] = []
     for name, number in frames.items():
         scaled, calls = rates.sampling_of(recipe, name)
-        found = planning.rendering(scaled, num_calls=calls, chunk_size=args.chunk_size)
-        flops += found.flops / args.chunk_size * number
+        found = planning.rendering(scaled, num_calls=calls, chunk_size=at_once)
+        flops += found.flops / at_once * number
         most = rates.larger(most, found)
         work.append(f"{number:,} frames by {name}, {calls} calls of the model for each")
     assert most is not None
     num_frames = sum(frames.values())
     return planning.Plan(
-        title=f"{len(items)} videos of {recipe.name}, {args.chunk_size} frames at once",
+        title=f"{len(items)} videos of {recipe.name}, {at_once} frames at once",
         work=tuple(work),
         how=(rates.TRACED, rates.RATES, "replicas compute in float32"),
         parameters=most.parameters,

@@ -1,5 +1,6 @@
-"""Whose samplers a catalogue job renders with, by a stand-in for Serve."""
+"""Whose samplers a catalogue job renders with, and how many videos at once, without Serve."""
 
+import asyncio
 from types import SimpleNamespace
 
 import pytest
@@ -40,6 +41,24 @@ class StandIn:
 
     def shutdown(self):
         self.done.append(("shutdown",))
+
+
+class Renderer:
+    """Ends no video before some number of them is under way."""
+
+    def __init__(self, expected):
+        self.expected, self.under_way, self.most = expected, 0, 0
+        self.render = SimpleNamespace(remote=self._render)
+
+    async def _render(self, _):
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        for _ in range(3000):
+            if self.most >= self.expected:
+                break
+            await asyncio.sleep(0.01)
+        self.under_way -= 1
+        return SimpleNamespace(error=None)
 
 
 @pytest.fixture
@@ -86,3 +105,36 @@ def test_what_a_killed_run_left_is_gone_before_others_render_in_its_folder(rende
     (_, own), *_ = render({})
     done = render({own: render.version if version == "this" else version})
     assert done == [("delete", own), ("run", own), ("delete", own), ("shutdown",)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "total", "expected"),
+    [
+        ({}, {"CPU": 2.0}, 4),
+        ({}, {"CPU": 96.0, "GPU": 12.0}, 24),
+        ({"replicas": 6}, {"CPU": 96.0, "GPU": 12.0}, 12),
+        ({"replicas": 6, "frames_at_once": 30}, {"CPU": 96.0}, 36),
+    ],
+)
+def test_every_sampler_of_the_job_has_a_video(
+    bare_model, tmp_path, monkeypatch, asked, total, expected
+):
+    """Videos of a chunk each, so that fewer at once would leave samplers idle."""
+    settings = Settings(model=str(bare_model), subjects="", **asked)
+    renderer, serve, given = Renderer(expected), StandIn(settings, {}), []
+    serve.run = lambda *_, **__: renderer
+    serve.versions = {}
+    serve.delete = lambda _: None
+    monkeypatch.setattr(batch, "ray_serve", serve)
+    monkeypatch.setattr(batch, "renderer_app", lambda settings, _: given.append(settings))
+    output = SimpleNamespace(
+        settings=settings,
+        root=tmp_path,
+        motion=lambda _: tmp_path,
+        take_up=lambda item: SimpleNamespace(id=item.name, path=item.name, finished_frames=set),
+        publish=lambda *_: None,
+    )
+    items = [SimpleNamespace(name=str(number), num_frames=8) for number in range(40)]
+    assert batch.render_items([[item] for item in items], output, total) == {}
+    assert renderer.most == expected
+    assert [settings.videos_at_once for settings in given] == [expected]

@@ -1,4 +1,4 @@
-"""The model of a replica: what it renders, and that it stops when nobody waits."""
+"""The model of a replica: what it renders, what it joins, and that it stops when nobody waits."""
 
 import asyncio
 import threading
@@ -45,10 +45,17 @@ def accept(photo_file, motion_file, tmp_path):
     return accept
 
 
+def render(pipe, folder, indices, **changes):
+    """Renders a chunk by itself."""
+    chunk = model.Chunk(pipe=pipe, folder=folder, indices=indices, **changes)
+    model.render([chunk])
+    return chunk.seconds.result(timeout=0)
+
+
 def test_frames_are_those_of_the_request(tiny_pipeline, photo_file, motion_file, accept):
     folder = accept(seed=3)
     told = model.prepare(tiny_pipeline, folder)
-    model.render(tiny_pipeline, folder, range(4, 6), threading.Event())
+    assert render(tiny_pipeline, folder, range(4, 6)) > 0
     request = generate.prepare(
         tiny_pipeline,
         [video.read_photo(photo_file)],
@@ -68,7 +75,7 @@ def test_a_chunk_is_left_after_the_call_of_the_model_that_is_under_way(tiny_pipe
     folder, stop = accept(), Event(looks=3)
     model.prepare(tiny_pipeline, folder)
     with pytest.raises(StoppedError):
-        model.render(tiny_pipeline, folder, range(2), stop)
+        render(tiny_pipeline, folder, range(2), stop=stop)
     assert stop.looks == 0
     assert prepared.read(folder.prepared, range(2)).num_model_calls > 3
     assert folder.finished_frames() == set()
@@ -77,31 +84,44 @@ def test_a_chunk_is_left_after_the_call_of_the_model_that_is_under_way(tiny_pipe
 def test_frames_have_the_size_that_was_asked_for(tiny_pipeline, accept):
     folder = accept(size=(96, 72))
     model.prepare(tiny_pipeline, folder)
-    model.render(tiny_pipeline, folder, range(1), threading.Event())
+    render(tiny_pipeline, folder, range(1))
     ((_, path),) = folder.finished_chunks()
     assert read_chunk(path).shape == (1, 96, 72, 3)
     with pytest.raises(InputError, match="aspect 64x64"):
         model.prepare(tiny_pipeline, accept(size=(64, 64)))
 
 
-def test_a_sampler_whose_caller_goes_away_tells_its_thread():
+@pytest.fixture
+def sampler():
+    """A replica without Serve; renders with the pipe that it is given as `pipe`."""
+
+    class Bare(Sampler):
+        def __init__(self):
+            self.model, self.frames_at_once, self.waiting = model, 0, []
+            self.pipe = None
+            self.thread = ThreadPoolExecutor(max_workers=1)
+
+        async def _pipe(self):
+            return self.pipe
+
+    bare = Bare()
+    yield bare
+    bare.thread.shutdown()
+
+
+def test_a_sampler_whose_caller_goes_away_tells_its_thread(sampler):
     """Serve cancels the method; the thread below it goes on unless it is told."""
     seen = []
 
-    def render(pipe, folder, indices, stop):
-        seen.append((folder.id, stop))
-        stop.wait(30)
+    def render(chunks):
+        (chunk,) = chunks
+        seen.append((chunk.folder.id, chunk.stop))
+        chunk.stop.wait(30)
+        chunk.seconds.set_result(1.0)
 
-    sampler = object.__new__(Sampler)
-    sampler.model = SimpleNamespace(render=render)
+    sampler.model = SimpleNamespace(Chunk=model.Chunk, joined=model.joined, render=render)
 
     async def go():
-        sampler.thread = ThreadPoolExecutor(max_workers=1)
-
-        async def pipe():
-            return None
-
-        sampler._pipe = pipe
         calls = [asyncio.create_task(sampler.render(name, range(2))) for name in "123"]
         first, second, third = calls
         while not seen:
@@ -116,7 +136,124 @@ def test_a_sampler_whose_caller_goes_away_tells_its_thread():
             await asyncio.sleep(0.01)
         third.cancel()
         await asyncio.gather(third, return_exceptions=True)
-        sampler.thread.shutdown()
         assert [name for name, _ in seen] == ["1", "3"]
 
     asyncio.run(go())
+
+
+def waited_for(sampler, calls):
+    """The answers to calls that all wait in the replica before it begins the first of them."""
+
+    async def go():
+        begin = threading.Event()
+        sampler.thread.submit(begin.wait)
+        tasks = [asyncio.create_task(sampler.render(str(f.path), i)) for f, i in calls]
+        while len(sampler.waiting) < len(calls):
+            await asyncio.sleep(0.01)
+        begin.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    return asyncio.run(go())
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """Sizes of the chunks of every batch that is rendered."""
+    seen, original = [], generate.render_together
+
+    def render_together(pipe, parts, **options):
+        seen.append([len(indices) for _, indices in parts])
+        return original(pipe, parts, **options)
+
+    monkeypatch.setattr(generate, "render_together", render_together)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("frames_at_once", "expected"),
+    [(0, [[2], [2], [1], [2], [3]]), (5, [[2, 2, 1], [2], [3]]), (4, [[2, 2], [1, 3], [2]])],
+)
+def test_what_agrees_is_joined_as_far_as_there_is_room(
+    sampler, tiny_pipeline, accept, batches, frames_at_once, expected
+):
+    one, two, larger = accept(seed=1), accept(seed=2), accept(size=(96, 72))
+    calls = [
+        (one, range(2)), (two, range(2)), (one, range(2, 3)), (larger, range(2)), (two, range(4, 7))
+    ]  # fmt: skip
+    for folder in (one, two, larger):
+        model.prepare(tiny_pipeline, folder)
+    sampler.pipe, sampler.frames_at_once = tiny_pipeline, frames_at_once
+    answers = waited_for(sampler, calls)
+    assert all(seconds > 0 for seconds in answers)
+    assert batches == expected
+    assert sampler.waiting == []
+    for folder in (one, two, larger):
+        for indices, path in folder.finished_chunks():
+            request = prepared.read(folder.prepared, indices)
+            alone = generate.render_frames(tiny_pipeline, request, range(len(indices)))
+            assert np.abs(read_chunk(path).astype(int) - alone).max() <= 2
+    assert one.finished_frames() | two.finished_frames() == {0, 1, 2, 4, 5, 6}
+
+
+def test_a_chunk_of_other_weights_is_not_joined(sampler, tiny_pipeline, accept):
+    folder = accept()
+    model.prepare(tiny_pipeline, folder)
+    chunks = [
+        model.Chunk(pipe=pipe, folder=folder, indices=range(1))
+        for pipe in (tiny_pipeline, object(), tiny_pipeline)
+    ]
+    assert model.joined(chunks[0], chunks[1:], 8) == [chunks[0], chunks[2]]
+
+
+@pytest.mark.parametrize("lost", ["prepared", "folder", "memory"])
+def test_of_joined_chunks_each_fails_alone(
+    sampler, tiny_pipeline, accept, monkeypatch, batches, lost
+):
+    good, bad = accept(seed=1), accept(seed=2)
+    for folder in (good, bad):
+        model.prepare(tiny_pipeline, folder)
+    sampler.pipe, sampler.frames_at_once = tiny_pipeline, 8
+    original = generate.render_together
+
+    def render_together(pipe, parts, **options):
+        if lost == "folder":
+            bad.remove()
+        frames = original(pipe, parts, **options)
+        if lost == "memory" and len(parts) > 1:
+            raise MemoryError
+        return frames
+
+    monkeypatch.setattr(generate, "render_together", render_together)
+    if lost == "prepared":
+        bad.prepared.unlink()
+    first, failed, last = waited_for(
+        sampler, [(good, range(2)), (bad, range(2)), (good, range(2, 4))]
+    )
+    assert (first > 0, last > 0) == (True, True)
+    assert good.finished_frames() == {0, 1, 2, 3}
+    if lost == "memory":
+        assert failed > 0
+        assert batches == [[2, 2, 2], [2], [2], [2]]
+    else:
+        assert isinstance(failed, FileNotFoundError)
+
+
+def test_a_batch_is_left_when_nobody_waits_for_any_of_it(sampler, tiny_pipeline, accept):
+    folder = accept()
+    model.prepare(tiny_pipeline, folder)
+    chunks = [
+        model.Chunk(pipe=tiny_pipeline, folder=folder, indices=range(i, i + 1)) for i in range(2)
+    ]
+    chunks[0].stop.set()
+    model.render(chunks)
+    assert folder.finished_frames() == {0, 1}, "somebody waited for one of them"
+    folder.drop_chunks()
+    model.prepare(tiny_pipeline, folder)
+    chunks = [
+        model.Chunk(pipe=tiny_pipeline, folder=folder, indices=range(i, i + 1), stop=Event(2))
+        for i in range(2)
+    ]
+    model.render(chunks)
+    for chunk in chunks:
+        assert isinstance(chunk.seconds.exception(timeout=0), StoppedError)
+    assert folder.finished_frames() == set()

@@ -138,6 +138,21 @@ def test_a_video_that_kills_every_replica_fails_alone(folder, bare_model):
     assert not folder.result.exists()
 
 
+def test_a_video_that_another_renderer_completes_meanwhile_is_completed(folder, bare_model):
+    """A new one takes it up after `serve deploy` while the old one has its seconds of grace."""
+    settings = served(bare_model, max_tries=3)
+
+    class Late(Samplers):
+        async def _render(self, path, indices):
+            await Renderer(settings, 2, Samplers()).render(path)
+            raise FileNotFoundError(VideoFolder(path).prepared)
+
+    state = render(folder, Late(), bare_model, max_tries=3)
+    assert (state.status, state.error) == ("completed", None)
+    assert folder.video() == state
+    assert len(video.read(folder.result).frames) == NUM_FRAMES
+
+
 def test_bad_input_is_told_and_not_tried_again(folder, bare_model):
     samplers = Samplers([InputError("photo must show a person, got none"), ActorDiedError()])
     state = render(folder, samplers, bare_model, chunk_size=16)
