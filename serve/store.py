@@ -5,7 +5,7 @@ renamed, so that a reader sees all of it or nothing. Layout of one video's folde
 
     request.json            what was asked; written last, so a folder without it was never accepted
     video.json              the video object: status, progress, error
-    photos/0.png …          the photos as they came, in order
+    photos/0.img …          the photos as they came, in order
     motion.npz | upload.*   the motion; extracted from the uploaded video once
     prepared.safetensors    what samplers render frames from, while they do
     chunks/*.safetensors    finished frames; 000000-000008 are the first eight
