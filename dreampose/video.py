@@ -40,6 +40,8 @@ def to_pixels(images: Float[Tensor, "b 3 H W"]) -> UInt8[np.ndarray, "b H W 3"]:
 def read(path: str | Path, *, max_frames: int | None = None) -> Clip:
     """Decodes the first video stream of a file, all of it or its first `max_frames` frames.
 
+    Upright, as players show it: phones film lying and note the turn beside the frames.
+
     Raises:
         InputError: the file is missing, is not a video, or holds no frame.
     """
@@ -58,7 +60,7 @@ def read(path: str | Path, *, max_frames: int | None = None) -> Clip:
             stream.thread_type = "AUTO"
             rate = stream.average_rate or stream.guessed_rate
             decoded = itertools.islice(container.decode(stream), max_frames)
-            frames = [frame.to_ndarray(format="rgb24") for frame in decoded]
+            frames = [upright(frame) for frame in decoded]
     except FFmpegError as error:
         raise InputError(
             f"video must be a file that FFmpeg can decode, got {str(path)!r} ({error.strerror})"
@@ -68,6 +70,13 @@ def read(path: str | Path, *, max_frames: int | None = None) -> Clip:
     if not rate:
         raise InputError(f"video must state its frames per second, got none in {str(path)!r}")
     return Clip(frames=np.stack(frames), fps=float(rate), source=str(path))
+
+
+def upright(frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
+    """A decoded frame as RGB, turned by the quarters that its video asks for."""
+    pixels = frame.to_ndarray(format="rgb24")
+    quarters = round(frame.rotation / 90)
+    return np.ascontiguousarray(np.rot90(pixels, quarters)) if quarters % 4 else pixels
 
 
 def write(
@@ -122,6 +131,8 @@ def write(
 def read_photo(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
     """Decodes a photo upright (its EXIF turn applied) as RGB.
 
+    What is transparent shows white behind it; 16-bit grey is scaled to 8 bits.
+
     Raises:
         InputError: the file is missing or is not a picture that can be decoded whole.
     """
@@ -130,11 +141,23 @@ def read_photo(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
         raise InputError(f"photo must be an existing file, got {str(path)!r}")
     try:
         with Image.open(path) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+            return np.array(_opaque(ImageOps.exif_transpose(image)).convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(
             f"photo must be a picture that can be decoded, got {str(path)!r} ({error})"
         ) from error
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Pillow would cut off what is above 255.
+        grey = np.asarray(image, np.float64) / 257
+        return Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
+    if not image.has_transparency_data:
+        return image
+    canvas = Image.new("RGBA", image.size, (BACKGROUND,) * 4)
+    canvas.alpha_composite(image.convert("RGBA"))
+    return canvas
 
 
 def fit(

@@ -4,8 +4,10 @@ A clip is a video file, or a folder with PNGs and no video in it, at any depth; 
 without the suffix. Folders must lie on a disk that every node reaches.
 """
 
+import contextlib
 import csv
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,7 +61,7 @@ def methods(flags: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for flag in flags:
         name, separator, folder = flag.partition("=")
-        if not separator:
+        if not separator or Path(flag).is_dir():
             name, folder = Path(flag).absolute().name, flag
         if not name or not folder:
             raise InputError(f"pred must be DIR or NAME=DIR, got {flag!r}")
@@ -69,21 +71,30 @@ def methods(flags: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def pair(preds: Mapping[str, str], truth: str) -> list[Pair]:
+def pair(preds: Mapping[str, str], truth: str, *, common: bool = False) -> list[Pair]:
     """Every clip of every method with its true one, by method and name.
 
     Args:
         preds: folder of each method.
         truth: folder of the true clips.
+        common: leave out clips that not all of the folders hold, instead of refusing them.
 
     Raises:
         InputError: a folder or a counterpart is missing, or frames differ in number or size.
     """
     true_clips = find(truth, "truth")
+    all_found = {method: find(folder, "pred") for method, folder in preds.items()}
+    if common:
+        shared = set(true_clips).intersection(*all_found.values())
+        if not shared:
+            raise InputError("pred and truth must have a clip in common, got none")
+        true_clips = {clip: path for clip, path in true_clips.items() if clip in shared}
     sizes = {clip: measure(path) for clip, path in true_clips.items()}
     pairs: list[Pair] = []
-    for method, folder in preds.items():
-        found = find(folder, "pred")
+    for method, found in all_found.items():
+        if common:
+            found = {clip: path for clip, path in found.items() if clip in true_clips}
+        folder = preds[method]
         _require_all(true_clips, found, f"pred must hold every clip of truth ({method})", folder)
         _require_all(found, true_clips, f"truth must hold every clip of pred ({method})", truth)
         for clip, path in found.items():
@@ -107,6 +118,13 @@ def pair(preds: Mapping[str, str], truth: str) -> list[Pair]:
     return pairs
 
 
+def left_out(pairs: Sequence[Pair], preds: Mapping[str, str], truth: str) -> list[str]:
+    """Names of the clips that some folder holds and no pair does."""
+    paired = {pair.clip for pair in pairs}
+    folders = [(truth, "truth"), *((folder, "pred") for folder in preds.values())]
+    return sorted({clip for folder in folders for clip in find(*folder)} - paired)
+
+
 def find(folder: str, field: str) -> dict[str, Path]:
     """Clips of a folder by their names, sorted.
 
@@ -117,11 +135,10 @@ def find(folder: str, field: str) -> dict[str, Path]:
     if not root.is_dir():
         raise InputError(f"{field} must be an existing folder on this disk, got {folder!r}")
     root = root.absolute()
-    files = [
-        file
-        for file in root.rglob("*")
-        if not any(part.startswith(".") for part in file.relative_to(root).parts)
-    ]
+    files: list[Path] = []
+    for inside, folders, names in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [Path(inside, name) for name in names if not name.startswith(".")]
     videos = [file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()]
     with_video = {file.parent for file in videos}
     with_pictures = {file.parent for file in files if file.suffix.lower() == ".png"} - with_video
@@ -138,7 +155,7 @@ def find(folder: str, field: str) -> dict[str, Path]:
 
 
 def measure(path: Path) -> tuple[int, int, int]:
-    """Number, height and width of a clip's frames, of a video from its header alone.
+    """Number, height and width of a clip's frames, of a video from its header and first frame.
 
     Raises:
         InputError: it cannot be read, or its pictures differ in size.
@@ -157,7 +174,12 @@ def measure(path: Path) -> tuple[int, int, int]:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             num_frames = stream.frames or sum(1 for _ in container.decode(stream))
-            return num_frames, stream.height, stream.width
+            height, width = stream.height, stream.width
+            container.seek(0)
+            # What cannot be decoded is told clip by clip, when it is scored.
+            with contextlib.suppress(FFmpegError, StopIteration):
+                height, width, _ = video.upright(next(container.decode(stream))).shape
+            return num_frames, height, width
     except (FFmpegError, IndexError) as error:
         raise InputError(
             f"video must be a file that FFmpeg can decode, got {str(path)!r} ({error})"
@@ -255,7 +277,11 @@ def _describe(size: tuple[int, int, int]) -> str:
 
 def _pictures(folder: Path) -> list[Path]:
     """PNGs of a folder in the order of the numbers in their names: 2 comes before 10."""
-    files = [file for file in folder.iterdir() if file.suffix.lower() == ".png"]
+    files = [
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() == ".png" and not file.name.startswith(".")
+    ]
 
     def key(file: Path) -> list[tuple[int, str]]:
         parts = re.split(r"(\d+)", file.name)
@@ -275,5 +301,5 @@ def _picture_size(file: Path) -> tuple[int, int]:
 
 
 def _manifest(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         return [{k: v or "" for k, v in row.items() if k} for row in csv.DictReader(file)]

@@ -4,7 +4,7 @@
 import argparse
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,11 +54,16 @@ def evaluate(args: argparse.Namespace) -> int:
         raise InputError(f"out must be a folder on a disk that all nodes reach, got {args.out!r}")
     preds = clips.methods(args.pred)
     chosen = metrics.choose(args.metrics)
-    pairs = clips.pair(preds, args.truth)
-    _require_sizes(pairs, chosen)
+    pairs = clips.pair(preds, args.truth, common=args.common)
+    notes: list[str] = []
+    if without := clips.left_out(pairs, preds, args.truth):
+        notes.append(f"Left out, since not all folders hold them: {', '.join(without)}.")
+    chosen = _require_sizes(pairs, chosen, {name.strip() for name in args.metrics.split(",")})
     people = clips.identities(
         list(dict.fromkeys(pair.clip for pair in pairs)), args.truth, args.identity
     )
+    for note in notes:
+        print(note)
     provided = args.weights
     if provided is not None and Path(provided).expanduser().is_dir():
         provided = str(Path(provided).expanduser().absolute())
@@ -86,6 +91,7 @@ def evaluate(args: argparse.Namespace) -> int:
         resamples=args.resamples,
         set_resamples=args.set_resamples,
         seed=args.seed,
+        notes=notes,
     )
     print(report.write(found, out, weights=weights))
     print(f"report: {out / 'index.html'}")
@@ -135,20 +141,40 @@ def _run(
     return dict(sorted(failed.items()))
 
 
-def _require_sizes(pairs: Sequence[clips.Pair], chosen: "Sequence[Metric]") -> None:
-    """Refuses clips that a score is not defined for."""
-    for metric in chosen:
-        for pair in pairs:
-            if pair.num_frames < metric.min_frames:
-                raise InputError(
-                    f"{metric.name} must have clips of at least {metric.min_frames} frames, got "
-                    f"{pair.num_frames} in {str(pair.pred)!r}"
-                )
-            if min(pair.height, pair.width) < metric.min_size:
-                raise InputError(
-                    f"{metric.name} must have frames of at least {metric.min_size} pixels a side, "
-                    f"got {pair.height}x{pair.width} in {str(pair.pred)!r}"
-                )
+def _require_sizes(
+    pairs: Sequence[clips.Pair], chosen: "Sequence[Metric]", named: Collection[str]
+) -> "list[Metric]":
+    """The scores that are defined for all clips; of a group the others are left out and said.
+
+    Raises:
+        InputError: a score that was asked for by its name is not, or none is.
+    """
+    faults = {
+        metric.name: fault
+        for metric in chosen
+        for fault in (_fault(metric, pair) for pair in pairs)
+        if fault
+    }
+    defined = [metric for metric in chosen if metric.name not in faults]
+    for name, fault in faults.items():
+        if name in named or not defined:
+            raise InputError(fault)
+        print(f"without {name}: {fault}")
+    return defined
+
+
+def _fault(metric: "Metric", pair: clips.Pair) -> str | None:
+    if pair.num_frames < metric.min_frames:
+        return (
+            f"{metric.name} must have clips of at least {metric.min_frames} frames, got "
+            f"{pair.num_frames} in {str(pair.pred)!r}"
+        )
+    if min(pair.height, pair.width) < metric.min_size:
+        return (
+            f"{metric.name} must have frames of at least {metric.min_size} pixels a side, "
+            f"got {pair.height}x{pair.width} in {str(pair.pred)!r}"
+        )
+    return None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -169,11 +195,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--truth", required=True, metavar="DIR", help="the true clips")
     parser.add_argument("--out", required=True, metavar="REPORT", help="folder of the report")
     parser.add_argument(
+        "--common",
+        action="store_true",
+        help="score the clips that all of the folders hold and name the others in the report, "
+        "instead of refusing",
+    )
+    parser.add_argument(
         "--metrics",
         default="pixels,lite",
         help="scores or groups of them (pixels, published, lite, all), separated by commas: l1, "
         "psnr, ssim, tde, static, vgg, lpips, fid, fid-vid, fvd-16f, aed, lpips-lite, fid-lite, "
-        "fvd-lite (default: %(default)s)",
+        "fvd-lite; of a group, those that the clips are too short or small for are left out "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--weights",

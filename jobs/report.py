@@ -44,6 +44,7 @@ class Report:
         curves: mean over clips at every frame, by score and method.
         resamples: of means and of sets.
         seed: of the bootstrap.
+        notes: sentences on what was compared.
     """
 
     metrics: Sequence[Metric]
@@ -54,6 +55,7 @@ class Report:
     curves: Mapping[str, Mapping[str, Float[np.ndarray, " t"]]]
     resamples: tuple[int, int]
     seed: int
+    notes: Sequence[str] = ()
 
     @property
     def methods(self) -> list[str]:
@@ -70,6 +72,7 @@ def collect(
     resamples: int,
     set_resamples: int,
     seed: int,
+    notes: Sequence[str] = (),
 ) -> Report:
     """Puts together what was measured.
 
@@ -84,6 +87,7 @@ def collect(
         resamples: of the bootstrap of means.
         set_resamples: of the bootstrap of distances between sets.
         seed: of both.
+        notes: sentences on what is compared.
     """
     by_method: dict[str, list[Work]] = {}
     for one in work:
@@ -112,6 +116,7 @@ def collect(
         curves=curves,
         resamples=(resamples, set_resamples),
         seed=seed,
+        notes=notes,
     )
 
 
@@ -172,7 +177,9 @@ def summary(report: Report) -> str:
         counts = {report.cells[method, metric.name].num_clips for method in report.methods}
         if counts != {len(clips)}:
             lines.append(f"{metric.title} exists for {min(counts)} of {len(clips)} clips.")
-    return " ".join(lines)
+    if num_people == len(clips) > 1:
+        lines.append("Every clip counts as another person's.")
+    return " ".join([*lines, *report.notes])
 
 
 def paper_table() -> str:

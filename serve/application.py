@@ -3,6 +3,7 @@
 Knows no tensors and no HTTP: the interface is `serve.http`, the work behind it `serve.service`.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
 from cluster import resources
+from dreampose.errors import InputError
 from serve.config import Autoscaling, Settings
 from serve.extractor import Extractor
 from serve.http import build
@@ -42,6 +44,8 @@ SERVE_ENV = {
 }
 """How Serve is set in the processes of renderer and samplers; see docs/scaling.md."""
 
+logger = logging.getLogger("ray.serve")
+
 
 @ray_serve.deployment
 @ray_serve.ingress()
@@ -57,6 +61,7 @@ class Ingress:
         measures = RayMeasures()
         backend = RayBackend(settings, renderer, extractor, measures)
         self.service = Service(settings, backend, measures)
+        self.configured = False
         await self.service.open()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -66,10 +71,20 @@ class Ingress:
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Takes limits from `user_config` while everything goes on.
 
+        Limits that cannot be are logged, and the ones before them stay: Serve would take an ingress
+        that raised away, and the one after it.
+
         Raises:
-            InputError: no limit has such a name or may have such a value.
+            InputError: no limit has such a name or may have such a value, and there were none
+                before.
         """
-        self.service.reconfigure(user_config)
+        try:
+            self.service.reconfigure(user_config)
+        except InputError as error:
+            if not self.configured:
+                raise
+            logger.error("limits stay as they were: %s", error)
+        self.configured = True
 
 
 def renderer_app(
@@ -117,8 +132,8 @@ def renderer_app(
     return deployment(
         Renderer,
         name="Renderer",
-        # One more than videos, so that it can say meanwhile that it is there.
-        max_ongoing_requests=settings.videos_at_once + 1,
+        # Videos wait in it, those of jobs too, so that it can say meanwhile that it is there.
+        max_ongoing_requests=CONNECTIONS,
         graceful_shutdown_timeout_s=SHUTDOWN_SECONDS,
         ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": SERVE_ENV}},
     ).bind(settings, share.num_processes, sampler, extractor, measured=True)

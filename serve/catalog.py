@@ -105,7 +105,7 @@ class Contents:
         """Decodes photos side by side; what is wrong with one is told when it is asked for."""
 
         def look(photo: Path) -> None:
-            with contextlib.suppress(InputError):
+            with contextlib.suppress(InputError, OSError):
                 self.check_photo(photo)
 
         with ThreadPoolExecutor() as pool:
@@ -176,7 +176,7 @@ def read_catalog(
     for cells in lines.values():
         try:
             items.append(read_item(cells, settings, recipe, preset, contents))
-        except InputError as error:
+        except (InputError, OSError) as error:
             broken.append(Broken(name=cells["item"], cells=cells, reason=str(error)))
     return Catalog(items=items, broken=broken)
 
@@ -211,7 +211,7 @@ def read_parquet(path: Path) -> tuple[Sequence[str], list[tuple[int, Row]]]:
     def text(value: Any) -> str:
         if isinstance(value, list):
             return ";".join(map(str, value))
-        return "" if value is None else str(value)
+        return "" if value is None or value != value else str(value)  # NaN stands for nothing
 
     try:
         table = pq.read_table(path)
@@ -236,8 +236,9 @@ def read_line(line: int, row: Row, folder: Path) -> dict[str, str]:
         raise InputError(f"line {line}: {error}") from error
 
     def find(cell: str) -> str:
-        beside = folder / cell
-        return str((beside if beside.exists() else Path(cell)).absolute())
+        # What is nowhere yet is looked for beside the catalogue when failed.csv is given back.
+        beside, here = folder / cell, Path(cell)
+        return str((here if is_there(here) and not is_there(beside) else beside).absolute())
 
     photos = [cell.strip() for cell in cells["photos"].split(";") if cell.strip()]
     cells["photos"] = ";".join(map(find, photos))
@@ -245,6 +246,14 @@ def read_line(line: int, row: Row, folder: Path) -> dict[str, str]:
         if cells.get(column):
             cells[column] = find(cells[column])
     return cells
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file; of a path that no filesystem can hold there is none."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def check_columns(columns: Sequence[str]) -> None:
@@ -280,8 +289,9 @@ def read_item(
     subject = cells.get("subject", "")
     if subject:
         settings.subject_folder(subject)
-    seed = cells.get("seed") or "0"
-    if not seed.isdecimal() or int(seed) >= 2**63:
+    # Tables of numbers with blanks become 7.0 on their way through pandas.
+    seed = (cells.get("seed") or "0").removesuffix(".0")
+    if not seed.isdecimal() or len(seed) > 19 or int(seed) >= 2**63:
         raise InputError(f"seed must be a whole number from 0 to 2^63 - 1, got {seed!r}")
     preset = cells.get("preset") or preset
     if preset not in PRESETS:

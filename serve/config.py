@@ -169,6 +169,14 @@ class Settings(Limits):
         """On a command line a value is text: `'sampler_autoscaling={"max_replicas": 4}'`."""
         return json.loads(value) if isinstance(value, str) else value
 
+    @field_validator("default_motion")
+    @classmethod
+    def read_poses(cls, path: str) -> str:
+        """It is used as it is, for frames of any size: nothing is extracted from it."""
+        if path and not path.endswith(".npz"):
+            raise ValueError(f"must be a motion file (.npz), got {path!r}")
+        return path
+
     @field_validator("storage", "motions")
     @classmethod
     def reachable(cls, path: str) -> str:

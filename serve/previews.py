@@ -79,7 +79,7 @@ def _decode(upload: Path) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
     # The suffix is the service's own and names the format that the first bytes showed.
     with av.open(str(upload), format=CONTAINERS[upload.suffix[1:]]) as container:
         for frame in container.decode(container.streams.video[0]):
-            yield frame.to_ndarray(format="rgb24")
+            yield video.upright(frame)
 
 
 def jpeg(frame: np.ndarray) -> bytes:

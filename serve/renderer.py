@@ -81,6 +81,7 @@ class Renderer:
         # Calls of all videos together: no more than samplers hold, since to wait here instead of at
         # Serve's router costs nothing.
         self.places = asyncio.Semaphore(num_samplers * settings.calls_held)
+        self.videos = asyncio.Semaphore(settings.videos_at_once)
         # Threads that mostly wait for frames, and so must not take those of others.
         self.writers = ThreadPoolExecutor(settings.videos_at_once, "writer")
         self.answered = float("-inf")
@@ -107,10 +108,14 @@ class Renderer:
         A video that cannot be rendered ends as `failed` with its reason; nothing is raised for it.
         """
         if folder not in self.running:
-            task = asyncio.create_task(self._render(VideoFolder(folder)))
+            task = asyncio.create_task(self._in_turn(VideoFolder(folder)))
             self.running[folder] = task
             task.add_done_callback(lambda _: self.running.pop(folder, None))
         return await asyncio.shield(self.running[folder])
+
+    async def _in_turn(self, folder: VideoFolder) -> Video:
+        async with self.videos:
+            return await self._render(folder)
 
     async def _render(self, folder: VideoFolder) -> Video:
         state = await in_thread(folder.video)
@@ -128,7 +133,7 @@ class Renderer:
             if (now := await in_thread(folder.video)).finished:
                 # By an older renderer, which Serve lets go on for a while; its end took files away.
                 return now
-            logger.exception("%s failed", folder.id)
+            logger.exception("%s failed", folder.id, extra={"video_id": folder.id})
             return await in_thread(folder.fail, "render_failed", reason(error))
 
     async def _attend(self, folder: VideoFolder, request: RenderRequest) -> Video:

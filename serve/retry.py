@@ -1,4 +1,4 @@
-"""Trying again what a dead or full replica lost. Knows nothing of videos."""
+"""Trying again what a dead, full or broken replica lost. Knows nothing of videos."""
 
 import asyncio
 import logging
@@ -10,6 +10,8 @@ import grpc
 from ray.exceptions import ObjectLostError, RayActorError, WorkerCrashedError
 from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
 
+from dreampose.errors import InputError
+from serve.backend import StoppedError
 from serve.measures import Measures, NoMeasures
 
 LOST = (
@@ -22,6 +24,9 @@ LOST = (
     grpc.RpcError,
 )
 """Faults of the place where a call ran, not of the call: trying elsewhere may help."""
+
+MAX_TRIES_UNKNOWN = 3
+"""Of calls that fail by anything else: a broken GPU, storage that stumbles, or the call itself."""
 
 Result = TypeVar("Result")
 
@@ -36,14 +41,16 @@ async def call_with_retries(
     first_delay: float,
     measures: Measures | None = None,
 ) -> Result:
-    """Awaits `call()`, again with back-off when the replica died or was full.
+    """Awaits `call()`, again with back-off when the replica died or was full, or fails itself.
 
     The delay doubles from `first_delay` seconds up to 8 s, with up to a quarter of jitter so that
     many waiting callers do not come back at the same instant. Whoever is cancelled while waiting
     cancels the call as well, which Serve does not do by itself.
 
     Raises:
-        BaseException: what the call itself raised, or the last loss after `max_tries`.
+        InputError: the call's own, at once.
+        StoppedError: likewise.
+        Exception: the last loss after `max_tries`, the last of any other faults after three.
     """
     for attempt in range(1, max_tries + 1):
         response = call()
@@ -54,14 +61,17 @@ async def call_with_retries(
             cancel: Callable[[], object] = getattr(response, "cancel", lambda: None)
             cancel()
             raise
-        except LOST as error:
+        except (InputError, StoppedError):
+            raise
+        except Exception as error:
             (measures or NoMeasures()).count("dreampose_retries", fault=type(error).__name__)
-            if attempt == max_tries:
+            most = max_tries if isinstance(error, LOST) else min(max_tries, MAX_TRIES_UNKNOWN)
+            if attempt >= most:
                 raise
             delay = min(8.0, first_delay * 2 ** (attempt - 1)) * random.uniform(1.0, 1.25)
             logger.warning(
                 "%s lost (%s), try %d of %d in %.1f s",
-                what, type(error).__name__, attempt + 1, max_tries, delay,
+                what, type(error).__name__, attempt + 1, most, delay,
             )  # fmt: skip
             await asyncio.sleep(delay)
     raise AssertionError("unreachable: the last try returns or raises")

@@ -36,6 +36,8 @@ class Sampler:
         self.model = model
         self.frames_at_once = settings.frames_at_once
         self.waiting: list[Chunk] = []
+        self.fault: Exception | None = None
+        """What keeps the model from being computed with."""
         self.thread = ThreadPoolExecutor(max_workers=1)
         base = self.thread.submit(model.load, settings.model, num_threads).result()
         self.base: DreamPosePipeline = base
@@ -84,6 +86,24 @@ class Sampler:
         wanted = [each for each in chunks if each.seconds.set_running_or_notify_cancel()]
         if wanted:
             self.model.render(wanted)
+        if any(each.seconds.exception() for each in wanted):
+            self._examine()
+
+    def _examine(self) -> None:
+        """Looks, after a fault, whether the model can still be computed with."""
+        try:
+            self.model.check(self.base)
+        except Exception as error:  # noqa: BLE001 - it is told when Serve asks
+            self.fault = error
+
+    async def check_health(self) -> None:
+        """What Serve asks every few seconds; a replica whose GPU has gone is replaced.
+
+        Raises:
+            RuntimeError: nothing can be computed here any more.
+        """
+        if self.fault is not None:
+            raise RuntimeError("the model must be computable") from self.fault
 
     async def ready(self) -> None:
         """Answers once the thread that renders has touched the model."""

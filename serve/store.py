@@ -37,6 +37,9 @@ from serve.records import Fault, RenderRequest, Video
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """What an id, an item or a subject may be called: safe as a file name everywhere."""
 
+OWN_ID = re.compile(r"video_[0-9a-f]{34}")
+"""What `new_id` calls videos. Nothing else in storage is the service's to take away."""
+
 
 Result = TypeVar("Result")
 
@@ -260,8 +263,8 @@ class Store:
 
     def clear_abandoned(self, before: float) -> None:
         """Takes away what died while it was being accepted or removed, before that Unix time."""
-        for path in self.root.glob("[!.]*"):
-            is_old = path.is_dir() and modified(path) < before
+        for path in self.root.glob("video_*"):
+            is_old = OWN_ID.fullmatch(path.name) and path.is_dir() and modified(path) < before
             if is_old and not (path / "request.json").exists():
                 remove_tree(path)
 
@@ -282,7 +285,8 @@ class Store:
 
     def deleted(self) -> list[VideoFolder]:
         """Videos that nobody wants and whose files are still there."""
-        return [VideoFolder(path.parent) for path in self.root.glob("*/deleted")]
+        marks = self.root.glob("video_*/deleted")
+        return [VideoFolder(path.parent) for path in marks if OWN_ID.fullmatch(path.parent.name)]
 
 
 def new_id(kind: str) -> str:

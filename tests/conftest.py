@@ -35,6 +35,7 @@ sys.modules["annotation_checker"].check = beartype(conf=BeartypeConf(is_pep484_t
 install_import_hook("dreampose", "annotation_checker.check")
 
 import logging
+import struct
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -189,3 +190,19 @@ def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "disk":
         return str(tmp_path / "anywhere")
     return f"{request.getfixturevalue('bucket')}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def turn():
+    """Notes in an MP4 that players must turn it, as phones do that film lying."""
+
+    def turn(path, quarters):
+        content, one = bytearray(path.read_bytes()), 0x10000
+        cos, sin = {1: (0, one), 2: (-one, 0), 3: (0, -one)}[quarters]
+        place = content.index(b"tkhd") + 44
+        content[place : place + 36] = struct.pack(
+            ">9i", cos, sin, 0, -sin, cos, 0, 0, 0, 0x40000000
+        )
+        path.write_bytes(content)
+
+    return turn

@@ -5,6 +5,7 @@ import hashlib
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from dreampose import video
 from dreampose.errors import InputError
@@ -23,6 +24,40 @@ def test_equal_frames_give_equal_files(tmp_path):
         video.write(tmp_path / "video.mp4", frames, 12.5)
         files.add((tmp_path / "video.mp4").read_bytes())
     assert len(files) == 1
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_a_video_is_upright_as_opencv_shows_it(tmp_path, turn, quarters):
+    path = tmp_path / "clip.mp4"
+    frames = np.zeros((6, 64, 128, 3), np.uint8)
+    frames[:, :16, :32] = (250, 20, 20)
+    video.write(path, frames, 12.5)
+    turn(path, quarters)
+    capture = cv2.VideoCapture(str(path))
+    shown = capture.read()[1][:, :, ::-1]
+    assert shown.shape == ((64, 128, 3) if quarters == 2 else (128, 64, 3))
+    got = video.read(path).frames
+    assert len(got) == 6
+    assert np.abs(got[0].astype(int) - shown).max() <= 3
+
+
+def test_what_is_transparent_shows_white_and_16_bits_are_scaled(tmp_path):
+    cut_out = np.zeros((8, 6, 4), np.uint8)
+    cut_out[2:6, 2:4] = (10, 120, 200, 255)
+    cut_out[0, 0] = (0, 0, 0, 128)
+    Image.fromarray(cut_out).save(tmp_path / "cut_out.png")
+    got = video.read_photo(tmp_path / "cut_out.png")
+    assert got[7, 5].tolist() == [255, 255, 255]
+    assert got[3, 3].tolist() == [10, 120, 200]
+    assert got[0, 0].tolist() == [127, 127, 127]
+    grey = np.array([[0, 257 * 7], [257 * 200, 65535]], np.uint16)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    assert video.read_photo(tmp_path / "grey.png")[..., 0].tolist() == [[0, 7], [200, 255]]
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([0, 0, 0, 9, 9, 9])
+    palette.putpixel((1, 0), 1)
+    palette.save(tmp_path / "palette.gif", transparency=0)
+    assert video.read_photo(tmp_path / "palette.gif")[0, :, 0].tolist() == [255, 9]
 
 
 def test_a_codec_that_nobody_knows_is_a_sentence(tmp_path):

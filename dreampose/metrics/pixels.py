@@ -1,9 +1,12 @@
 """Scores of pixels alone, a value per frame. Knows nothing of networks.
 
 Frames are 8-bit RGB of equal size, taken at the resolution in which they come; all arithmetic is in
-64-bit floats, pixels in [0, 1] unless said otherwise.
+64-bit floats, pixels in [0, 1] unless said otherwise; a few frames at a time, since a whole clip in
+such floats may not fit.
 """
 
+import itertools
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -34,7 +37,7 @@ def l1(
     Range: 0 (equal) to 1. Resolution: as given. Colours: RGB in [0, 1]. Backbone: none.
     Source: column L1 of DreamPose, table 1 (arXiv 2304.06025).
     """
-    return np.abs(_unit(pred) - _unit(truth)).mean(axis=(1, 2, 3))
+    return np.array([np.abs(a - b).mean() for a, b in _frames(pred, truth)])
 
 
 def psnr(
@@ -46,7 +49,7 @@ def psnr(
     Colours: RGB in [0, 1] as floats, since differences of 8-bit integers overflow. Backbone: none.
     Source: equals scikit-image's `peak_signal_noise_ratio(..., data_range=1)`.
     """
-    error = np.square(_unit(pred) - _unit(truth)).mean(axis=(1, 2, 3))
+    error = np.array([np.square(a - b).mean() for a, b in _frames(pred, truth)])
     floor = 10 ** (-MAX_PSNR / 10)
     return -10 * np.log10(np.maximum(error, floor))
 
@@ -60,8 +63,7 @@ def ssim(
     Backbone: none. Source: Wang et al. 2004 (Gaussian window of sigma 1.5, 11x11, biased
     covariance), computed by scikit-image. The paper does not state its window.
     """
-    scores = [_ssim(a, b) for a, b in zip(_unit(pred), _unit(truth), strict=True)]
-    return np.array(scores, np.float64)
+    return np.array([_ssim(a, b) for a, b in _frames(pred, truth)], np.float64)
 
 
 def temporal_difference_error(
@@ -74,7 +76,8 @@ def temporal_difference_error(
     Range: 0 (every change is the truth's) to 2. Resolution: as given. Colours: RGB in [0, 1].
     Backbone: none. Source: this project; a constant error of colour costs nothing here.
     """
-    return np.abs(np.diff(_unit(pred) - _unit(truth), axis=0)).mean(axis=(1, 2, 3))
+    errors = itertools.pairwise(a - b for a, b in _frames(pred, truth))
+    return np.array([np.abs(after - before).mean() for before, after in errors])
 
 
 def static_variance(
@@ -92,9 +95,13 @@ def static_variance(
     static = (np.ptp(truth, axis=0) <= STATIC_RANGE).all(axis=-1)
     if not static.any():
         return np.full(len(pred), np.nan)
-    pixels = pred[:, static].astype(np.float64)
-    return np.square(pixels - pixels.mean(axis=0)).mean(axis=(1, 2))
+    mean = sum(frame[static].astype(np.float64) for frame in pred) / len(pred)
+    return np.array([np.square(frame[static] - mean).mean() for frame in pred])
 
 
-def _unit(frames: UInt8[np.ndarray, "t H W 3"]) -> Float[np.ndarray, "t H W 3"]:
-    return frames.astype(np.float64) / 255
+def _frames(
+    pred: UInt8[np.ndarray, "t H W 3"], truth: UInt8[np.ndarray, "t H W 3"]
+) -> Iterator[tuple[Float[np.ndarray, "H W 3"], Float[np.ndarray, "H W 3"]]]:
+    """Pairs of frames in [0, 1]."""
+    for a, b in zip(pred, truth, strict=True):
+        yield a / 255, b / 255

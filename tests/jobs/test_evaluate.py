@@ -304,6 +304,52 @@ def test_clips_that_a_score_cannot_take_are_refused(tmp_path, capsys):
     assert "at least 32 pixels a side, got 30x32" in capsys.readouterr().err
 
 
+def test_of_the_usual_scores_those_that_short_clips_have_no_value_for_are_left_out(
+    folders, in_process, capsys
+):
+    for name in ("pred", "truth"):
+        video.write(folders / "short" / name / "a.mp4", draw(0, num_frames=10), 30)
+    paths = ["--pred", str(folders / "short/pred"), "--truth", str(folders / "short/truth")]
+    arguments = [*paths, "--out", str(folders / "report"), "--metrics", "pixels,lite"]
+    expected = ["l1", "psnr", "ssim", "tde", "static", "lpips-lite", "fid-lite"]
+    assert evaluate.main(arguments) == 0
+    assert "without fvd-lite: fvd-lite must have clips of at least 16 frames" in (
+        capsys.readouterr().out
+    )
+    cells = rows_of(folders / "report" / "report.csv")
+    assert {row["metric"] for row in cells} == set(expected)
+
+
+def test_clips_that_all_folders_hold_can_be_scored_alone(folders, in_process, capsys):
+    (folders / "copy" / "bea-walk.mp4").unlink()
+    video.write(folders / "copy" / "more.mp4", draw(0), 30)
+    assert evaluate.main(flags(folders, "--common")) == 0
+    told = "Left out, since not all folders hold them: bea-walk, more."
+    assert told in capsys.readouterr().out
+    assert told in (folders / "report" / "report.md").read_text()
+    scored = {row["clip"] for row in rows_of(folders / "report" / "clips.csv")}
+    assert scored == {"anna-walk", "anna-turn", "bea-turn"}
+
+
+def test_folders_as_they_lie_about_are_read(tmp_path, turn):
+    """A Mac's shadow files, links to elsewhere, names with an equals sign, Excel's CSV."""
+    save_pngs(tmp_path / "elsewhere" / "a", draw(0, num_frames=3))
+    (tmp_path / "elsewhere" / "a" / "._frame0.png").write_bytes(b"no picture")
+    folder = tmp_path / "lr=0.1"
+    folder.mkdir()
+    (folder / "a").symlink_to(tmp_path / "elsewhere" / "a")
+    assert clips.methods([str(folder), f"x={folder}"]) == {
+        "lr=0.1": str(folder), "x": str(folder)
+    }  # fmt: skip
+    ((name, path),) = clips.find(str(folder), "pred").items()
+    assert (name, clips.measure(path)) == ("a", (3, 36, 32))
+    video.write(tmp_path / "phone.mp4", draw(0), 30)
+    turn(tmp_path / "phone.mp4", 1)
+    assert clips.measure(tmp_path / "phone.mp4") == (18, 32, 36)
+    (folder / "manifest.csv").write_text("path,subject\na,anna\n", "utf-8-sig")
+    assert clips.identities(["a"], str(folder), None) == {"a": "anna"}
+
+
 def test_a_clip_that_breaks_off_gives_no_report(folders, in_process, capsys):
     """The header promises frames that the rest does not hold: seen only when it is decoded."""
     path = folders / "copy" / "bea-walk.mp4"

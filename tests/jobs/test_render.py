@@ -74,7 +74,7 @@ def test_parquet_says_the_same_as_csv(shop):
             "photos": [["a.png", "b.png"], ["a.png"]],
             "motion": ["walk.npz", "walk.mp4"],
             "subject": ["anna", None],
-            "seed": pa.array([7, None], pa.int64()),
+            "seed": pa.array([7.0, float("nan")]),  # as pandas writes whole numbers and blanks
             "preset": ["exact", None],
             "truth": ["walk.mp4", None],
         }
@@ -132,6 +132,8 @@ FAULTS = {
     "a.png,short.mp4,,,,": "motion must hold at least 5 frames",
     "a.png,walk.npz,,-1,,": "seed must be a whole number",
     "a.png,walk.npz,,1.5,,": "seed must be a whole number",
+    f"a.png,walk.npz,,{'9' * 5000},,": "seed must be a whole number",
+    f"{'a' * 300}.png,walk.npz,,,,": "File name too long",
     "a.png,walk.npz,,,best,": "preset must be one of exact",
     "a.png,walk.npz,,,,none.mp4": "truth must be an existing file",
 }
@@ -150,7 +152,7 @@ def test_items_that_cannot_be_rendered_are_told_without_ray_and_can_be_fed_back(
             assert sentence in row["reason"]
             assert line == f"{row['item']}: {row['reason']}"
     assert rows[0]["photos"] == str(shop / "a.png"), "a catalogue that may lie anywhere"
-    assert "0 rendered, 18 failed" in (shop / "out" / "index.html").read_text()
+    assert "0 rendered, 20 failed" in (shop / "out" / "index.html").read_text()
 
 
 def test_an_out_that_is_a_file_and_a_model_that_is_none_are_refused(shop, capsys):

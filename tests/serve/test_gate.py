@@ -1,5 +1,6 @@
 """Who is answered, how often, and how much they may send."""
 
+import asyncio
 import stat
 
 import pytest
@@ -7,6 +8,7 @@ from fastapi.testclient import TestClient
 
 from dreampose.errors import InputError
 from serve import keys as keys_module
+from serve.application import Ingress
 from serve.keys import Keys
 from serve.limits import Rate
 from serve.refusals import RequestError
@@ -173,6 +175,18 @@ def test_rates_are_those_of_the_settings_and_change_without_a_restart(make_servi
         with pytest.raises(InputError, match="must be a limit"):
             running.service.reconfigure(wrong)
     assert running.service.live.limits.queue == 0
+
+
+def test_a_typo_in_user_config_stops_no_ingress(running, caplog):
+    """Serve takes an ingress away that raises here; the one after it would do the same."""
+    ingress = object.__new__(Ingress.func_or_class)
+    ingress.service, ingress.configured = running.service, False
+    with pytest.raises(InputError, match="quue"):
+        asyncio.run(ingress.reconfigure({"quue": 3}))
+    asyncio.run(ingress.reconfigure({"queue": 3}))
+    asyncio.run(ingress.reconfigure({"quue": 4}))
+    assert running.service.live.limits.queue == 3
+    assert "limits stay as they were: quue must be a limit" in caplog.text
 
 
 def test_a_body_is_cut_off_while_it_comes(make_service, photo_file):

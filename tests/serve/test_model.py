@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -98,7 +97,7 @@ def sampler():
     class Bare(Sampler):
         def __init__(self):
             self.model, self.frames_at_once, self.waiting = model, 0, []
-            self.pipe = None
+            self.pipe = self.base = self.fault = None
             self.thread = ThreadPoolExecutor(max_workers=1)
 
         async def _pipe(self):
@@ -109,7 +108,7 @@ def sampler():
     bare.thread.shutdown()
 
 
-def test_a_sampler_whose_caller_goes_away_tells_its_thread(sampler):
+def test_a_sampler_whose_caller_goes_away_tells_its_thread(sampler, monkeypatch):
     """Serve cancels the method; the thread below it goes on unless it is told."""
     seen = []
 
@@ -119,7 +118,7 @@ def test_a_sampler_whose_caller_goes_away_tells_its_thread(sampler):
         chunk.stop.wait(30)
         chunk.seconds.set_result(1.0)
 
-    sampler.model = SimpleNamespace(Chunk=model.Chunk, joined=model.joined, render=render)
+    monkeypatch.setattr(model, "render", render)
 
     async def go():
         calls = [asyncio.create_task(sampler.render(name, range(2))) for name in "123"]
@@ -236,6 +235,24 @@ def test_of_joined_chunks_each_fails_alone(
         assert batches == [[2, 2, 2], [2], [2], [2]]
     else:
         assert isinstance(failed, FileNotFoundError)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_replica_whose_model_is_gone_says_so(sampler, tiny_pipeline, accept, monkeypatch, broken):
+    """One poisoned video is no reason to replace a replica; weights that cannot be read are."""
+    folder = accept()
+    sampler.pipe = sampler.base = tiny_pipeline
+    asyncio.run(sampler.check_health())
+    if broken:
+        monkeypatch.setattr(model, "check", lambda _: 1 / 0)
+    (failed,) = waited_for(sampler, [(folder, range(2))])
+    assert isinstance(failed, FileNotFoundError), "it was not prepared"
+    sampler.thread.submit(lambda: None).result()
+    if broken:
+        with pytest.raises(RuntimeError, match="computable"):
+            asyncio.run(sampler.check_health())
+    else:
+        asyncio.run(sampler.check_health())
 
 
 def test_a_batch_is_left_when_nobody_waits_for_any_of_it(sampler, tiny_pipeline, accept):

@@ -138,6 +138,49 @@ def test_a_video_that_kills_every_replica_fails_alone(folder, bare_model):
     assert not folder.result.exists()
 
 
+def test_a_fault_that_passes_costs_no_video(folder, bare_model):
+    samplers = Samplers([OSError("storage stumbled"), RuntimeError("CUDA error")])
+    state = render(folder, samplers, bare_model, chunk_size=16)
+    assert state.status == "completed"
+
+
+def test_a_fault_that_stays_fails_the_video_after_three_tries(folder, bare_model):
+    samplers = Samplers([RuntimeError("CUDA error")] * 9)
+    state = render(folder, samplers, bare_model, chunk_size=16)
+    assert (state.status, state.error.code) == ("failed", "render_failed")
+    assert "CUDA error" in state.error.message
+    assert len(samplers.losses) == 6
+
+
+def test_a_renderer_works_on_so_many_videos_and_holds_the_others(tmp_path, motion_file, bare_model):
+    """Those of a job that uses the service as well: it must still say that it is there."""
+    settings, samplers = served(bare_model, videos_at_once=2), Samplers()
+    store = Store(tmp_path / "videos")
+
+    async def go():
+        renderer = Renderer(settings, 2, samplers)
+        folders = [
+            store.create(
+                request=RenderRequest(),
+                photos=[b"photo"],
+                motion=motion_file.read_bytes(),
+                motion_suffix=".npz",
+            )
+            for _ in range(5)
+        ]
+        samplers.hold = True
+        calls = [asyncio.create_task(renderer.render(str(f.path))) for f in folders]
+        while sum(f.video().status == "in_progress" for f in folders) < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert [f.video().status for f in folders].count("queued") == 3
+        await renderer.ready()
+        samplers.hold = False
+        assert {state.status for state in await asyncio.gather(*calls)} == {"completed"}
+
+    asyncio.run(go())
+
+
 def test_a_video_that_another_renderer_completes_meanwhile_is_completed(folder, bare_model):
     """A new one takes it up after `serve deploy` while the old one has its seconds of grace."""
     settings = served(bare_model, max_tries=3)

@@ -12,7 +12,7 @@ import pytest
 from dreampose.errors import InputError
 from dreampose.places import modified
 from serve.records import RenderRequest
-from serve.store import Store, write_atomically
+from serve.store import Store, new_id, write_atomically
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_frames_end_where_one_is_missing(store):
 
 
 def test_only_accepted_videos_that_somebody_wants_are_there(store):
-    wanted, deleted = (new_video(store, name) for name in ("wanted", "deleted"))
+    wanted, deleted = (new_video(store) for _ in range(2))
     deleted.mark_deleted()
     half_posted = store.root / "half" / "photos" / "0.img"
     write_atomically(half_posted, b"x")
@@ -85,15 +85,19 @@ def test_only_accepted_videos_that_somebody_wants_are_there(store):
 
 
 def test_what_was_never_accepted_goes_after_a_while(store):
-    wanted = new_video(store, "wanted")
-    half_posted = store.root / "half" / "photos" / "0.img"
-    write_atomically(half_posted, b"x")
+    wanted = new_video(store)
+    half_posted = store.root / new_id("video") / "photos" / "0.img"
+    others = store.root / "subjects" / "anna" / "unet.safetensors"
+    for path in (half_posted, others, store.root / "holiday" / "deleted"):
+        write_atomically(path, b"x")
     now = modified(wanted.path)
     store.clear_abandoned(now - 60)
     assert half_posted.exists()
     store.clear_abandoned(now + 60)
     assert not half_posted.exists()
     assert wanted.exists()
+    assert others.exists(), "what is not the service's own stays, whoever put it there"
+    assert store.deleted() == []
 
 
 def test_ids_sort_by_age_and_cannot_be_guessed(store):
