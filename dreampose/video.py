@@ -4,7 +4,8 @@ Knows nothing of models. Pixels travel as 8-bit RGB arrays; models see floats in
 """
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import av
 import cv2
 import numpy as np
 import torch
+from av.container import InputContainer
 from av.error import FFmpegError
+from av.video.stream import VideoStream
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
@@ -45,6 +48,41 @@ def read(path: str | Path, *, max_frames: int | None = None) -> Clip:
     Raises:
         InputError: the file is missing, is not a video, or holds no frame.
     """
+    with _opened(path) as (container, stream):
+        rate = stream.average_rate or stream.guessed_rate
+        decoded = itertools.islice(container.decode(stream), max_frames)
+        frames = [upright(frame) for frame in decoded]
+    _require(len(frames), rate, path)
+    return Clip(frames=np.stack(frames), fps=float(rate or 0), source=str(path))
+
+
+def frames_of(path: str | Path) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    """The frames that `read` gives, one in memory at a time.
+
+    Raises:
+        InputError: the file is missing or is not a video.
+    """
+    with _opened(path) as (container, stream):
+        for frame in container.decode(stream):
+            yield upright(frame)
+
+
+def count(path: str | Path) -> int:
+    """Number of the frames that `read` gives, at least one; keeps none in memory.
+
+    Raises:
+        InputError: as `read`.
+    """
+    with _opened(path) as (container, stream):
+        rate = stream.average_rate or stream.guessed_rate
+        number = sum(1 for _ in container.decode(stream))
+    _require(number, rate, path)
+    return number
+
+
+@contextmanager
+def _opened(path: str | Path) -> Generator[tuple[InputContainer, VideoStream]]:
+    """A file and its first video stream; what is wrong with them becomes a sentence."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"video must be an existing file, got {str(path)!r}")
@@ -58,18 +96,18 @@ def read(path: str | Path, *, max_frames: int | None = None) -> Clip:
             if decoder is None:
                 raise InputError(f"video must be of a codec that can be decoded, got {str(path)!r}")
             stream.thread_type = "AUTO"
-            rate = stream.average_rate or stream.guessed_rate
-            decoded = itertools.islice(container.decode(stream), max_frames)
-            frames = [upright(frame) for frame in decoded]
+            yield container, stream
     except FFmpegError as error:
         raise InputError(
             f"video must be a file that FFmpeg can decode, got {str(path)!r} ({error.strerror})"
         ) from error
-    if not frames:
+
+
+def _require(num_frames: int, rate: Fraction | None, path: str | Path) -> None:
+    if not num_frames:
         raise InputError(f"video must hold at least one frame, got zero in {str(path)!r}")
     if not rate:
         raise InputError(f"video must state its frames per second, got none in {str(path)!r}")
-    return Clip(frames=np.stack(frames), fps=float(rate), source=str(path))
 
 
 def upright(frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:

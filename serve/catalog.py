@@ -121,6 +121,16 @@ class Contents:
             video.read_photo(photo)
             self._photos.add(self.digest(photo))
 
+    def check_truth(self, truth: Path) -> None:
+        """Refuses what is no video, all of which the page will show.
+
+        Raises:
+            InputError: it cannot be decoded.
+        """
+        key = self.digest(truth)
+        if key not in self._lengths:
+            self._lengths[key] = video.count(truth)
+
     def num_frames(self, motion: Path) -> int:
         """Frames of a pose track or a video.
 
@@ -132,8 +142,8 @@ class Contents:
         key = self.digest(motion) + motion.suffix
         if key not in self._lengths:
             is_track = motion.suffix == ".npz"
-            clip = Motion.load(motion) if is_track else video.read(motion)
-            self._lengths[key] = clip.num_frames if isinstance(clip, Motion) else len(clip.frames)
+            length = Motion.load(motion).num_frames if is_track else video.count(motion)
+            self._lengths[key] = length
         return self._lengths[key]
 
 
@@ -306,6 +316,8 @@ def read_item(
     truth = Path(cells["truth"]) if cells.get("truth") else None
     if truth and not truth.is_file():
         raise InputError(f"truth must be an existing file, got {str(truth)!r}")
+    if truth:
+        contents.check_truth(truth)
     return Item(
         name=cells["item"],
         photos=photos,

@@ -65,7 +65,9 @@ class Desk:
                 state = await in_thread(folder.video)
             except (OSError, ValueError):
                 # What cannot be read, such as a later version's, must not keep others waiting.
-                logging.getLogger("ray.serve").exception("%s cannot be read", folder.id)
+                logging.getLogger("ray.serve").exception(
+                    "%s cannot be read", folder.id, extra={"video_id": folder.id}
+                )
                 continue
             owner = request.owner
             self._remember(folder, owner)
@@ -248,7 +250,9 @@ class Desk:
             if await in_thread(folder.is_deleted):
                 self.measures.count("dreampose_videos", status="cancelled")
                 return
-            logging.getLogger("ray.serve").exception("%s failed", folder.id)
+            logging.getLogger("ray.serve").exception(
+                "%s failed", folder.id, extra={"video_id": folder.id}
+            )
             state = await in_thread(folder.fail, "render_failed", reason(error))
         if await in_thread(folder.is_deleted):
             self.measures.count("dreampose_videos", status="cancelled")

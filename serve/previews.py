@@ -38,14 +38,17 @@ def spritesheet(folder: VideoFolder) -> Place:
     """Up to 25 frames, evenly spread, five to a row from left to right, as JPEG."""
     path = folder.path / "spritesheet.jpg"
     if not path.exists():
-        frames = video.read(on_disk(folder.result)).frames
-        chosen = np.linspace(0, len(frames) - 1, min(SHEET_FRAMES, len(frames))).round().astype(int)
-        height, width = frames.shape[1:3]
+        result = on_disk(folder.result)
+        number = video.count(result)
+        chosen = np.linspace(0, number - 1, min(SHEET_FRAMES, number)).round().astype(int)
+        # Not all of the video at once, which may be a hundred times these.
+        frames = [frame for index, frame in enumerate(video.frames_of(result)) if index in chosen]
+        height, width = frames[0].shape[:2]
         rows = math.ceil(len(chosen) / SHEET_COLUMNS)
         sheet = Image.new("RGB", (SHEET_COLUMNS * width, rows * height), (255, 255, 255))
-        for place, index in enumerate(chosen.tolist()):
+        for place, frame in enumerate(frames):
             row, column = divmod(place, SHEET_COLUMNS)
-            sheet.paste(Image.fromarray(frames[index]), (column * width, row * height))
+            sheet.paste(Image.fromarray(frame), (column * width, row * height))
         buffer = io.BytesIO()
         sheet.save(buffer, format="JPEG", quality=85)
         write_atomically(path, buffer.getvalue())

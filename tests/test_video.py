@@ -37,7 +37,8 @@ def test_a_video_is_upright_as_opencv_shows_it(tmp_path, turn, quarters):
     shown = capture.read()[1][:, :, ::-1]
     assert shown.shape == ((64, 128, 3) if quarters == 2 else (128, 64, 3))
     got = video.read(path).frames
-    assert len(got) == 6
+    assert video.count(path) == len(got) == 6
+    np.testing.assert_array_equal(np.stack([*video.frames_of(path)]), got)
     assert np.abs(got[0].astype(int) - shown).max() <= 3
 
 

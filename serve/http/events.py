@@ -5,16 +5,22 @@ Knows only what lies in storage: whoever renders need not know that somebody wat
 
 import asyncio
 import base64
+import contextlib
 import json
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AbstractContextManager
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
+from jaxtyping import UInt8
 from starlette.types import Receive, Scope, Send
 
+from dreampose import video
+from dreampose.errors import InputError
+from dreampose.places import on_disk
 from serve import previews
 from serve.http.gate import Owner
 from serve.records import Video
@@ -45,17 +51,35 @@ def new_frames(folder: VideoFolder, sent: set[int]) -> list[str]:
         for index, frame in zip(indices, frames, strict=True):
             if index not in sent:
                 sent.add(index)
-                image = base64.b64encode(previews.jpeg(frame)).decode()
-                body = {"index": index, "image": f"data:image/jpeg;base64,{image}"}
-                events.append(event("frame", json.dumps(body)))
+                events.append(frame_event(index, frame))
     return events
+
+
+def frame_event(index: int, frame: UInt8[np.ndarray, "H W 3"]) -> str:
+    """A frame as a JPEG."""
+    image = base64.b64encode(previews.jpeg(frame)).decode()
+    body = {"index": index, "image": f"data:image/jpeg;base64,{image}"}
+    return event("frame", json.dumps(body))
+
+
+async def last_frames(folder: VideoFolder, sent: set[int]) -> AsyncGenerator[str, None]:
+    """Events for what was finished between the last look and the end, from the video itself."""
+    frames = enumerate(video.frames_of(await asyncio.to_thread(on_disk, folder.result)))
+
+    def following() -> str | None:
+        unsent = (frame_event(index, frame) for index, frame in frames if index not in sent)
+        return next(unsent, None)
+
+    with contextlib.suppress(InputError, FileNotFoundError):  # deleted meanwhile
+        while line := await asyncio.to_thread(following):
+            yield line
 
 
 async def follow(folder: VideoFolder, *, frames: bool) -> AsyncGenerator[str, None]:
     """Events of a video until its end.
 
     `progress` carries the video object whenever it changed, `frame` a frame as a JPEG; the last
-    event is `completed`, `failed` or `cancelled`.
+    event is `completed`, `failed` or `cancelled`. Who comes after the end is told that alone.
     """
     sent: set[int] = set()
     told, spoke = "", time.monotonic()
@@ -78,6 +102,9 @@ async def follow(folder: VideoFolder, *, frames: bool) -> AsyncGenerator[str, No
             return
         text = state.model_dump_json()
         if state.finished:
+            if frames and told and state.status == "completed":
+                async for line in last_frames(folder, sent):
+                    yield line
             yield event(state.status, text)
             return
         if text != told:

@@ -136,6 +136,7 @@ FAULTS = {
     f"{'a' * 300}.png,walk.npz,,,,": "File name too long",
     "a.png,walk.npz,,,best,": "preset must be one of exact",
     "a.png,walk.npz,,,,none.mp4": "truth must be an existing file",
+    "a.png,walk.npz,,,,walk.npz": "video must be a file that FFmpeg can decode",
 }
 
 
@@ -152,7 +153,16 @@ def test_items_that_cannot_be_rendered_are_told_without_ray_and_can_be_fed_back(
             assert sentence in row["reason"]
             assert line == f"{row['item']}: {row['reason']}"
     assert rows[0]["photos"] == str(shop / "a.png"), "a catalogue that may lie anywhere"
-    assert "0 rendered, 20 failed" in (shop / "out" / "index.html").read_text()
+    assert "0 rendered, 21 failed" in (shop / "out" / "index.html").read_text()
+
+
+def test_a_missing_photo_may_be_put_beside_the_catalogue_later(shop):
+    write_catalog(shop, GOOD + "late,late.png,walk.npz,,,,\n")
+    assert run_job(shop, "--catalog", str(shop / "catalog.csv")) == 1
+    shutil.copy(shop / "a.png", shop / "late.png")
+    failed = shop / "out" / "failed.csv"
+    (item,) = read_catalog(failed, settings=settings(shop), preset="fast").items
+    assert item.photos == (shop / "late.png",)
 
 
 def test_an_out_that_is_a_file_and_a_model_that_is_none_are_refused(shop, capsys):

@@ -94,6 +94,8 @@ def test_event_streams_do_not_keep_others_waiting(bare_model):
         {"sampler_autoscaling": {"max_replica": 3}},
         {"sampler_autoscaling": {"min_replicas": 3, "max_replicas": 2}},
         {"extractor_autoscaling": {"max_replicas": 0}},
+        {"default_motion": "examples/clip.mp4"},
+        {"frames_at_once": -1},
     ],
 )
 def test_a_misspelt_or_impossible_setting_is_refused(wrong):
