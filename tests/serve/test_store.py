@@ -87,7 +87,7 @@ def test_only_accepted_videos_that_somebody_wants_are_there(store):
 def test_what_was_never_accepted_goes_after_a_while(store):
     wanted = new_video(store)
     half_posted = store.root / new_id("video") / "photos" / "0.img"
-    others = store.root / "subjects" / "anna" / "unet.safetensors"
+    others = store.root / "video_clips" / "anna" / "walk.mp4"
     for path in (half_posted, others, store.root / "holiday" / "deleted"):
         write_atomically(path, b"x")
     now = modified(wanted.path)
