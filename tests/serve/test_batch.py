@@ -67,15 +67,17 @@ def render(bare_model, tmp_path, monkeypatch):
     settings = Settings(model=str(bare_model), subjects="")
     monkeypatch.setattr(batch, "renderer_app", lambda *_: None)
 
-    def run(applications, folder="out"):
-        serve = StandIn(settings, applications)
-        monkeypatch.setattr(batch, "ray_serve", serve)
-        output = SimpleNamespace(settings=settings, root=tmp_path / folder)
-        assert batch.render_items([], output, {"CPU": 2.0}) == {}
-        return serve.done
+    class Run:
+        version = settings.served()[1]
 
-    run.version = settings.served()[1]
-    return run
+        def __call__(self, applications, folder="out"):
+            serve = StandIn(settings, applications)
+            monkeypatch.setattr(batch, "ray_serve", serve)
+            output = SimpleNamespace(settings=settings, root=tmp_path / folder)
+            assert batch.render_items([], output, {"CPU": 2.0}) == {}
+            return serve.done
+
+    return Run()
 
 
 def test_a_job_starts_samplers_and_takes_them_away(render):

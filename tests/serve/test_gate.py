@@ -2,6 +2,7 @@
 
 import asyncio
 import stat
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -179,7 +180,8 @@ def test_rates_are_those_of_the_settings_and_change_without_a_restart(make_servi
 
 def test_a_typo_in_user_config_stops_no_ingress(running, caplog):
     """Serve takes an ingress away that raises here; the one after it would do the same."""
-    ingress = object.__new__(Ingress.func_or_class)
+    deployment: Any = Ingress
+    ingress = object.__new__(deployment.func_or_class)
     ingress.service, ingress.configured = running.service, False
     with pytest.raises(InputError, match="quue"):
         asyncio.run(ingress.reconfigure({"quue": 3}))

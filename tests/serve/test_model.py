@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ def sampler():
             self.pipe = self.base = self.fault = None
             self.thread = ThreadPoolExecutor(max_workers=1)
 
-        async def _pipe(self):
+        async def _pipe(self) -> Any:
             return self.pipe
 
     bare = Bare()
@@ -140,7 +141,7 @@ def test_a_sampler_whose_caller_goes_away_tells_its_thread(sampler, monkeypatch)
     asyncio.run(go())
 
 
-def waited_for(sampler, calls):
+def waited_for(sampler, calls) -> list[Any]:
     """The answers to calls that all wait in the replica before it begins the first of them."""
 
     async def go():

@@ -186,9 +186,9 @@ def test_a_video_that_another_renderer_completes_meanwhile_is_completed(folder, 
     settings = served(bare_model, max_tries=3)
 
     class Late(Samplers):
-        async def _render(self, path, indices):
-            await Renderer(settings, 2, Samplers()).render(path)
-            raise FileNotFoundError(VideoFolder(path).prepared)
+        async def _render(self, folder, indices):
+            await Renderer(settings, 2, Samplers()).render(folder)
+            raise FileNotFoundError(VideoFolder(folder).prepared)
 
     state = render(folder, Late(), bare_model, max_tries=3)
     assert (state.status, state.error) == ("completed", None)
