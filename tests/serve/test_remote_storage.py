@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import threading
 
 import numpy as np
 import pytest
@@ -130,6 +129,11 @@ def test_samplers_and_renderer_give_what_they_give_on_a_disk(
         def __init__(self, work):
             self.remote = lambda *args: asyncio.to_thread(work, *args)
 
+    def render(pipe, folder, indices):
+        chunk = model.Chunk(pipe=pipe, folder=folder, indices=indices)
+        model.render([chunk])
+        return chunk.seconds.result()
+
     results = {}
     for name, storage in {"disk": str(tmp_path / "videos"), "bucket": settings["storage"]}.items():
         folder = Store(storage).create(
@@ -138,11 +142,7 @@ def test_samplers_and_renderer_give_what_they_give_on_a_disk(
         )  # fmt: skip
         way = Way()
         way.prepare = Call(lambda _, folder=folder: model.prepare(tiny_pipeline, folder))
-        way.render = Call(
-            lambda _, indices, folder=folder: model.render(
-                tiny_pipeline, folder, indices, threading.Event()
-            )
-        )
+        way.render = Call(lambda _, indices, folder=folder: render(tiny_pipeline, folder, indices))
         renderer = Renderer(
             Settings(model=str(tiny_model), subjects="", storage=storage, chunk_size=4), 1, way
         )
