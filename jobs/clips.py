@@ -39,8 +39,9 @@ class Pair:
         pred: file or folder of PNGs.
         truth: file or folder of PNGs.
         num_frames: of both.
-        height: of both.
-        width: of both.
+        height: of both, as they are scored.
+        width: of both, as they are scored.
+        fitted: whether frames are brought to that size first.
     """
 
     method: str
@@ -50,6 +51,12 @@ class Pair:
     num_frames: int
     height: int
     width: int
+    fitted: bool = False
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """What `read` brings frames to; `None` leaves them."""
+        return (self.height, self.width) if self.fitted else None
 
 
 def methods(flags: Sequence[str]) -> dict[str, str]:
@@ -71,17 +78,27 @@ def methods(flags: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def pair(preds: Mapping[str, str], truth: str, *, common: bool = False) -> list[Pair]:
+def pair(
+    preds: Mapping[str, str],
+    truth: str,
+    *,
+    common: bool = False,
+    size: tuple[int, int] | None = None,
+) -> list[Pair]:
     """Every clip of every method with its true one, by method and name.
 
     Args:
         preds: folder of each method.
         truth: folder of the true clips.
         common: leave out clips that not all of the folders hold, instead of refusing them.
+        size: height and width in pixels that all frames are brought to, whole (`video.fit`), before
+            they are compared; without it both must have the same.
 
     Raises:
         InputError: a folder or a counterpart is missing, or frames differ in number or size.
     """
+    if size is not None and min(size) < 1:
+        raise InputError(f"size must be at least 1x1, got {size[0]}x{size[1]}")
     true_clips = find(truth, "truth")
     all_found = {method: find(folder, "pred") for method, folder in preds.items()}
     if common:
@@ -98,12 +115,14 @@ def pair(preds: Mapping[str, str], truth: str, *, common: bool = False) -> list[
         _require_all(true_clips, found, f"pred must hold every clip of truth ({method})", folder)
         _require_all(found, true_clips, f"truth must hold every clip of pred ({method})", truth)
         for clip, path in found.items():
-            if (got := measure(path)) != sizes[clip]:
+            got, expected = measure(path), sizes[clip]
+            if got[0] != expected[0] or (size is None and got != expected):
+                hint = "" if got[0] != expected[0] else "; --size brings both to one size"
                 raise InputError(
-                    f"pred must have the truth's {_describe(sizes[clip])}, got {_describe(got)} "
-                    f"in {str(path)!r}"
+                    f"pred must have the truth's {_describe(expected)}, got {_describe(got)} "
+                    f"in {str(path)!r}{hint}"
                 )
-            num_frames, height, width = got
+            num_frames, height, width = got if size is None else (got[0], *size)
             pairs.append(
                 Pair(
                     method=method,
@@ -113,6 +132,7 @@ def pair(preds: Mapping[str, str], truth: str, *, common: bool = False) -> list[
                     num_frames=num_frames,
                     height=height,
                     width=width,
+                    fitted=size is not None,
                 )
             )
     return pairs
@@ -186,16 +206,24 @@ def measure(path: Path) -> tuple[int, int, int]:
         ) from error
 
 
-def read(path: Path) -> tuple[UInt8[np.ndarray, "t H W 3"], float]:
+def read(
+    path: Path, size: tuple[int, int] | None = None
+) -> tuple[UInt8[np.ndarray, "t H W 3"], float]:
     """Frames of a clip and how many of them make a second.
+
+    Args:
+        path: file or folder of PNGs.
+        size: height and width that frames are brought to, whole; `None` leaves them.
 
     Raises:
         InputError: it cannot be decoded.
     """
     if path.is_dir():
-        return np.stack([video.read_photo(file) for file in _pictures(path)]), _PNG_FPS
-    clip = video.read(path)
-    return clip.frames, clip.fps
+        frames, fps = np.stack([video.read_photo(file) for file in _pictures(path)]), _PNG_FPS
+    else:
+        clip = video.read(path)
+        frames, fps = clip.frames, clip.fps
+    return (frames if size is None else video.fit(frames, *size)), fps
 
 
 def fingerprint(path: Path) -> str:

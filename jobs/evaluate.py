@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cluster import resources
+from dreampose.cli import flags
 from dreampose.errors import InputError
 from jobs import clips, driver, plans
 
@@ -26,6 +27,9 @@ EXAMPLES = """\
   # Several side by side, people read off the clips' names (anna-walk.mp4, anna-turn.mp4)
   jobs/evaluate.py --pred copy=baselines/copy --pred finetuned=renders --truth clips/test \\
       --identity '^([^-]+)-' --out out/report
+
+  # Truths of another size than the renders
+  jobs/evaluate.py --pred renders --truth ubc/test --size 640x512 --out out/report
 
   # Published scores too: the folder holds vgg19-dcbb9e9d.pth and the others that are asked for
   jobs/evaluate.py --pred renders --truth clips/test --metrics all --weights backbones \\
@@ -54,8 +58,11 @@ def evaluate(args: argparse.Namespace) -> int:
         raise InputError(f"out must be a folder on a disk that all nodes reach, got {args.out!r}")
     preds = clips.methods(args.pred)
     chosen = metrics.choose(args.metrics)
-    pairs = clips.pair(preds, args.truth, common=args.common)
+    pairs = clips.pair(preds, args.truth, common=args.common, size=args.size)
     notes: list[str] = []
+    if args.size is not None:
+        size = f"{args.size[0]}x{args.size[1]}"
+        notes.append(f"All frames were brought to {size} pixels, whole (letterbox).")
     if without := clips.left_out(pairs, preds, args.truth):
         notes.append(f"Left out, since not all folders hold them: {', '.join(without)}.")
     chosen = _require_sizes(pairs, chosen, {name.strip() for name in args.metrics.split(",")})
@@ -199,6 +206,13 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="score the clips that all of the folders hold and name the others in the report, "
         "instead of refusing",
+    )
+    parser.add_argument(
+        "--size",
+        type=flags.size,
+        metavar="HxW",
+        help="bring all frames to this height and width, whole (letterbox), before they are "
+        "compared, for truths of another size than the renders; by default both must have one size",
     )
     parser.add_argument(
         "--metrics",

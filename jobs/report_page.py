@@ -179,8 +179,8 @@ def _plot(
 def _clip(found: Report, clip: str, why: Sequence[str]) -> str:
     """The truth and every method side by side in one video, so that they run in step."""
     pairs = [found.pairs[method, clip] for method in found.methods if (method, clip) in found.pairs]
-    truth, fps = clips.read(pairs[0].truth)
-    columns = [truth, *(clips.read(pair.pred)[0] for pair in pairs)]
+    truth, fps = clips.read(pairs[0].truth, pairs[0].size)
+    columns = [truth, *(clips.read(pair.pred, pair.size)[0] for pair in pairs)]
     height = min(MAX_HEIGHT, pairs[0].height)
     width = max(1, round(pairs[0].width * height / pairs[0].height))
     frames = np.concatenate([video.fit(column, height, width) for column in columns], axis=2)
@@ -197,5 +197,5 @@ def _clip(found: Report, clip: str, why: Sequence[str]) -> str:
         f'<p class="note">{escape("; ".join(why))}</p>'
         f'<div class="names" style="width: {pixels}px">{names}</div>'
         f'<video src="data:video/mp4;base64,{content}" style="width: {pixels}px" '
-        f"autoplay loop muted playsinline></video></div>"
+        f"controls autoplay loop muted playsinline></video></div>"
     )

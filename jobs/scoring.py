@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from dreampose import metrics, video
+from dreampose.cli import flags
 from dreampose.errors import InputError
 from dreampose.files import new_file
 from dreampose.metrics import METRICS, Metric, Networks
@@ -71,14 +72,18 @@ def plan(pairs: Sequence[Pair], chosen: Sequence[Metric], weights: Mapping[str, 
     work: list[Work] = []
     for pair in pairs:
         items: dict[str, Item] = {}
+        fitted = [_size_text(pair)] if pair.fitted else []
         for metric in chosen:
             used = [weights[backbone.file] for backbone in metric.backbones]
             pred, truth = prints[pair.pred], prints[pair.truth]
             if metric.is_set:
                 name = _feature_name(metric)
-                sides = {PRED: (name, *used, pred), TRUTH: (name, *used, truth)}
+                sides = {
+                    PRED: (name, *used, pred, *fitted),
+                    TRUTH: (name, *used, truth, *fitted),
+                }
             else:
-                sides = {CURVE: (metric.name, *used, pred, truth)}
+                sides = {CURVE: (metric.name, *used, pred, truth, *fitted)}
             for side, parts in sides.items():
                 item = Item(metric=metric.name, side=side, file=f"{_key(*parts)}.npy")
                 items.setdefault(f"{side} {item.file}", item)
@@ -100,6 +105,7 @@ def todo(work: Sequence[Work], folder: Path) -> list[dict[str, str]]:
                     "clip": one.pair.clip,
                     "pred": str(one.pair.pred),
                     "truth": str(one.pair.truth),
+                    "size": _size_text(one.pair),
                     "items": json.dumps([[i.metric, i.side, i.file] for i in missing]),
                 }
             )
@@ -124,7 +130,14 @@ class Scorer:
         for row in rows:
             items = [Item(metric=m, side=s, file=f) for m, s, f in json.loads(row["items"])]
             try:
-                measure(Path(row["pred"]), Path(row["truth"]), items, self.folder, self.networks)
+                measure(
+                    Path(row["pred"]),
+                    Path(row["truth"]),
+                    items,
+                    self.folder,
+                    self.networks,
+                    size=flags.size(row["size"]) if row["size"] else None,
+                )
                 errors.append("")
             except InputError as error:
                 errors.append(str(error))
@@ -132,14 +145,28 @@ class Scorer:
 
 
 def measure(
-    pred: Path, truth: Path, items: Sequence[Item], folder: Path, networks: Networks
+    pred: Path,
+    truth: Path,
+    items: Sequence[Item],
+    folder: Path,
+    networks: Networks,
+    *,
+    size: tuple[int, int] | None,
 ) -> None:
     """Measures these things on two clips; each result appears whole or not at all.
+
+    Args:
+        pred: file or folder of PNGs of a method.
+        truth: that of the true clip.
+        items: what is to be measured.
+        folder: where results go.
+        networks: what the scores need.
+        size: height and width that both are brought to; `None` leaves them.
 
     Raises:
         InputError: a clip cannot be decoded, or differs from what its header says.
     """
-    first, second = clips.read(pred)[0], clips.read(truth)[0]
+    first, second = clips.read(pred, size)[0], clips.read(truth, size)[0]
     if first.shape != second.shape:
         raise InputError(
             f"pred must decode to the truth's shape {second.shape}, got {first.shape} "
@@ -165,6 +192,10 @@ def code_fingerprint() -> str:
     for package in ("torch", "scikit-image", "numpy", "av"):
         digest.update(f"{package} {version(package)}\n".encode())
     return digest.hexdigest()
+
+
+def _size_text(pair: Pair) -> str:
+    return f"{pair.height}x{pair.width}" if pair.fitted else ""
 
 
 def _feature_name(metric: Metric) -> str:

@@ -61,7 +61,7 @@ def evaluate(args: argparse.Namespace) -> "Plan":
     from dreampose import metrics, planning
     from jobs import clips
 
-    pairs = clips.pair(clips.methods(args.pred), args.truth, common=args.common)
+    pairs = clips.pair(clips.methods(args.pred), args.truth, common=args.common, size=args.size)
     chosen = metrics.choose(args.metrics)
     num_frames = sum(pair.num_frames for pair in pairs)
     num_values = sum(3 * pair.num_frames * pair.height * pair.width for pair in pairs)

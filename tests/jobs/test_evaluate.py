@@ -264,6 +264,9 @@ def mixed(folders, name):
         (surplus, (), r"truth must hold every clip of pred \(copy\), got no 'more' in"),
         (shorter, (), r"truth's 18 frames of 36x32, got 17 frames of 36x32 in"),
         (smaller, (), r"truth's 18 frames of 36x32, got 18 frames of 34x32 in"),
+        (smaller, (), r"got 18 frames of 34x32 in .*; --size brings both to one size"),
+        (shorter, ("--size", "36x32"), r"truth's 18 frames of 36x32, got 17 frames of 36x32 in"),
+        (None, ("--size", "0x32"), r"size must be at least 1x1, got 0x32"),
         (broken, (), r"video must be a file that FFmpeg can decode, got"),
         (mixed, (), r"pictures of a clip must have one size, got 30x32 after 36x32 in"),
         (None, ("--pred", "x=/nowhere"), r"pred must be an existing folder on this disk, got"),
@@ -329,6 +332,36 @@ def test_clips_that_all_folders_hold_can_be_scored_alone(folders, in_process, ca
     assert told in (folders / "report" / "report.md").read_text()
     scored = {row["clip"] for row in rows_of(folders / "report" / "clips.csv")}
     assert scored == {"anna-walk", "anna-turn", "bea-turn"}
+
+
+def test_truths_of_another_size_are_brought_to_that_of_the_renders(folders, in_process, capsys):
+    """As those of UBC Fashion, 940x720, to renders of 640x512: whole, bars of their border."""
+    noisy = {name: clips.read(path)[0] for name, path in clips.find(folders / "noisy", "x").items()}
+    for path in (folders / "truth").iterdir():
+        frames = video.read(path).frames.repeat(2, axis=1).repeat(2, axis=2)
+        video.write(path, np.pad(frames, ((0, 0), (0, 0), (8, 8), (0, 0)), mode="edge"), 30)
+    assert evaluate.main(flags(folders, "--size", "36x32")) == 0
+    assert "All frames were brought to 36x32 pixels" in capsys.readouterr().out
+    rows = rows_of(folders / "report" / "clips.csv")
+    for name, frames in noisy.items():
+        # 72x80 pixels become 29x32 rows and columns, 3 rows of wall above and 4 below.
+        truth = video.read(folders / "truth" / f"{name}.mp4").frames
+        small = [Image.fromarray(frame).resize((32, 29), Image.Resampling.BOX) for frame in truth]
+        whole = np.pad(np.stack(small), ((0, 0), (3, 4), (0, 0), (0, 0)), mode="edge")
+        expected = np.abs(frames / 255 - whole / 255).mean()
+        (got,) = (
+            float(row["value"])
+            for row in rows
+            if (row["method"], row["clip"], row["metric"]) == ("noisy", name, "l1")
+        )
+        assert got == pytest.approx(expected, abs=2e-3)
+    page = (folders / "report" / "index.html").read_text()
+    assert "All frames were brought to 36x32 pixels" in page
+    num_scored = len(in_process)
+    assert evaluate.main(flags(folders, "--size", "36x32")) == 0
+    assert len(in_process) == num_scored, "nothing is scored twice"
+    assert evaluate.main(flags(folders, "--size", "18x16")) == 0
+    assert len(in_process) == 2 * num_scored, "another size has other scores"
 
 
 def test_folders_as_they_lie_about_are_read(tmp_path, turn):
