@@ -19,7 +19,7 @@ from serve.limits import Live
 from serve.measures import Measures, log
 from serve.records import RenderRequest, Video
 from serve.refusals import busy, not_found, reason
-from serve.store import NAME, Store, VideoFolder, in_thread
+from serve.store import NAME, Store, VideoFolder, in_thread, until_kept
 
 ABANDONED_SECONDS = 86400.0
 """Age from which a folder that was never accepted is nobody's."""
@@ -237,28 +237,28 @@ class Desk:
         finally:
             self.waiting.discard(folder.id)
             self.unfinished[self.owners[folder.id]] -= 1
-            if await in_thread(folder.is_deleted):
+            if await until_kept(folder.is_deleted):
                 self._forget(folder.id)
-                await in_thread(folder.remove)
+                await until_kept(folder.remove)
 
     async def _render(self, folder: VideoFolder) -> None:
-        if await in_thread(folder.is_deleted):
+        if await until_kept(folder.is_deleted):
             return
         try:
             state = await self.backend.render(str(folder.path))
         except Exception as error:
-            if await in_thread(folder.is_deleted):
+            if await until_kept(folder.is_deleted):
                 self.measures.count("dreampose_videos", status="cancelled")
                 return
             logging.getLogger("ray.serve").exception(
                 "%s failed", folder.id, extra={"video_id": folder.id}
             )
-            state = await in_thread(folder.fail, "render_failed", reason(error))
-        if await in_thread(folder.is_deleted):
+            state = await until_kept(folder.fail, "render_failed", reason(error))
+        if await until_kept(folder.is_deleted):
             self.measures.count("dreampose_videos", status="cancelled")
             return
         expires_at = self._expires(state)
-        state = await in_thread(folder.update, expires_at=expires_at)
+        state = await until_kept(folder.update, expires_at=expires_at)
         self.measures.count("dreampose_videos", status=state.status)
         log(
             f"video {state.status}",

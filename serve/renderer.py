@@ -172,6 +172,7 @@ class Renderer:
         self.answered = time.monotonic()
         self._measure("prepare", prepared.seconds, prepared.num_frames)
         num_frames, fps = prepared.num_frames, prepared.fps
+        await in_thread(folder.drop_torn_chunks)
         missing = set(range(num_frames)) - await in_thread(folder.finished_frames)
         await in_thread(
             folder.update,

@@ -18,6 +18,7 @@ A folder may lie on a disk that all replicas see, or on any filesystem that pyar
 
 import asyncio
 import hashlib
+import logging
 import re
 import secrets
 import time
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import safetensors
 import safetensors.numpy
 from jaxtyping import UInt8
 
@@ -41,7 +43,14 @@ OWN_ID = re.compile(r"video_[0-9a-f]{34}")
 """What `new_id` calls videos. Nothing else in storage is the service's to take away."""
 
 
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+"""Seconds until storage that refused is tried again; twice as long each time."""
+STORAGE_PATIENCE = 3600.0
+"""Seconds after which storage is not tried again."""
+
 Result = TypeVar("Result")
+
+logger = logging.getLogger("ray.serve")
 
 
 async def in_thread(work: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
@@ -55,6 +64,27 @@ async def in_thread(work: Callable[..., Result], *args: Any, **kwargs: Any) -> R
     except asyncio.CancelledError:
         await asyncio.wait([running])
         raise
+
+
+async def until_kept(work: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
+    """`in_thread`, again and again while storage refuses: what became of a video is not lost.
+
+    Raises:
+        FileNotFoundError: what it is about is gone.
+        OSError: storage has refused for an hour.
+    """
+    pause, until = FIRST_PAUSE, time.monotonic() + STORAGE_PATIENCE
+    while True:
+        try:
+            return await in_thread(work, *args, **kwargs)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if time.monotonic() >= until:
+                raise
+            logger.warning("storage refuses, tried again in %g s: %s", pause, error)
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
 
 
 def write_atomically(path: Place, content: bytes, *, mode: int | None = None) -> None:
@@ -160,6 +190,15 @@ class VideoFolder:
         for path in sorted((self.path / "chunks").glob("*.safetensors")):
             start, stop = (int(number) for number in path.stem.split("-"))
             yield range(start, stop), path
+
+    def drop_torn_chunks(self) -> None:
+        """Takes away chunks that cannot be read, as a power cut may leave; they are made again."""
+        for _, path in self.finished_chunks():
+            try:
+                read_chunk(path)
+            except (safetensors.SafetensorError, KeyError):
+                logger.warning("%s: chunk %s cannot be read, made again", self.id, path.name)
+                path.unlink(missing_ok=True)
 
     def finished_frames(self) -> set[int]:
         """Indices of the frames that need not be rendered again."""

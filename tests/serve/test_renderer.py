@@ -214,6 +214,19 @@ def test_a_video_taken_up_again_renders_only_what_is_missing(folder, bare_model)
     assert len(video.read(folder.result).frames) == NUM_FRAMES
 
 
+def test_a_chunk_that_a_power_cut_tore_is_rendered_again(folder, bare_model):
+    for start in (0, 4):
+        indices = range(start, start + 4)
+        folder.write_chunk(indices, np.stack([frame(index) for index in indices]))
+    _, torn = (path for _, path in folder.finished_chunks())
+    torn.write_bytes(torn.read_bytes()[:100])
+    samplers = Samplers()
+    state = render(folder, samplers, bare_model, chunk_size=4)
+    assert (state.status, state.error) == ("completed", None)
+    assert [(chunk.start, chunk.stop) for chunk in samplers.rendered] == [(4, 8), (8, 10)]
+    assert len(video.read(folder.result).frames) == NUM_FRAMES
+
+
 def test_a_second_call_joins_the_first(folder, bare_model):
     samplers = Samplers()
     settings = served(bare_model, chunk_size=4)

@@ -183,6 +183,40 @@ def test_a_fault_of_the_renderer_fails_the_video_alone(running, post, finished):
     assert finished(running.client, f"/v1/videos/{other}")["status"] == "completed"
 
 
+def test_storage_that_pauses_leaves_no_video_behind(
+    running, post, finished, eventually, monkeypatch
+):
+    monkeypatch.setattr("serve.store.FIRST_PAUSE", 0.01)
+    pauses = {"fail": 3, "update": 2}
+
+    def pausing(name):
+        write = getattr(VideoFolder, name)
+
+        def attempt(self, *args, **kwargs):
+            if pauses[name]:
+                pauses[name] -= 1
+                raise OSError("storage is away")
+            return write(self, *args, **kwargs)
+
+        monkeypatch.setattr(VideoFolder, name, attempt)
+
+    running.backend.broken = RuntimeError("no such kernel")
+    for name in pauses:
+        pausing(name)
+    video_id = post(running.client).json()["id"]
+    state = finished(running.client, f"/v1/videos/{video_id}")
+    assert (state["status"], state["error"]["code"]) == ("failed", "render_failed")
+    assert pauses == {"fail": 0, "update": 0}
+    # A video that storage never takes holds up nobody.
+    monkeypatch.setattr("serve.store.STORAGE_PATIENCE", 0.0)
+    pauses["fail"] = 10**9
+    post(running.client)
+    eventually(lambda: not running.service.desk.tasks)
+    running.backend.broken = None
+    other = post(running.client).json()["id"]
+    assert finished(running.client, f"/v1/videos/{other}")["status"] == "completed"
+
+
 def test_an_expired_video_is_gone(make_service, post, finished):
     running = make_service(keep_hours=1e-6)
     video_id = post(running.client).json()["id"]
