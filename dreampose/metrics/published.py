@@ -2,7 +2,8 @@
 
 NOTE = (
     "Another data set (UBC Fashion, 512x640 pixels), and networks that the paper does not name: "
-    "these figures do not compare with those above."
+    "these figures do not compare with those above. The row of UniAnimate is from its own paper "
+    "(arXiv 2406.01188)."
 )
 COLUMNS = ("L1", "SSIM", "VGG", "LPIPS", "FID", "FVD-16f", "AED")
 ROWS = {
