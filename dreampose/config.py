@@ -56,6 +56,10 @@ class StageConfig:
     """VAE stages: weight of the error of pixel differences beside that of pixels."""
     min_snr_gamma: float = 0.0
     """Base stage: clip of the min-SNR timestep weights (arXiv 2303.09556); 0 is the plain mean."""
+    offset_noise: float = 0.0
+    """Base and subject stage: deviation of a normal offset that is added to the noise, one for each
+    sample and latent channel, so that whole frames become lighter or darker than by chance; the
+    denoiser sees the sum and is asked for it. 0 is the paper's noise."""
     reading_weight: float = 0.0
     """Base stage, where the image encoder learns: weight of the error in reading from each token of
     the photo, by one linear layer, which part of the body its patch shows and what latents. So the
@@ -64,6 +68,8 @@ class StageConfig:
     def __post_init__(self) -> None:
         if self.last_batch not in ("fill", "short"):
             raise InputError(f"last_batch must be 'fill' or 'short', got {self.last_batch!r}")
+        if self.offset_noise < 0:
+            raise InputError(f"offset_noise must not be negative, got {self.offset_noise:g}")
         if self.max_skipped_steps < 1:
             raise InputError(f"max_skipped_steps must be at least 1, got {self.max_skipped_steps}")
 
@@ -152,7 +158,8 @@ class Recipe:
     """Whether the adapter mixes the photo's VAE latents into its CLIP tokens; without them c_I is
     made of CLIP tokens alone (the paper's ablation 'CLIP only')."""
     scheduler: Mapping[str, Any]
-    """Keyword arguments of `PNDMScheduler`: betas and prediction type belong to the weights."""
+    """Keyword arguments of `PNDMScheduler`: betas and prediction type belong to the weights. And
+    `rescale_betas_zero_snr`: the last timestep is noise alone (`schedule.noise_process`)."""
     image_scale: float
     pose_scale: float
     pose_dropout: float = 0.05

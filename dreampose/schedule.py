@@ -13,6 +13,9 @@ from torch import Tensor
 
 from dreampose.errors import InputError
 
+ZERO_SNR = "rescale_betas_zero_snr"
+LEAST_SIGNAL = 2.0**-24
+"""What alpha_bar is at a last timestep of noise alone, as in diffusers' solvers."""
 REVERSED = ("DDIMInverseScheduler", "DPMSolverMultistepInverseScheduler")
 """Schedulers that add noise instead of removing it."""
 
@@ -51,9 +54,33 @@ def noise_process(options: Mapping[str, Any]) -> PNDMScheduler:
     """The scheduler that a recipe's models are trained and saved with (paper: PNDM).
 
     Args:
-        options: `Recipe.scheduler`.
+        options: `Recipe.scheduler`. With `rescale_betas_zero_snr` the noise of all timesteps grows
+            so that nothing of the image is left at the last one (Lin et al. 2023, arXiv 2305.08891,
+            algorithm 1); the new betas are kept as `trained_betas`, which every scheduler reads.
+
+    Raises:
+        InputError: noise is to be predicted where there is nothing else.
     """
-    return PNDMScheduler(**options)
+    known = {key: value for key, value in options.items() if key != ZERO_SNR}
+    process = PNDMScheduler(**known)
+    if not options.get(ZERO_SNR):
+        return process
+    if (kind := process.config["prediction_type"]) == "epsilon":
+        raise InputError(
+            f"prediction_type must be 'v_prediction' or 'sample' with {ZERO_SNR}, got {kind!r}"
+        )
+    known["trained_betas"] = _zero_snr_betas(process.alphas_cumprod)
+    return PNDMScheduler(**known)
+
+
+def _zero_snr_betas(alphas_cumprod: Float[Tensor, " t"]) -> list[float]:
+    """Betas whose signal is shifted to nothing at the end and scaled to begin as before."""
+    signal = alphas_cumprod.double().sqrt()
+    first, last = signal[0].item(), signal[-1].item()
+    signal = (signal - last) * first / (first - last)
+    # Solvers take its logarithm.
+    kept = signal.square().clamp(min=LEAST_SIGNAL)
+    return [1 - kept[0].item(), *(1 - kept[1:] / kept[:-1]).tolist()]
 
 
 def add_noise(

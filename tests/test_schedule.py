@@ -2,11 +2,17 @@
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, PNDMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, PNDMScheduler
 
 from dreampose import recipes
 from dreampose.errors import InputError
-from dreampose.schedule import add_noise, scheduler_by_name, scheduler_names, training_target
+from dreampose.schedule import (
+    add_noise,
+    noise_process,
+    scheduler_by_name,
+    scheduler_names,
+    training_target,
+)
 
 BASE = recipes.sd14().scheduler
 
@@ -71,3 +77,40 @@ def test_keeps_the_noise_process_and_never_clips_latents():
 def test_options_win_over_the_models_configuration():
     scheduler = scheduler_by_name("DDIMScheduler", BASE, timestep_spacing="trailing")
     assert scheduler.config["timestep_spacing"] == "trailing"
+
+
+ZERO_SNR = {**BASE, "prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+
+
+def test_zero_terminal_snr_is_that_of_diffusers():
+    known = DDIMScheduler.from_config(PNDMScheduler(**BASE).config, rescale_betas_zero_snr=True)
+    found = noise_process(ZERO_SNR).alphas_cumprod
+    torch.testing.assert_close(found, known.alphas_cumprod, atol=1e-5, rtol=0)
+    assert 0 < found[-1] < 1e-7
+    unchanged = noise_process({**ZERO_SNR, "rescale_betas_zero_snr": False})
+    torch.testing.assert_close(unchanged.alphas_cumprod, PNDMScheduler(**BASE).alphas_cumprod)
+
+
+@pytest.mark.parametrize(
+    "name", ["DDIMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler"]
+)
+def test_a_perfect_denoiser_leads_from_noise_alone_to_the_image(name, noised):
+    """At the first step nothing of the image is left, so that the prediction alone brings it."""
+    base = noise_process(ZERO_SNR).config
+    scheduler = scheduler_by_name(name, base, timestep_spacing="trailing")
+    scheduler.set_timesteps(8)
+    assert scheduler.timesteps[0] == 999
+    latents, noise, _ = noised
+    state = noise * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps:
+        seen = scheduler.scale_model_input(state, timestep)
+        alpha_bar = noise_process(ZERO_SNR).alphas_cumprod[int(timestep)]
+        signal, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+        rest = (seen - signal * latents) / sigma
+        state = scheduler.step(signal * rest - sigma * latents, timestep, state).prev_sample
+    torch.testing.assert_close(state, latents, atol=0.15, rtol=0)  # DDIM leaves the first timestep
+
+
+def test_noise_cannot_be_predicted_where_there_is_nothing_else():
+    with pytest.raises(InputError, match=r"prediction_type must be 'v_prediction' or 'sample' wi"):
+        noise_process({**ZERO_SNR, "prediction_type": "epsilon"})

@@ -54,6 +54,7 @@ def denoising_step(
     recipe: Recipe,
     seed: int,
     min_snr_gamma: float = 0.0,
+    offset_noise: float = 0.0,
     dropout: bool = True,
     blank: Mapping[tuple[int, int], Blank] | None = None,
 ) -> Float[Tensor, ""]:
@@ -65,6 +66,7 @@ def denoising_step(
         recipe: shares of dropped conditions, how the photo is fitted.
         seed: of noise, timesteps and dropout, drawn on the CPU whatever the device.
         min_snr_gamma: see `StageConfig`.
+        offset_noise: see `StageConfig`.
         dropout: drop conditions, as in training.
         blank: from `encode_blank_photo`; what a dropped photo is where that is not zeros.
     """
@@ -74,6 +76,9 @@ def denoising_step(
     num_timesteps = int(pipe.scheduler.config["num_train_timesteps"])
     timesteps = torch.randint(num_timesteps, (len(latents),), generator=generator)
     timesteps = timesteps.to(latents.device)
+    if offset_noise:
+        offsets = torch.randn(*latents.shape[:2], 1, 1, generator=generator)
+        noise = noise + offset_noise * offsets.to(latents)
     tokens = batch.tokens
     if tokens is None:
         assert batch.photos is not None
@@ -228,6 +233,7 @@ class BaseStage(Stage):
             recipe=recipe,
             seed=batch["seed"],
             min_snr_gamma=config.min_snr_gamma if self.training else 0.0,
+            offset_noise=config.offset_noise if self.training else 0.0,
             dropout=self.training,
             blank=self._blank,
         )

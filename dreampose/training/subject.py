@@ -83,6 +83,7 @@ class SubjectStage(Stage):
             recipe=self._recipe,
             seed=batch["seed"],
             min_snr_gamma=self._config.min_snr_gamma,
+            offset_noise=self._config.offset_noise,
             blank=self._blank,
         )
 

@@ -181,6 +181,54 @@ def test_the_papers_layout_with_a_tenth_of_the_channels_trains():
     assert after.item() < before.item()
 
 
+@pytest.mark.parametrize("deviation", [0.0, 0.5])
+def test_offset_noise_lifts_whole_channels_and_is_asked_for(
+    stage, tiny_pipeline, tiny_recipe, monkeypatch, deviation
+):
+    """Of a denoiser that says nothing the loss is the target's mean square: that of the noise."""
+    seen = []
+
+    def keep(_, latents, noise, __):
+        seen.append(noise)
+        return latents
+
+    monkeypatch.setattr(denoising.schedule, "add_noise", keep)
+    monkeypatch.setattr(denoising.schedule, "training_target", lambda _, __, noise, ___: noise)
+    monkeypatch.setattr(
+        denoising, "Denoiser", lambda unet: lambda noisy, *_: torch.zeros_like(noisy)
+    )
+    items = np.arange(16) % stage.num_items("train")
+    batch = denoising.make_batch(stage.draw("train", items, np.random.default_rng(0)))
+    for offset in (0.0, deviation):
+        loss = denoising.denoising_step(
+            tiny_pipeline, batch, recipe=tiny_recipe, seed=0, offset_noise=offset
+        )
+    assert loss.item() == pytest.approx(seen[1].square().mean().item(), rel=1e-5)
+    added = seen[1] - seen[0]
+    torch.testing.assert_close(added, added.mean(dim=(2, 3), keepdim=True).expand_as(added))
+    assert added.mean(dim=(2, 3)).std().item() == pytest.approx(deviation, rel=0.3)
+
+
+def test_offset_noise_is_that_of_training_alone(tiny_recipe, tiny_data, monkeypatch):
+    data = Dataset(tiny_data, recipe=tiny_recipe, columns=denoising.columns(tiny_recipe))
+    noise = []
+    add_noise = denoising.schedule.add_noise
+    monkeypatch.setattr(
+        denoising.schedule, "add_noise", lambda *args: noise.append(args[2]) or add_noise(*args)
+    )
+    for deviation in (0.0, 0.5):
+        stage = denoising.BaseStage(
+            checkpoints.build(tiny_recipe), data=data, validation=data, recipe=tiny_recipe,
+            config=replace(tiny_recipe.base_stage, offset_noise=deviation),
+        )  # fmt: skip
+        batch = stage.draw("train", np.arange(2), np.random.default_rng(0))
+        stage.train()(batch)
+        stage.eval()(batch)
+    plain, plain_held_out, offset, held_out = noise
+    assert not torch.equal(plain, offset)
+    torch.testing.assert_close(plain_held_out, held_out)
+
+
 def test_finer_poses_train_and_coarser_data_is_refused(
     tiny_recipe, tiny_data, write_clips, tmp_path
 ):

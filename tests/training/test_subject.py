@@ -15,7 +15,7 @@ from dreampose.config import replace
 from dreampose.errors import InputError
 from dreampose.poses import Motion
 from dreampose.recipes import catwalk
-from dreampose.training import subject, views
+from dreampose.training import denoising, subject, views
 
 
 def one_frame(motion: Motion, index: int) -> Motion:
@@ -114,6 +114,26 @@ def test_the_photo_is_never_the_targets_own_view(tiny_pipeline, drawn) -> None:
     assert 0.4 < whole < 0.7
     # One photo: its pose fills the window.
     assert (batch["poses"] == batch["poses"][:, :1]).all()
+
+
+def test_finetuning_takes_the_recipes_offset_noise(tiny_pipeline, drawn, monkeypatch) -> None:
+    clip, motion = drawn(7)
+    recipe = tiny_pipeline.recipe
+    windows = views.photo_windows([clip.frames[0]], recipe, [one_frame(motion, 0)])
+    encoded = views.encode_views(tiny_pipeline, [clip.frames[0]], windows, seed=0)
+    facts = checkpoints.describe(tiny_pipeline, "ada", [clip.frames[0]])
+    noise = []
+    add_noise = denoising.schedule.add_noise
+    monkeypatch.setattr(
+        denoising.schedule, "add_noise", lambda *args: noise.append(args[2]) or add_noise(*args)
+    )
+    for deviation in (0.0, 0.5):
+        config = replace(recipe.subject_stage, offset_noise=deviation)
+        stage = subject.SubjectStage(tiny_pipeline, encoded, config=config, subject=facts)
+        stage(stage.draw("train", np.zeros(2, int), np.random.default_rng(0)))
+    added = noise[1] - noise[0]
+    torch.testing.assert_close(added, added.mean(dim=(2, 3), keepdim=True).expand_as(added))
+    assert added.abs().min() > 0
 
 
 def test_another_subject_in_the_way_is_refused(tiny_pipeline, finetune, tmp_path) -> None:

@@ -1,0 +1,182 @@
+#!/usr/bin/env python
+"""Choices of the base training side by side: equal starts, equal steps, people of validation.
+
+Each choice changes the model's recipe in one place. UNet and adapter start from the same random
+weights, the VAE is the model's, and so is the image encoder unless the choice is about it. Order of
+the data and noise are the same. Then benchmark v1's validation people are rendered (the first frame
+of the walk as photo, exact poses, walk and turn), and L1 stands over that of copying the photo.
+What is done is not done again. Nothing here looks at the people of the test split.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import data, people
+from dreampose import checkpoints, metrics, video
+from dreampose.cli import door, flags
+from dreampose.cli.model import load
+from dreampose.config import Recipe
+from dreampose.errors import InputError
+from dreampose.files import new_file, new_folder
+
+ROOT = Path(__file__).resolve().parents[1]
+SCORES = ("l1", "ssim", "lpips-lite")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What a recipe becomes.
+
+    base: fields of its base stage. scheduler: of its noise process. image_encoder: of that, which
+    then starts from random weights.
+    """
+
+    base: Mapping[str, Any] = field(default_factory=dict)
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
+    image_encoder: Mapping[str, Any] | None = None
+
+    def of(self, recipe: Recipe) -> Recipe:
+        """The recipe with this choice made."""
+        return replace(
+            recipe,
+            base_stage=replace(recipe.base_stage, **self.base),
+            scheduler={**recipe.scheduler, **self.scheduler},
+            image_encoder={**recipe.image_encoder, **(self.image_encoder or {})},
+        )
+
+
+CHOICES = {
+    "as-it-is": Choice(),
+    "min-snr": Choice(base={"min_snr_gamma": 5.0}),
+    "epsilon": Choice(scheduler={"prediction_type": "epsilon"}),
+    "zero-snr": Choice(scheduler={"rescale_betas_zero_snr": True}),
+    "offset-noise": Choice(base={"offset_noise": 0.1}),
+    "no-average": Choice(base={"ema_decay": 0.0}),
+    "short-average": Choice(base={"ema_decay": 0.99}),
+    "no-reading": Choice(base={"reading_weight": 0.0}),
+    "tokens-4x4": Choice(image_encoder={"patch_size": 32}),
+    "tokens-8x8": Choice(image_encoder={"patch_size": 16}),
+    "tokens-16x16": Choice(image_encoder={"patch_size": 8}),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Trains and scores what is missing, prints a table."""
+    parser = door.Parser(
+        prog="benchmarks/explore.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    flags.add_model(parser)
+    flags.add_preset(parser, default="fast")
+    parser.add_argument(
+        "--data", required=True, help="data folder of jobs/preprocess.py, encoded by the model"
+    )
+    parser.add_argument("--choices", nargs="+", choices=list(CHOICES), default=list(CHOICES))
+    parser.add_argument("--steps", type=flags.positive, default=400, help="of 16 (%(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of weights and noise")
+    parser.add_argument("--people", type=flags.positive, default=4, help="(%(default)s)")
+    parser.add_argument("--workers", type=flags.positive, default=2, help="that make clips")
+    parser.add_argument("--out", type=Path, default=Path("out/exploration"))
+    args = parser.parse_args(argv)
+    return door.attend(parser.prog, lambda: run(args))
+
+
+def run(args: argparse.Namespace) -> None:
+    """See `main`."""
+    if args.people > (most := data.SPLITS["val"].identities):
+        raise InputError(f"people must be at most {most}, got {args.people}")
+    model = load(args.model)
+    out = args.out.absolute()
+    clips = out / "clips" / "val"
+    data.generate(clips, "val", workers=args.workers, identities=args.people)
+    rows: dict[str, list[dict[str, float]]] = {}
+    for seed in args.seeds:
+        for name in args.choices:
+            folder = out / f"{name}-{seed}"
+            train(folder, model, CHOICES[name], args.data, steps=args.steps, seed=seed)
+            rows.setdefault(name, []).append(score(folder, clips, args.people, args.preset))
+    print("\n".join(table(rows)))
+
+
+def train(folder: Path, model: Any, choice: Choice, latents: str, *, steps: int, seed: int) -> None:
+    """Leaves a choice's model in `folder/run/model`, trained by the job that trains any model."""
+    recipe, start = choice.of(model.recipe), folder / "start"
+    if not start.is_dir():
+        pipe = checkpoints.build(recipe, seed=seed)
+        pipe.register_modules(vae=model.vae)
+        if choice.image_encoder is None:
+            pipe.register_modules(image_encoder=model.image_encoder)
+        with new_folder(start) as part:
+            checkpoints.save(pipe, part)
+    command = [
+        *(sys.executable, str(ROOT / "jobs" / "train.py"), "--stage", "base"),
+        *("--model", str(start), "--data", latents, "--out", str(folder / "run")),
+        *("--steps", str(steps), "--seed", str(seed), "--track"),
+    ]
+    if subprocess.run(command, check=False).returncode:
+        raise InputError(f"training must end well, got an error of {folder.name!r}")
+
+
+def score(folder: Path, clips: Path, num_people: int, preset: str) -> dict[str, float]:
+    """Means over people and clips; `l1 / copy` is the mean of each person's own ratio."""
+    file = folder / f"scores-{num_people}-{preset}.json"
+    if not file.is_file():
+        pipe, networks = load(str(folder / "run" / "model")), metrics.Networks()
+        found = [_score(pipe, networks, clips, number, preset) for number in range(num_people)]
+        means = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+        with new_file(file) as part:
+            part.write_text(json.dumps(means, indent=1))
+    return json.loads(file.read_text())
+
+
+def _score(
+    pipe: Any, networks: metrics.Networks, clips: Path, number: int, preset: str
+) -> dict[str, float]:
+    protocol = people.Protocol(
+        model="", fingerprint="", preset=preset, estimator="catwalk", num_steps=None,
+        num_vae_steps=None, num_photos=1,
+    )  # fmt: skip
+    stem = f"val-{data.SPLITS['val'].seed}-{number:05d}"
+    films = {motion: video.read(clips / f"{stem}-{motion}.mp4") for motion in ("walk", "turn")}
+    photo = films["walk"].frames[0]
+    sums = dict.fromkeys((*SCORES, "copy"), 0.0)
+    for film in films.values():
+        motion = people.extract(film, pipe, "catwalk")
+        truth = film.frames[list(people.SCORED)]
+        frames = people.render(pipe, photo, motion, people.SCORED, protocol)
+        scores = people.measure(frames, truth, networks)
+        copied = people.measure(np.repeat(photo[None], len(truth), axis=0), truth, networks)
+        for name in SCORES:
+            sums[name] += scores[name] / len(films)
+        sums["copy"] += copied["l1"] / len(films)
+    return {"l1 / copy": sums["l1"] / sums.pop("copy")} | sums
+
+
+def table(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> Iterator[str]:
+    """Lines of Markdown: means over seeds, and the smallest and largest where there are several."""
+    names = ("l1 / copy", *SCORES)
+    yield f"| choice | {' | '.join(names)} |"
+    yield "|---" * (len(names) + 1) + "|"
+    for choice, runs in rows.items():
+        cells = [np.array([run[name] for run in runs]) for name in names]
+        texts = [
+            f"{values.mean():.4f}"
+            + (f" [{values.min():.4f}, {values.max():.4f}]" if len(values) > 1 else "")
+            for values in cells
+        ]
+        yield f"| {choice} | {' | '.join(texts)} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""What is compared when training choices are: one difference each, equal starts, nothing twice."""
+
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from benchmarks import explore
+from dreampose import checkpoints, recipes
+from dreampose.config import Recipe
+from dreampose.errors import InputError
+from dreampose.schedule import noise_process
+from dreampose.training.denoising import encoders_fingerprint
+
+
+@pytest.mark.parametrize("name", list(explore.CHOICES))
+def test_a_choice_is_one_difference_from_the_recipe(name):
+    own = recipes.catwalk()
+    changed = explore.CHOICES[name].of(own)
+    assert Recipe.from_dict(changed.to_dict()) == changed
+    noise_process(changed.scheduler)
+    assert changed.image_encoder["image_size"] % changed.image_encoder["patch_size"] == 0
+    fields = {"base_stage", "scheduler", "image_encoder"}
+    facts = own.to_dict()
+    different = {key for key, value in changed.to_dict().items() if value != facts[key]}
+    # The recipe's own number of tokens is there for an image encoder that starts from nothing.
+    plain = name in ("as-it-is", "tokens-8x8")
+    assert len(different) == (0 if plain else 1)
+    assert different <= fields
+
+
+@pytest.fixture
+def starts(tiny_pipeline, tmp_path, monkeypatch):
+    """Makes the start of a choice, and notes with what commands training was begun."""
+    commands = []
+
+    def begin(command, check):
+        commands.append(command)
+        return SimpleNamespace(returncode=len(commands) > 3)
+
+    monkeypatch.setattr(subprocess, "run", begin)
+
+    def make(name, seed):
+        folder = tmp_path / f"{name}-{seed}"
+        choice = explore.CHOICES[name]
+        explore.train(folder, tiny_pipeline, choice, "data", steps=7, seed=seed)
+        return checkpoints.load(folder / "start")
+
+    return SimpleNamespace(make=make, commands=commands)
+
+
+def test_all_choices_start_from_the_same_weights(starts, tiny_pipeline):
+    plain, epsilon, other = (
+        starts.make(*run) for run in (("as-it-is", 0), ("epsilon", 0), ("as-it-is", 1))
+    )
+    assert epsilon.scheduler.config["prediction_type"] == "epsilon"
+    for pipe in (plain, epsilon, other):
+        assert encoders_fingerprint(pipe) == encoders_fingerprint(tiny_pipeline)
+    weights = [pipe.unet.conv_in.weight for pipe in (plain, epsilon, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert not torch.equal(weights[0], tiny_pipeline.unet.conv_in.weight)
+    for command in starts.commands:
+        assert command[command.index("--steps") + 1] == "7"
+    with pytest.raises(InputError, match="training must end well"):
+        starts.make("as-it-is", 0)
+
+
+def test_the_table_shows_means_and_how_far_seeds_are_apart():
+    scores = [
+        {"l1 / copy": 0.5 + 0.1 * seed, **dict.fromkeys(explore.SCORES, 0.25)} for seed in (0, 1)
+    ]
+    head, _, one, two = explore.table({"one": scores[:1], "two": scores})
+    assert head == "| choice | l1 / copy | l1 | ssim | lpips-lite |"
+    assert one == "| one | 0.5000 | 0.2500 | 0.2500 | 0.2500 |"
+    assert two.startswith("| two | 0.5500 [0.5000, 0.6000] | 0.2500 [0.2500, 0.2500] |")
