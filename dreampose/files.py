@@ -15,21 +15,40 @@ _reading = threading.RLock()
 
 
 @contextmanager
-def new_file(path: str | Path) -> Generator[Path, None, None]:
+def new_file(path: str | Path, *, durable: bool = False) -> Generator[Path, None, None]:
     """Yields where to write a file; when the block ends well it is moved to `path`.
 
     A file of that name is replaced then, and only then. After an error nothing is left behind. The
     name to write to is nobody else's, and ends as no file that is looked for; the folder is made.
+
+    Args:
+        path: of the file.
+        durable: wait until the disk has it, so that it outlasts a power cut from then on.
     """
     path = Path(path)
+    new_folders = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     own = f"{os.getpid()}.{secrets.token_hex(4)}"
     part = path.with_name(f".{path.name}.{own}.part")
     try:
         yield part
+        if durable:
+            flush(part)
         part.replace(path)
+        if durable:
+            for folder in (path.parent, *(folder.parent for folder in new_folders)):
+                flush(folder)
     finally:
         part.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Waits until the disk has what a file holds, or which names are in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

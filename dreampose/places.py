@@ -214,13 +214,17 @@ def place(uri: str | Place) -> Place:
 
 
 @contextmanager
-def new_file(target: Place) -> Generator[Path, None, None]:
+def new_file(target: Place, *, durable: bool = False) -> Generator[Path, None, None]:
     """Yields a path of this disk; when the block ends well, what is written there is in `target`.
 
     It appears whole, in place of what was there. After an error nothing is left behind.
+
+    Args:
+        target: of the file.
+        durable: wait until this disk has it; other storage keeps what it has taken.
     """
     if isinstance(target, Path):
-        with files.new_file(target) as part:
+        with files.new_file(target, durable=durable) as part:
             yield part
         return
     with tempfile.TemporaryDirectory() as folder:

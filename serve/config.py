@@ -25,6 +25,7 @@ class Limits(BaseModel):
         requests_per_minute: requests of one key, uploads included.
         streams_per_key: event streams that one key holds open.
         subjects_waiting: people who may wait for their finetuning.
+        motions_waiting: uploaded motions whose poses may wait to be read.
         max_upload_mb: largest request body in megabytes.
         upload_timeout_s: seconds that sending a request's body may take.
         max_photos: photos in one request.
@@ -51,6 +52,7 @@ class Limits(BaseModel):
     requests_per_minute: int = Field(default=1200, ge=1)
     streams_per_key: int = Field(default=16, ge=1)
     subjects_waiting: int = Field(default=8, ge=0)
+    motions_waiting: int = Field(default=20, ge=0)
     max_upload_mb: int = Field(default=200, ge=1)
     upload_timeout_s: float = Field(default=300, gt=0)
     max_photos: int = Field(default=8, ge=1)
@@ -204,6 +206,11 @@ class Settings(Limits):
     def calls_held(self) -> int:
         """Calls that a sampler holds: whole batches of them."""
         return self.calls_per_sampler * max(1, self.frames_at_once // self.chunk_size)
+
+    @property
+    def motions_at_once(self) -> int:
+        """Stored motions whose poses are read at a time: one for each replica that there may be."""
+        return self.extractor_autoscaling.max_replicas
 
     def limits(self, changes: Mapping[str, Any] | None = None) -> Limits:
         """The limits as set here, with some of them changed.

@@ -52,6 +52,8 @@ class Desk:
         """Of every video in the order of creation."""
         self.unfinished: Counter[str] = Counter()
         """Videos of each owner that are accepted, or about to be, and not finished."""
+        self.unread: set[str] = set()
+        """Videos in storage that could not be read; they are tried again."""
         self.durations: deque[float] = deque([10.0], maxlen=20)
 
     async def open(self) -> None:
@@ -60,21 +62,27 @@ class Desk:
             # Work on it ended with the desk that had it done, or ends when it sees the mark.
             await in_thread(folder.remove)
         for folder in sorted(await in_thread(self.store.folders), key=lambda one: one.id):
-            try:
-                request = await in_thread(folder.request)
-                state = await in_thread(folder.video)
-            except (OSError, ValueError):
-                # What cannot be read, such as a later version's, must not keep others waiting.
+            await self._take_up(folder)
+
+    async def _take_up(self, folder: VideoFolder) -> None:
+        """Lists what an earlier desk left, and has it rendered on where it is unfinished."""
+        try:
+            request = await in_thread(folder.request)
+            state = await in_thread(folder.video)
+        except (OSError, ValueError):
+            # What cannot be read now, or is a later version's, must not keep others waiting.
+            if folder.id not in self.unread:
                 logging.getLogger("ray.serve").exception(
                     "%s cannot be read", folder.id, extra={"video_id": folder.id}
                 )
-                continue
-            owner = request.owner
-            self._remember(folder, owner)
-            if not state.finished:
-                log("video taken up", video_id=folder.id)
-                self.unfinished[owner] += 1
-                self._start(folder)
+            self.unread.add(folder.id)
+            return
+        self.unread.discard(folder.id)
+        self._remember(folder, request.owner)
+        if not state.finished:
+            log("video taken up", video_id=folder.id)
+            self.unfinished[request.owner] += 1
+            self._start(folder)
 
     async def close(self) -> None:
         """Lets go of everything; what is unfinished is taken up by the next desk."""
@@ -273,7 +281,9 @@ class Desk:
         self.measures.gauge("dreampose_videos_in_progress", len(self.tasks) - len(self.waiting))
 
     async def sweep(self) -> None:
-        """Takes away what has expired."""
+        """Takes away what has expired, and takes up what could not be read."""
+        for video_id in sorted(self.unread):
+            await self._take_up(self.store.folder(video_id))
         for video_id in list(self.ids):
             folder = self.store.folder(video_id)
             state = await in_thread(self._read, folder)
@@ -287,12 +297,16 @@ class Desk:
         ended = state.completed_at or state.created_at
         return state.expires_at or int(ended + 3600 * self.live.limits.keep_hours)
 
-    @staticmethod
-    def _read(folder: VideoFolder) -> Video | None:
+    def _read(self, folder: VideoFolder) -> Video | None:
         """The video object, if the video was accepted and is still wanted."""
         # Its folder may go at any moment.
         with contextlib.suppress(FileNotFoundError):
-            return folder.video() if folder.exists() else None
+            if not folder.exists():
+                return None
+            state = folder.video()
+            # The renderer writes its end, and the desk a moment later for how long it is kept.
+            known = {"expires_at": self._expires(state)} if state.finished else {}
+            return state.model_copy(update=known)
         return None
 
     def _is_old(self, state: Video) -> bool:

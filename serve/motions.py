@@ -27,7 +27,7 @@ from serve.config import Settings
 from serve.limits import Live
 from serve.measures import log
 from serve.records import Fault, Status
-from serve.refusals import RequestError, not_found, reason
+from serve.refusals import RequestError, busy, fault, not_found
 from serve.store import digest, in_thread, write_atomically
 from serve.uploads import Facts, check_aspect
 
@@ -79,6 +79,10 @@ class MotionFolder:
         """Where the poses are, or will be."""
         return self.path / f"{height}x{width}-{estimator}.npz"
 
+    def is_kept(self) -> bool:
+        """Whether somebody uploaded it for keeping."""
+        return (self.path / "motion.json").is_file()
+
     def entry(self) -> Entry | None:
         """What is known, None where nobody uploaded it for keeping."""
         try:
@@ -115,6 +119,8 @@ class Motions:
         self.root = place(settings.motions)
         recipe = settings.recipe()
         self.size = recipe.height, recipe.width
+        self.slots = asyncio.Semaphore(settings.motions_at_once)
+        self.most_at_once = settings.motions_at_once
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.drawing = asyncio.Lock()
         self.owning = asyncio.Lock()
@@ -122,14 +128,9 @@ class Motions:
 
     async def open(self) -> None:
         """Takes up what is unfinished in storage."""
-
-        def unfinished(folder: MotionFolder) -> bool:
-            entry = folder.entry()
-            return entry is not None and entry.motion.status in ("queued", "in_progress")
-
-        for folder in await in_thread(self._folders):
-            if await in_thread(unfinished, folder):
-                self._start(folder)
+        for entry in await in_thread(self._entries):
+            if entry.motion.status in ("queued", "in_progress"):
+                self._start(MotionFolder(self.root / entry.motion.id))
 
     async def close(self) -> None:
         """Lets go; what is unfinished is taken up later."""
@@ -138,7 +139,11 @@ class Motions:
         await asyncio.gather(*self.tasks.values(), return_exceptions=True)
 
     async def add(self, owner: str, content: bytes, facts: Facts) -> StoredMotion:
-        """Keeps a motion that was looked at; the same content is kept once, whoever sends it."""
+        """Keeps a motion that was looked at; the same content is kept once, whoever sends it.
+
+        Raises:
+            RequestError: too many wait for their poses to be read.
+        """
         folder = MotionFolder(self.root / motion_id(content))
         async with self.owning:
             motion = await in_thread(self._add, folder, owner, content, facts)
@@ -152,6 +157,9 @@ class Motions:
             owners = entry.owners if owner in entry.owners else [*entry.owners, owner]
             return folder.write(entry.motion, owners)
         is_track = facts.suffix == ".npz"
+        most = self.live.limits.motions_waiting + self.most_at_once
+        if not is_track and len(self.tasks) >= most:
+            raise busy(f"motions must have room, got {len(self.tasks)} whose poses are unread", 10)
         target = folder.track(*self.size) if is_track else folder.path / f"upload{facts.suffix}"
         write_atomically(target, content)
         now = int(time.time())
@@ -244,8 +252,7 @@ class Motions:
 
     def all(self, owner: str) -> list[StoredMotion]:
         """An owner's motions, the newest first."""
-        entries = [entry for folder in self._folders() if (entry := folder.entry())]
-        mine = [entry.motion for entry in entries if owner in entry.owners]
+        mine = [entry.motion for entry in self._entries() if owner in entry.owners]
         return sorted(mine, key=lambda motion: motion.created_at, reverse=True)
 
     async def delete(self, name: str, owner: str) -> None:
@@ -280,7 +287,7 @@ class Motions:
 
         def clear() -> None:
             for folder in self._folders():
-                if folder.entry() is None and modified(folder.path) < oldest:
+                if not folder.is_kept() and modified(folder.path) < oldest:
                     remove_tree(folder.path)
 
         await in_thread(clear)
@@ -288,27 +295,43 @@ class Motions:
     def _folders(self) -> list[MotionFolder]:
         return [MotionFolder(path) for path in self.root.glob(f"{PREFIX}*") if path.is_dir()]
 
+    def _entries(self) -> list[Entry]:
+        """What is known of each motion that somebody keeps, as far as it can be read."""
+        entries: list[Entry] = []
+        for folder in self._folders():
+            try:
+                entry = folder.entry()
+            except (OSError, ValueError):
+                # Such as a later version's, which must not keep others waiting.
+                logging.getLogger("ray.serve").exception("%s cannot be read", folder.id)
+                continue
+            entries += [entry] if entry else []
+        return entries
+
     def _start(self, folder: MotionFolder) -> None:
         task = asyncio.create_task(self._run(folder))
         self.tasks[folder.id] = task
         task.add_done_callback(lambda _: self.tasks.pop(folder.id, None))
 
     async def _run(self, folder: MotionFolder) -> None:
+        async with self.slots:
+            await self._read(folder)
+
+    async def _read(self, folder: MotionFolder) -> None:
         target = folder.track(*self.size)
         upload = await in_thread(lambda: folder.upload)
         assert upload is not None
         await self._update(folder, status="in_progress")
+        timeout = self.live.limits.render_timeout_s
         try:
             if not await in_thread(target.is_file):
-                async with asyncio.timeout(self.live.limits.render_timeout_s):
+                async with asyncio.timeout(timeout):
                     await self.backend.extract(str(upload), str(target), ESTIMATOR)
             motion = await in_thread(lambda: Motion.load(on_disk(target)))
         except Exception as error:
             logging.getLogger("ray.serve").exception("%s failed", folder.id)
-            code = "invalid_input" if isinstance(error, InputError) else "extraction_failed"
-            fault = Fault(code=code, message=reason(error))
-            now = int(time.time())
-            await self._update(folder, status="failed", completed_at=now, error=fault)
+            told, now = fault(error, "extraction_failed", timeout), int(time.time())
+            await self._update(folder, status="failed", completed_at=now, error=told)
             return
         await self._update(
             folder,

@@ -22,7 +22,7 @@ from serve.config import Settings
 from serve.limits import Live
 from serve.measures import Measures, log
 from serve.records import Fault, Status
-from serve.refusals import RequestError, busy, not_found, reason
+from serve.refusals import RequestError, busy, fault, not_found
 from serve.store import NAME, digest, stamp, write_atomically
 
 
@@ -111,9 +111,9 @@ class People:
 
     async def open(self) -> None:
         """Takes up what is unfinished in storage."""
-        for folder in self._folders():
-            if folder.job().subject.status in ("queued", "in_progress"):
-                self._start(folder)
+        for job in self._jobs():
+            if self.root is not None and job.subject.status in ("queued", "in_progress"):
+                self._start(JobFolder(self.root / job.subject.id))
 
     async def close(self) -> None:
         """Lets go; work goes on from its last checkpoint when it is taken up."""
@@ -163,8 +163,7 @@ class People:
 
     def all(self, owner: str) -> list[Subject]:
         """An owner's subjects, the newest first."""
-        jobs = [folder.job() for folder in self._folders()]
-        mine = [job.subject for job in jobs if job.owner == owner]
+        mine = [job.subject for job in self._jobs() if job.owner == owner]
         return sorted(mine, key=lambda subject: subject.created_at, reverse=True)
 
     async def delete(self, folder: JobFolder) -> None:
@@ -209,9 +208,16 @@ class People:
         # Not the sentence of the settings, which tells where they are.
         raise InputError(f"subject must have finetuned weights, got {name[:120]!r}, which has none")
 
-    def _folders(self) -> list[JobFolder]:
-        found = self.root.glob("*/job.json") if self.root else ()
-        return [JobFolder(path.parent) for path in found]
+    def _jobs(self) -> list[Job]:
+        """What is known of each subject, as far as it can be read."""
+        jobs: list[Job] = []
+        for path in self.root.glob("*/job.json") if self.root else ():
+            try:
+                jobs.append(JobFolder(path.parent).job())
+            except (OSError, ValueError):
+                # Such as a later version's, which must not keep others waiting.
+                logging.getLogger("ray.serve").exception("%s cannot be read", path.parent.name)
+        return jobs
 
     def _start(self, folder: JobFolder) -> None:
         task = asyncio.create_task(self._run(folder))
@@ -221,15 +227,15 @@ class People:
     async def _run(self, folder: JobFolder) -> None:
         async with self.slots:
             folder.update(status="in_progress", error=None)
+            timeout = self.live.limits.finetune_timeout_s
             try:
-                async with asyncio.timeout(self.live.limits.finetune_timeout_s):
+                async with asyncio.timeout(timeout):
                     await self.backend.finetune(str(folder.path))
                 folder.update(status="completed", progress=100, completed_at=int(time.time()))
             except Exception as error:
                 logging.getLogger("ray.serve").exception("%s failed", folder.id)
-                code = "invalid_input" if isinstance(error, InputError) else "finetune_failed"
-                fault = Fault(code=code, message=reason(error))
-                folder.update(status="failed", completed_at=int(time.time()), error=fault)
+                told = fault(error, "finetune_failed", timeout)
+                folder.update(status="failed", completed_at=int(time.time()), error=told)
         status = folder.job().subject.status
         self.measures.count("dreampose_finetunes", status=status)
         log(f"subject {status}", subject=folder.id)

@@ -4,6 +4,7 @@ What is wrong with an input itself is an `InputError`; here is what depends on w
 """
 
 from dreampose.errors import InputError
+from serve.records import Fault
 
 
 class RequestError(Exception):
@@ -39,6 +40,21 @@ def not_found(kind: str, name: str) -> RequestError:
 def busy(message: str, retry_after: float) -> RequestError:
     """Too much at once: try again later."""
     return RequestError(429, "rate_limit_exceeded", message, retry_after=max(1.0, retry_after))
+
+
+def fault(error: BaseException, code: str, timeout_s: float) -> Fault:
+    """What is told of work that an error ended.
+
+    Args:
+        error: that ended it.
+        code: where neither the input nor the time was at fault.
+        timeout_s: how long the work was let.
+    """
+    if isinstance(error, TimeoutError):
+        message = f"the work must end within {timeout_s:g} s, got no end"
+        return Fault(code="timed_out", message=message)
+    code = "invalid_input" if isinstance(error, InputError) else code
+    return Fault(code=code, message=reason(error))
 
 
 def reason(error: BaseException) -> str:

@@ -1,7 +1,8 @@
 """Where videos live between request and result: one folder each. Knows nothing of Ray or models.
 
 Everything that must outlive a process is a file that was written under a temporary name and then
-renamed, so that a reader sees all of it or nothing. Layout of one video's folder:
+renamed, so that a reader sees all of it or nothing; what was accepted, what came of it and how it
+ended outlast a power cut too, frames under way need not. Layout of one video's folder:
 
     request.json            what was asked; written last, so a folder without it was never accepted
     video.json              the video object: status, progress, error
@@ -43,6 +44,8 @@ OWN_ID = re.compile(r"video_[0-9a-f]{34}")
 """What `new_id` calls videos. Nothing else in storage is the service's to take away."""
 
 
+PASSING = {"progress", "num_frames_rendered"}
+"""Fields of the video object that are written often and need not outlast a power cut."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds until storage that refused is tried again; twice as long each time."""
 STORAGE_PATIENCE = 3600.0
@@ -87,15 +90,18 @@ async def until_kept(work: Callable[..., Result], *args: Any, **kwargs: Any) -> 
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
-def write_atomically(path: Place, content: bytes, *, mode: int | None = None) -> None:
+def write_atomically(
+    path: Place, content: bytes, *, mode: int | None = None, durable: bool = True
+) -> None:
     """Writes a file that appears whole or not at all, even if the process is killed.
 
     Args:
         path: of the file; its folder is made.
         content: of the file.
         mode: who may read it, on this disk; by default whom the process's umask lets.
+        durable: wait until the disk has it, so that it outlasts a power cut from then on.
     """
-    with new_file(path) as part:
+    with new_file(path, durable=durable) as part:
         if mode is not None:
             part.touch(mode)
         part.write_bytes(content)
@@ -177,7 +183,8 @@ class VideoFolder:
     def update(self, **changes: Any) -> Video:
         """Writes some fields of the video object; the renderer alone does so once it has begun."""
         video = Video.model_validate(self.video().model_dump() | changes)
-        write_atomically(self.path / "video.json", video.model_dump_json(indent=1).encode())
+        content = video.model_dump_json(indent=1).encode()
+        write_atomically(self.path / "video.json", content, durable=not changes.keys() <= PASSING)
         return video
 
     def fail(self, code: str, message: str) -> Video:

@@ -79,7 +79,7 @@ def write_result(folder: VideoFolder, num_frames: int, fps: float, news: News | 
     buffer = io.BytesIO()
     Image.fromarray(first).save(buffer, format="PNG")
     write_atomically(folder.poster, buffer.getvalue())
-    with new_file(folder.result) as part:
+    with new_file(folder.result, durable=True) as part:
         provenance.write(part, itertools.chain([first], frames), fps, code=folder.mark())
     return f"{first.shape[1]}x{first.shape[0]}"
 

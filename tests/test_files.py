@@ -1,7 +1,9 @@
 """Files and folders that appear whole or not at all, and arrays that many threads read."""
 
+import os
 import threading
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,6 +39,25 @@ def test_a_file_is_replaced_only_when_the_block_ends_well(tmp_path):
         other.write_text("fourth")
     assert target.read_text() == "third"
     assert [path.name for path in target.parent.iterdir()] == ["clip.mp4"]
+
+
+def test_what_is_to_last_is_on_the_disk_before_its_name_is(tmp_path, monkeypatch):
+    """The file, then the folder that names it, and those that name new folders."""
+    target = tmp_path / "new" / "deep" / "clip.mp4"
+    flushed = []
+
+    def flush(descriptor):
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        flushed.append(path.read_text() if path.is_file() else path)
+        assert target.exists() == path.is_dir()
+
+    monkeypatch.setattr(os, "fsync", flush)
+    with new_file(target, durable=True) as part:
+        part.write_text("frames")
+    assert flushed == ["frames", target.parent, tmp_path / "new", tmp_path]
+    with new_file(tmp_path / "other") as part:
+        part.write_text("passing")
+    assert len(flushed) == 4
 
 
 def test_arrays_are_read_by_one_thread_at_a_time(tmp_path):

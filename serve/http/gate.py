@@ -10,9 +10,10 @@ import ipaddress
 import logging
 import math
 import time
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Request
+from pydantic import BaseModel, Field
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
@@ -26,6 +27,37 @@ from serve.measures import Measures
 from serve.refusals import RequestError
 from serve.service import Service
 
+
+class Problem(BaseModel):
+    """What was wrong with a request."""
+
+    message: str = Field(description="one sentence, for people")
+    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
+    code: str = Field(description="for programs")
+    param: str | None = Field(description="the field at fault, if one is")
+
+
+class Refusal(BaseModel):
+    """The body of every answer that refuses a request."""
+
+    error: Problem
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": Refusal, "description": "The request is refused, and why."},
+    429: {
+        "model": Refusal,
+        "description": "Too much at once: a full queue, a rate, or what one key may have.",
+        "headers": {
+            "Retry-After": {
+                "description": "seconds after which another try may succeed",
+                "schema": {"type": "integer", "minimum": 1},
+            }
+        },
+    },
+    "5XX": {"model": Refusal, "description": "The service failed."},
+}
+"""For the OpenAPI document."""
 FREE = ("/healthz", "/readyz")
 """Answered to anybody, since whoever probes them has no key to show."""
 
@@ -42,18 +74,19 @@ def answer(refusal: RequestError, measures: Measures) -> JSONResponse:
     """The error object that clients of the videos API expect."""
     measures.count("dreampose_refused", code=refusal.code)
     kind = "invalid_request_error" if refusal.status < 500 else "server_error"
-    body = {
-        "message": refusal.message,
-        "type": "rate_limit_error" if refusal.status == 429 else kind,
-        "code": refusal.code,
-        "param": refusal.field,
-    }
+    problem = Problem(
+        message=refusal.message,
+        type="rate_limit_error" if refusal.status == 429 else kind,
+        code=refusal.code,
+        param=refusal.field,
+    )
     headers: dict[str, str] = {}
     if refusal.retry_after:
         headers["Retry-After"] = str(math.ceil(refusal.retry_after))
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse({"error": body}, status_code=refusal.status, headers=headers)
+    body = Refusal(error=problem).model_dump()
+    return JSONResponse(body, status_code=refusal.status, headers=headers)
 
 
 def _owner_of(request: Request) -> str:

@@ -2,23 +2,27 @@
 
 import logging
 from collections.abc import Awaitable
+from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from serve.service import Service
 
+UNWELL: dict[int | str, dict[str, Any]] = {503: {"description": "Something is in the way."}}
+"""For the OpenAPI document."""
+
 
 def router(service: Service) -> APIRouter:
     """The routes for a service."""
     routes = APIRouter(tags=["health"])
 
-    @routes.get("/healthz")
+    @routes.get("/healthz", responses=UNWELL)
     async def healthz() -> JSONResponse:
         """200 while requests can be kept in storage, else 503."""
         return await _probe(service.alive())
 
-    @routes.get("/readyz")
+    @routes.get("/readyz", responses=UNWELL)
     async def readyz() -> JSONResponse:
         """200 while the whole way to a sampler's model is open, else 503."""
         return await _probe(service.ready())

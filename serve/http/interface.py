@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from dreampose.errors import InputError
 from serve.http import events, health, motions, page, subjects, videos
-from serve.http.gate import Gate, TooMuch, answer
+from serve.http.gate import REFUSALS, Gate, TooMuch, answer
 from serve.refusals import RequestError
 from serve.service import Service
 
@@ -53,8 +53,9 @@ def build(service: Service, *, manage: bool = False, with_page: bool = True) -> 
         # For the document alone: the gate looks at keys before a body is read.
         dependencies=[Depends(HTTPBearer(auto_error=False))],
     )
-    for routes in (videos, events, motions, subjects, health):
-        api.include_router(routes.router(service))
+    for routes in (videos, events, motions, subjects):
+        api.include_router(routes.router(service), responses=REFUSALS)
+    api.include_router(health.router(service))
 
     @api.exception_handler(RequestError)
     async def refuse(_: Request, error: RequestError) -> Response:

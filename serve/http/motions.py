@@ -47,6 +47,7 @@ def router(service: Service) -> APIRouter:
         """What is known of a motion."""
         return await asyncio.to_thread(service.motions.get, motion_id, owner)
 
+    @routes.head("/v1/motions/{motion_id}/preview", include_in_schema=False)
     @routes.get("/v1/motions/{motion_id}/preview", response_class=FileResponse)
     async def preview(motion_id: str, owner: Owner) -> FileResponse:
         """The poses drawn over the video that they were read from, as an MP4.

@@ -195,6 +195,7 @@ def router(service: Service) -> APIRouter:
         _, state = await service.desk.find(video_id, owner)
         return state
 
+    @routes.head("/v1/videos/{video_id}/content", include_in_schema=False)
     @routes.get("/v1/videos/{video_id}/content", response_class=FileResponse)
     async def content(
         video_id: str,

@@ -219,10 +219,16 @@ def test_a_file_is_kept_under_a_name_of_the_service(make_service, motion_file, t
 
 
 def test_nothing_that_the_document_allows_or_forbids_breaks_the_service(start_service, tmp_path):
-    """Schemathesis makes requests up from the OpenAPI document, right ones and wrong ones."""
+    """Schemathesis makes requests up from the OpenAPI document, right ones and wrong ones.
+
+    Every answer is one that the document tells of.
+    """
+    from schemathesis.specs.openapi import checks
+
     running = start_service(
         tmp_path, open=True, requests_per_minute=10**6, posts_per_minute=10**6
     )  # fmt: skip
+    conformance = [checks.status_code_conformance, checks.response_schema_conformance]
     answered = set()
 
     def call(case):
@@ -231,6 +237,7 @@ def test_nothing_that_the_document_allows_or_forbids_breaks_the_service(start_se
         assert answer.status_code < 500, (case.method, case.path, case.body, answer.text)
         if answer.status_code >= 400:
             assert json.loads(answer.content)["error"]["message"]
+        case.validate_response(answer, checks=conformance)
 
     document = schemathesis.openapi.from_asgi("/openapi.json", running.app)
     for found in document.get_all_operations():

@@ -13,6 +13,7 @@ from dreampose.errors import InputError
 from dreampose.places import modified
 from serve.records import RenderRequest
 from serve.store import Store, new_id, write_atomically
+from serve.writing import write_result
 
 
 @pytest.fixture
@@ -41,6 +42,29 @@ def test_what_was_created_is_found_again(store):
     assert [photo.read_bytes() for photo in folder.photos] == [b"first", b"second"]
     assert folder.motion.read_bytes() == b"PK"
     assert folder.video().status == "queued"
+
+
+def test_what_was_accepted_and_how_it_ended_outlasts_a_power_cut(tmp_path, monkeypatch):
+    """The disk has the inputs before the request, and the result; progress it need not have."""
+    flushed = []
+
+    def flush(descriptor):
+        name = Path(f"/proc/self/fd/{descriptor}").readlink().name
+        flushed.append(name.removeprefix(".").partition(f".{os.getpid()}.")[0])
+
+    monkeypatch.setattr(os, "fsync", flush)
+    folder = new_video(Store(tmp_path), "mine")
+    files = [name for name in flushed if "." in name]
+    assert files == ["0.img", "1.img", "motion.npz", "video.json", "request.json"]
+    flushed.clear()
+    folder.write_chunk(range(2), np.zeros((2, 32, 32, 3), np.uint8))
+    folder.update(progress=10, num_frames_rendered=2)
+    assert flushed == []
+    write_result(folder, 2, 12.5)
+    assert [name for name in flushed if "." in name] == ["poster.png", "video.mp4"]
+    flushed.clear()
+    folder.update(status="completed", progress=100)
+    assert "video.json" in flushed
 
 
 def test_photos_keep_their_order_beyond_ten(store):

@@ -2,8 +2,10 @@
 
 import time
 
+import numpy as np
 import pytest
 
+from dreampose import video
 from dreampose.errors import InputError
 from serve.motions import MotionFolder
 from serve.people import JobFolder
@@ -113,7 +115,8 @@ def test_reading_poses_that_takes_too_long_is_given_up(make_service, motion_vide
     running.backend.hold = True
     motion = upload(running.client, motion_video)
     state = finished(running.client, f"/v1/motions/{motion['id']}")
-    assert (state["status"], state["error"]["code"]) == ("failed", "extraction_failed")
+    assert (state["status"], state["error"]["code"]) == ("failed", "timed_out")
+    assert state["error"]["message"] == "the work must end within 0.05 s, got no end"
 
 
 def test_whoever_uploads_a_motion_as_its_reading_ends_does_not_undo_that(
@@ -150,6 +153,55 @@ def test_unfinished_motions_and_subjects_are_taken_up(
     second = make_service()
     assert finished(second.client, f"/v1/motions/{motion['id']}")["status"] == "completed"
     assert finished(second.client, f"/v1/subjects/{subject['id']}")["status"] == "completed"
+
+
+def test_what_cannot_be_read_keeps_nothing_else_waiting(
+    make_service, motion_file, motion_video, photo_file, finished
+):
+    first = make_service()
+    kept = upload(first.client, motion_file)
+    finetuned = finetune(first.client, photo_file, photo_file).json()
+    finished(first.client, f"/v1/subjects/{finetuned['id']}")
+    first.backend.hold = True
+    motion, subject = upload(first.client, motion_video), finetune(first.client, photo_file).json()
+    torn = [
+        first.service.motions.root / kept["id"] / "motion.json",
+        first.service.people.root / finetuned["id"] / "job.json",
+    ]
+    for path in torn:
+        path.write_bytes(b"")
+    second = make_service(keep_hours=1e-9)
+    assert finished(second.client, f"/v1/motions/{motion['id']}")["status"] == "completed"
+    assert finished(second.client, f"/v1/subjects/{subject['id']}")["status"] == "completed"
+    for kind, own in (("motions", motion), ("subjects", subject)):
+        listed = second.client.get(f"/v1/{kind}").json()["data"]
+        assert [item["id"] for item in listed] == [own["id"]]
+    second.client.portal.call(second.service.motions.sweep)
+    assert torn[0].parent.is_dir(), "somebody uploaded it for keeping"
+
+
+def test_motions_that_wait_are_bounded(make_service, motion_video, tmp_path, finished, eventually):
+    """Two are read at a time, and of these the time is counted from their own beginning."""
+    running = make_service(motions_waiting=1)
+    running.backend.hold = True
+
+    def film(number):
+        path = tmp_path / f"{number}.mp4"
+        video.write(path, np.full((10, 64, 48, 3), 40 * number, np.uint8), 12.5)
+        return path
+
+    known = [upload(running.client, film(number)) for number in range(3)]
+    eventually(lambda: len(running.backend.asked("extract")) == 2)
+    refused = running.client.post("/v1/motions", files={"file": film(3).read_bytes()})
+    assert refused.status_code == 429
+    assert int(refused.headers["Retry-After"]) > 0
+    assert "motions must have room" in refused.json()["error"]["message"]
+    assert upload(running.client, film(2))["id"] == known[2]["id"]
+    assert len(running.backend.asked("extract")) == 2
+    running.backend.hold = False
+    for motion in known:
+        assert finished(running.client, f"/v1/motions/{motion['id']}")["status"] == "completed"
+    upload(running.client, film(3))
 
 
 def test_old_poses_that_nobody_keeps_go(make_service, motion_video, motion_file, finished):

@@ -273,6 +273,60 @@ def test_every_error_has_the_same_shape(running, path):
         assert set(answer.json()["error"]) == {"message", "type", "code", "param"}
 
 
+def test_the_end_is_told_with_how_long_the_video_is_kept(running, post, finished, monkeypatch):
+    """Even to whoever looks between the renderer's last word and the desk's."""
+    update = VideoFolder.update
+
+    def forgetful(folder, **changes):
+        return folder.video() if "expires_at" in changes else update(folder, **changes)
+
+    monkeypatch.setattr(VideoFolder, "update", forgetful)
+    created = post(running.client).json()
+    state = finished(running.client, f"/v1/videos/{created['id']}")
+    assert state["expires_at"] == state["completed_at"] + 7 * 24 * 3600
+    assert running.client.get("/v1/videos").json()["data"] == [state]
+
+
+def test_what_could_not_be_read_is_taken_up_when_it_can(make_service, post, finished):
+    first = make_service()
+    first.backend.hold = True
+    created = post(first.client).json()
+    state = first.service.desk.store.folder(created["id"]).path / "video.json"
+    content = state.read_bytes()
+    state.write_bytes(b"")
+    second = make_service()
+    path = f"/v1/videos/{created['id']}"
+    second.client.portal.call(second.service.desk.sweep)
+    assert second.client.get(path).status_code == 404
+    state.write_bytes(content)
+    second.client.portal.call(second.service.desk.sweep)
+    assert finished(second.client, path)["status"] == "completed"
+    second.client.portal.call(second.service.desk.sweep)
+    assert second.backend.asked("render") == [created["id"]]
+    assert len(second.client.get("/v1/videos").json()["data"]) == 1
+    first.backend.hold = False
+
+
+def test_whoever_asks_for_the_head_gets_no_body(running, post, finished):
+    path = f"/v1/videos/{post(running.client).json()['id']}"
+    finished(running.client, path)
+    whole = running.client.get(f"{path}/content")
+    head = running.client.head(f"{path}/content")
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == str(len(whole.content))
+    motion = running.client.head("/v1/motions/default/preview")
+    assert (motion.status_code, motion.headers["content-type"]) == (200, "video/mp4")
+
+
+def test_the_interface_documents_its_refusals(running):
+    document = running.client.get("/openapi.json").json()
+    answers = document["paths"]["/v1/videos"]["post"]["responses"]
+    assert {"200", "4XX", "429", "5XX"} == answers.keys()
+    assert "Retry-After" in answers["429"]["headers"]
+    refused = running.client.post("/v1/videos", data={"seed": "x"}).json()["error"]
+    assert refused.keys() == document["components"]["schemas"]["Problem"]["properties"].keys()
+
+
 def test_the_interface_documents_itself(running):
     paths = running.client.get("/openapi.json").json()["paths"]
     assert {"get", "post"} <= paths["/v1/videos"].keys()
