@@ -29,11 +29,19 @@ class Media:
         self.root = root
         self.digest_of = digest_of
 
-    def beside(self, photos: Sequence[Path], motion: Path, truth: Path | None) -> dict[str, Any]:
-        """Paths relative to the page; what they name is made where it is missing."""
+    def beside(
+        self, photos: Sequence[Path], motion: Path | str, truth: Path | None
+    ) -> dict[str, Any]:
+        """Paths relative to the page; what they name is made where it is missing.
+
+        Args:
+            photos: of the item.
+            motion: its pose track, or what was told here of one that is there no more.
+            truth: the true video, if there is one.
+        """
         return {
             "photos": [self._photo(photo) for photo in photos],
-            "motion": self._motion_preview(motion),
+            "motion": motion if isinstance(motion, str) else self._motion_preview(motion),
             "truth": self._truth(truth) if truth else None,
         }
 

@@ -117,7 +117,8 @@ class Output:
         """What is left to render: items of equal inputs together, since one video does for all.
 
         Those that equal a finished one are given its files here, and what a killed run left under
-        way of finished ones is cleared. Items of the same weights come one after the other, and of
+        way of finished ones is cleared. Videos that were finished without a signature are signed
+        where there is a signer now. Items of the same weights come one after the other, and of
         these the ones of the same motion, so that replicas load weights as seldom as can be; the
         base model's are first.
         """
@@ -127,9 +128,11 @@ class Output:
         for item in items:
             if item.name in done:
                 remove_tree(self.store.folder(self._video_id(item)).path)
+                self._sign(item)
                 continue
             if twin := twins.get(self.key(item)):
                 self.adopt(item, twin)
+                self._sign(item)
             else:
                 waiting.setdefault(self.key(item), []).append(item)
 
@@ -238,13 +241,23 @@ class Output:
             write_atomically(self.root / f"{item.name}{suffix}", content)
         self._write_manifest(item, manifest | {"num_frames_rendered": 0})
 
+    def _sign(self, item: Item) -> None:
+        """Signs a finished item that is not signed yet, if there is a certificate now."""
+        manifest = self.manifest(item)
+        if self.signer is None or manifest is None or manifest.get("signed"):
+            return
+        result = self.root / f"{item.name}.mp4"
+        self.signer.sign(result)
+        facts = {"sha256": digest_of_file(result), "signed": True}
+        self._write_manifest(item, manifest | facts)
+
     def _write_manifest(self, item: Item, facts: Mapping[str, Any]) -> None:
         own = {
             "item": item.name,
             "subject": item.subject,
             "photos": [str(photo) for photo in item.photos],
             "motion": str(item.motion),
-            "media": self._media(item),
+            "media": self._media(item, facts.get("media")),
         }
         text = json.dumps(own | {k: v for k, v in facts.items() if k not in own}, indent=1) + "\n"
         write_atomically(self.root / f"{item.name}.json", text.encode())
@@ -263,7 +276,12 @@ class Output:
                 manifests[path.stem] = self._read(path)
         entries = [
             # The true video of an item may have come later, or have been changed.
-            entry(manifest, self._media(current[name]) if name in current else manifest["media"])
+            entry(
+                manifest,
+                self._media(current[name], manifest["media"])
+                if name in current
+                else manifest["media"],
+            )
             for name, manifest in manifests.items()
             if manifest is not None and "media" in manifest
         ]
@@ -295,8 +313,12 @@ class Output:
         writer.writerows(rows)
         write_atomically(failed, text.getvalue().encode())
 
-    def _media(self, item: Item) -> dict[str, Any]:
-        return self.media.beside(item.photos, self.motion(item), item.truth)
+    def _media(self, item: Item, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What stands beside an item; `known` is what stood beside one of equal inputs."""
+        motion = self.motion(item)
+        # Poses that were read from a video lie in .work/, which may be gone when all is finished.
+        drawn = str(known["motion"]) if known and not motion.exists() else motion
+        return self.media.beside(item.photos, drawn, item.truth)
 
 
 def digest_of_file(path: Path) -> str:

@@ -188,6 +188,13 @@ def finish(output, *items):
     output.publish(items, folder, {"render_s": 1.5})
 
 
+class Stamp:
+    """Signs as a certificate would: the file is another one afterwards."""
+
+    def sign(self, path):
+        path.write_bytes(path.read_bytes() + b"signed")
+
+
 @pytest.fixture
 def output(shop):
     return Output(shop / "out", settings=settings(shop), align=True, estimator="blazepose")
@@ -285,6 +292,41 @@ def test_what_has_equal_contents_is_rendered_once(output, item, shop):
     assert output.unfinished([item, late]) == [], "a later line that equals a finished one"
     assert output.is_finished(late)
     assert (shop / "out" / "four.mp4").read_bytes() == (shop / "out" / "one.mp4").read_bytes()
+
+
+def test_what_was_finished_before_there_was_a_certificate_is_signed_once(output, item, shop):
+    finish(output, item)
+    assert not output.manifest(item)["signed"]
+    output.signer = Stamp()
+    late = replace(item, name="late")
+    for _ in range(2):
+        assert output.unfinished([late, item]) == []
+        for one in (item, late):
+            content = (shop / "out" / f"{one.name}.mp4").read_bytes()
+            assert content.count(b"signed") == 1
+            manifest = output.manifest(one)
+            assert manifest["signed"]
+            assert manifest["sha256"] == hashlib.sha256(content).hexdigest()
+
+
+def test_the_work_folder_may_be_taken_away_when_all_is_finished(output, item, shop):
+    """Poses of motions that are videos lie there; the page keeps what it shows of them."""
+    filmed = replace(item, motion=shop / "walk.mp4")
+    output.motion(filmed).parent.mkdir(parents=True)
+    shutil.copy(shop / "walk.npz", output.motion(filmed))
+    finish(output, filmed)
+    output.write_page([filmed], {})
+    page = (shop / "out" / "index.html").read_text()
+    shutil.rmtree(shop / "out" / ".work")
+    twin = replace(filmed, name="twin")
+    assert output.unfinished([filmed, twin]) == []
+    output.write_page([filmed], {})
+    again = (shop / "out" / "index.html").read_text()
+    motion = output.manifest(filmed)["media"]["motion"]
+    assert (shop / "out" / motion).is_file()
+    assert page.count(motion) == 1
+    assert again.count(motion) == 2
+    assert output.manifest(twin)["media"]["motion"] == motion
 
 
 def test_weights_and_motions_are_changed_as_seldom_as_can_be(output, item, shop, still_motion):
