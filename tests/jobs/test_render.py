@@ -196,8 +196,16 @@ class Stamp:
 
 
 @pytest.fixture
-def output(shop):
-    return Output(shop / "out", settings=settings(shop), align=True, estimator="blazepose")
+def make_output(shop):
+    def make():
+        return Output(shop / "out", settings=settings(shop), align=True, estimator="blazepose")
+
+    return make
+
+
+@pytest.fixture
+def output(make_output):
+    return make_output()
 
 
 @pytest.fixture
@@ -309,7 +317,7 @@ def test_what_was_finished_before_there_was_a_certificate_is_signed_once(output,
             assert manifest["sha256"] == hashlib.sha256(content).hexdigest()
 
 
-def test_the_work_folder_may_be_taken_away_when_all_is_finished(output, item, shop):
+def test_the_work_folder_may_be_taken_away_when_all_is_finished(output, make_output, item, shop):
     """Poses of motions that are videos lie there; the page keeps what it shows of them."""
     filmed = replace(item, motion=shop / "walk.mp4")
     output.motion(filmed).parent.mkdir(parents=True)
@@ -319,6 +327,7 @@ def test_the_work_folder_may_be_taken_away_when_all_is_finished(output, item, sh
     page = (shop / "out" / "index.html").read_text()
     shutil.rmtree(shop / "out" / ".work")
     twin = replace(filmed, name="twin")
+    output = make_output()
     assert output.unfinished([filmed, twin]) == []
     output.write_page([filmed], {})
     again = (shop / "out" / "index.html").read_text()
