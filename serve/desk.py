@@ -209,7 +209,13 @@ class Desk:
         folders = [self.store.folder(video_id) for video_id in self.tasks]
 
         def look() -> bool:
-            return any(folder.request().subject == subject for folder in folders if folder.exists())
+            # The renderer may have written a video's end, and the desk's task be about to.
+            states = ((folder, self._read(folder)) for folder in folders)
+            return any(
+                folder.request().subject == subject
+                for folder, state in states
+                if state and not state.finished
+            )
 
         return await in_thread(look)
 

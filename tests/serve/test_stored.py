@@ -1,5 +1,6 @@
 """Stored motions and subjects: used again by content, made in the background, taken away."""
 
+import threading
 import time
 
 import numpy as np
@@ -9,7 +10,7 @@ from dreampose import video
 from dreampose.errors import InputError
 from serve.motions import MotionFolder
 from serve.people import JobFolder
-from serve.store import Store, write_atomically
+from serve.store import Store, VideoFolder, write_atomically
 from serve.uploads import Facts
 
 
@@ -280,6 +281,27 @@ def test_a_deleted_subject_leaves_no_photo_and_no_weights(running, photo_file, p
     root = running.service.people.root
     assert [file for file in root.parent.rglob("*") if file.is_file()] == []
     assert post(running.client, subject=subject["id"]).status_code == 400
+
+
+def test_a_video_that_has_just_ended_needs_no_weights(
+    running, photo_file, post, finished, monkeypatch
+):
+    """Though the desk has not yet written down how long it is kept."""
+    subject = finetune(running.client, photo_file).json()
+    finished(running.client, f"/v1/subjects/{subject['id']}")
+    may_end, update = threading.Event(), VideoFolder.update
+
+    def slow(folder, **changes):
+        if "expires_at" in changes:
+            may_end.wait(60)
+        return update(folder, **changes)
+
+    monkeypatch.setattr(VideoFolder, "update", slow)
+    video_id = post(running.client, subject=subject["id"]).json()["id"]
+    finished(running.client, f"/v1/videos/{video_id}")
+    assert video_id in running.service.desk.tasks
+    assert running.client.delete(f"/v1/subjects/{subject['id']}").status_code == 200
+    may_end.set()
 
 
 def test_a_subject_can_be_deleted_while_it_is_made(running, photo_file, eventually):
