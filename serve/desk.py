@@ -24,6 +24,9 @@ from serve.store import NAME, Store, VideoFolder, in_thread, until_kept
 ABANDONED_SECONDS = 86400.0
 """Age from which a folder that was never accepted is nobody's."""
 
+SETTLE_SECONDS = 2.0
+"""How long a video's end is kept back until it is counted."""
+
 
 class Desk:
     """Accepts videos, has them rendered in order, and forgets them when they are old.
@@ -156,10 +159,20 @@ class Desk:
         if not NAME.fullmatch(video_id) or self.owners.get(video_id) != owner:
             raise not_found("video", video_id)
         folder = self.store.folder(video_id)
-        state = await in_thread(self._read, folder)
-        if state is None or self._is_old(state):
+        state = await self.look(folder)
+        if state is None:
             raise not_found("video", video_id)
         return folder, state
+
+    async def look(self, folder: VideoFolder) -> Video | None:
+        """What a video is like just now; None where it is gone or too old."""
+        state = await in_thread(self._read, folder)
+        if state is None or self._is_old(state):
+            return None
+        if state.finished and (task := self.tasks.get(folder.id)):
+            # The renderer writes the end; whoever is told may ask for the next video at once.
+            await asyncio.wait({task}, timeout=SETTLE_SECONDS)
+        return state
 
     async def page(
         self, owner: str, *, limit: int, after: str = "", newest_first: bool = True

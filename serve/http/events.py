@@ -22,8 +22,8 @@ from dreampose import video
 from dreampose.errors import InputError
 from dreampose.places import on_disk
 from serve import previews
+from serve.desk import Desk
 from serve.http.gate import Owner
-from serve.records import Video
 from serve.service import Service
 from serve.store import VideoFolder, read_chunk
 
@@ -75,7 +75,7 @@ async def last_frames(folder: VideoFolder, sent: set[int]) -> AsyncGenerator[str
             yield line
 
 
-async def follow(folder: VideoFolder, *, frames: bool) -> AsyncGenerator[str, None]:
+async def follow(desk: Desk, folder: VideoFolder, *, frames: bool) -> AsyncGenerator[str, None]:
     """Events of a video until its end.
 
     `progress` carries the video object whenever it changed, `frame` a frame as a JPEG; the last
@@ -84,22 +84,17 @@ async def follow(folder: VideoFolder, *, frames: bool) -> AsyncGenerator[str, No
     sent: set[int] = set()
     told, spoke = "", time.monotonic()
 
-    def look() -> Video:
-        if folder.is_deleted():
-            raise FileNotFoundError(folder.id)
-        return folder.video()
-
     while True:
-        try:
-            state = await asyncio.to_thread(look)
-            if frames and not state.finished:
-                for line in await asyncio.to_thread(new_frames, folder, sent):
-                    yield line
-                    spoke = time.monotonic()
-        except FileNotFoundError:
+        state = await desk.look(folder)
+        if state is None:
             body: dict[str, Any] = {"id": folder.id, "object": "video", "status": "cancelled"}
             yield event("cancelled", json.dumps(body))
             return
+        if frames and not state.finished:
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                for line in await asyncio.to_thread(new_frames, folder, sent):
+                    yield line
+                    spoke = time.monotonic()
         text = state.model_dump_json()
         if state.finished:
             if frames and told and state.status == "completed":
@@ -145,6 +140,6 @@ def router(service: Service) -> APIRouter:
         """Server-sent events until the video ends: `progress`, `frame`, then how it ended."""
         folder, _ = await service.desk.find(video_id, owner)
         place = service.streams.hold(owner)
-        return HeldStream(follow(folder, frames=frames), place)
+        return HeldStream(follow(service.desk, folder, frames=frames), place)
 
     return routes

@@ -9,8 +9,6 @@ import pytest
 from PIL import Image
 
 from serve.http.events import follow
-from serve.records import RenderRequest
-from serve.store import Store
 
 
 def parsed(text):
@@ -25,21 +23,23 @@ def parsed(text):
 def test_progress_frames_and_end_are_told(running, post, eventually):
     running.backend.hold = True
     video_id = post(running.client).json()["id"]
-    folder = Store(running.service.settings.storage).folder(video_id)
+    folder = running.service.desk.store.folder(video_id)
     eventually(lambda: folder.video().progress == 40)
 
     async def watch():
         events = []
-        async for text in follow(folder, frames=True):
+        async for text in follow(running.service.desk, folder, frames=True):
             events += parsed(text)
             if events[-1][0] == "progress" and events[-1][1]["progress"] == 40:
                 running.backend.hold = False
         return events
 
-    events = asyncio.run(watch())
+    events = running.client.portal.call(watch)
     names = [name for name, _ in events]
     assert names[-1] == "completed"
-    assert events[-1][1]["progress"] == 100
+    end = events[-1][1]
+    assert end["progress"] == 100
+    assert end["expires_at"] == end["completed_at"] + 7 * 24 * 3600
     assert "progress" in names
     frames = [data for name, data in events if name == "frame"]
     assert [frame["index"] for frame in frames] == list(range(10)), "each once, the last ones too"
@@ -58,22 +58,21 @@ def test_a_finished_video_has_one_event(running, post, finished):
     assert (name, data["id"], data["status"]) == ("completed", video_id, "completed")
 
 
-def test_a_deleted_video_ends_its_streams(tmp_path):
-    folder = Store(tmp_path).create(
-        request=RenderRequest(), photos=[b"x"], motion=b"PK", motion_suffix=".npz"
-    )
+def test_a_deleted_video_ends_its_streams(running, post):
+    running.backend.hold = True
+    desk = running.service.desk
+    folder = desk.store.folder(post(running.client).json()["id"])
 
     async def watch():
         events = []
-        async for text in follow(folder, frames=False):
+        async for text in follow(desk, folder, frames=False):
             events += parsed(text)
             folder.mark_deleted()
         return events
 
-    events = asyncio.run(watch())
-    assert [(name, data["status"]) for name, data in events] == [
-        ("progress", "queued"), ("cancelled", "cancelled"),
-    ]  # fmt: skip
+    events = running.client.portal.call(watch)
+    assert [name for name, _ in events] == ["progress", "cancelled"]
+    assert events[-1][1]["status"] == "cancelled"
 
 
 @pytest.mark.parametrize("streams", [1, 2])

@@ -147,6 +147,23 @@ def test_one_key_cannot_fill_the_queue(make_service, shops, post):
     assert post(running.client, headers=blue).status_code == 200
 
 
+def test_who_is_told_of_the_end_may_ask_for_the_next(make_service, post, finished, monkeypatch):
+    """However long the renderer's answer takes from its last word in storage to the desk."""
+    running = make_service(videos_per_key=1)
+    render = running.backend.render
+
+    async def slow_to_answer(path):
+        state = await render(path)
+        await asyncio.sleep(0.3)
+        return state
+
+    monkeypatch.setattr(running.backend, "render", slow_to_answer)
+    for count in (1, 2):
+        created = post(running.client).raise_for_status().json()
+        finished(running.client, f"/v1/videos/{created['id']}")
+        assert running.tally.counts["dreampose_videos", "completed"] == count
+
+
 def test_a_rate_fills_evenly_and_for_each_name_alone():
     now = [100.0]
     rate = Rate(lambda: 60, "uploads", clock=lambda: now[0])

@@ -44,11 +44,11 @@ def test_a_video_is_made_told_of_downloaded_and_deleted(
     eventually(lambda: client.get(url).json()["progress"] == 40)
 
     async def first_events():
-        folder = Store(settings["storage"]).folder(url.rpartition("/")[2])
-        events = follow(folder, frames=True)
+        desk = running.service.desk
+        events = follow(desk, desk.store.folder(url.rpartition("/")[2]), frames=True)
         return [await anext(events) for _ in range(5)]
 
-    names = [event.partition("\n")[0] for event in asyncio.run(first_events())]
+    names = [event.partition("\n")[0] for event in client.portal.call(first_events)]
     assert names == ["event: frame"] * 4 + ["event: progress"]
     running.backend.hold = False
     assert finished(client, url)["status"] == "completed"

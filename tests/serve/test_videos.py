@@ -287,11 +287,13 @@ def test_the_end_is_told_with_how_long_the_video_is_kept(running, post, finished
     assert running.client.get("/v1/videos").json()["data"] == [state]
 
 
-def test_what_could_not_be_read_is_taken_up_when_it_can(make_service, post, finished):
+def test_what_could_not_be_read_is_taken_up_when_it_can(make_service, post, finished, eventually):
     first = make_service()
     first.backend.hold = True
     created = post(first.client).json()
-    state = first.service.desk.store.folder(created["id"]).path / "video.json"
+    folder = first.service.desk.store.folder(created["id"])
+    eventually(lambda: folder.video().progress == 40)
+    state = folder.path / "video.json"
     content = state.read_bytes()
     state.write_bytes(b"")
     second = make_service()
