@@ -54,6 +54,8 @@ class StageConfig:
     has no posterior of its own, so that its decoder bears the denoiser's small errors."""
     edge_weight: float = 0.0
     """VAE stages: weight of the error of pixel differences beside that of pixels."""
+    perceptual_weight: float = 0.0
+    """VAE stages: weight of `dreampose.metrics.perceptual.lpips_lite` beside that of pixels."""
     min_snr_gamma: float = 0.0
     """Base stage: clip of the min-SNR timestep weights (arXiv 2303.09556); 0 is the plain mean."""
     offset_noise: float = 0.0
@@ -68,8 +70,9 @@ class StageConfig:
     def __post_init__(self) -> None:
         if self.last_batch not in ("fill", "short"):
             raise InputError(f"last_batch must be 'fill' or 'short', got {self.last_batch!r}")
-        if self.offset_noise < 0:
-            raise InputError(f"offset_noise must not be negative, got {self.offset_noise:g}")
+        for name in ("offset_noise", "perceptual_weight"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must not be negative, got {getattr(self, name):g}")
         if self.max_skipped_steps < 1:
             raise InputError(f"max_skipped_steps must be at least 1, got {self.max_skipped_steps}")
 

@@ -67,7 +67,7 @@ def catwalk() -> Recipe:
         vae_stage=StageConfig(
             learning_rate=1e-3, num_steps=5000, batch_size=16, weight_decay=1e-4,
             lr_schedule="cosine", warmup_steps=50, ema_decay=0.999, crop_size=64,
-            edge_weight=0.5, latent_noise=0.05,
+            edge_weight=0.5, perceptual_weight=0.1, latent_noise=0.05,
             recolour_share=0.5,
         ),
         encoder_stage=StageConfig(

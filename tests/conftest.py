@@ -89,7 +89,9 @@ def tiny(recipe: config.Recipe) -> config.Recipe:
                        "num_attention_heads": 2, "projection_dim": 16},
         num_crops=2,
         pose_detail=1,
-        vae_stage=config.replace(recipe.vae_stage, **{**stage, "crop_size": 32}),
+        vae_stage=config.replace(
+            recipe.vae_stage, **{**stage, "crop_size": 32, "perceptual_weight": 0.0}
+        ),
         encoder_stage=config.replace(recipe.encoder_stage, **stage),
         base_stage=config.replace(recipe.base_stage, **stage),
         subject_stage=config.replace(recipe.subject_stage, **stage),

@@ -19,7 +19,7 @@ from diffusers import AutoencoderKL
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from dreampose import checkpoints, lora, losses, poses, video
+from dreampose import checkpoints, lora, poses, video
 from dreampose.config import NO_SAVINGS, Recipe, Savings, StageConfig
 from dreampose.errors import InputError
 from dreampose.latents import LatentCodec
@@ -27,6 +27,7 @@ from dreampose.pipeline import DreamPosePipeline
 from dreampose.subjects import Photo, Subject
 from dreampose.training import loop
 from dreampose.training.denoising import denoising_step, encode_blank_photo, make_batch
+from dreampose.training.reconstruction import Reconstruction
 from dreampose.training.stage import Stage, StepReport
 from dreampose.training.views import Views, clip_windows, encode_views, photo_windows
 from dreampose.types import Clip
@@ -109,6 +110,7 @@ class DecoderStage(Stage):
         self._outer = (pipe,)
         self._views, self._config, self._subject = views, config, subject
         self._downscale = pipe.recipe.downscale
+        self._error = Reconstruction(config)
 
     def num_items(self, split: str) -> int:
         """Photos of the subject."""
@@ -141,10 +143,7 @@ class DecoderStage(Stage):
         """Reconstruction error of the decoded windows."""
         pipe = self._outer[0]
         codec = LatentCodec(vae=pipe.vae, image_range=pipe.recipe.image_range)
-        images = codec.decode(batch["latents"])
-        return losses.reconstruction_loss(
-            images, batch["images"], edge_weight=self._config.edge_weight
-        )
+        return self._error(codec.decode(batch["latents"]), batch["images"])
 
     def save(self, folder: Path) -> None:
         """Writes the subject's whole folder."""

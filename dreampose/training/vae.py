@@ -17,6 +17,7 @@ from dreampose.config import StageConfig
 from dreampose.dataset import Dataset
 from dreampose.latents import LatentCodec, calibrate, is_cosine_encoder
 from dreampose.pipeline import DreamPosePipeline
+from dreampose.training.reconstruction import Reconstruction
 from dreampose.training.stage import Stage
 
 COLUMNS = ("frames", "poses")
@@ -45,17 +46,22 @@ class VaeStage(Stage):
             pipe: its VAE is trained in place.
             data: with the columns `COLUMNS`; `None` where only the step itself is looked at.
             validation: held-out data, with the same columns.
-            config: crop size, edge and KL weight.
+            config: crop size, and weights of edges, of what a network sees, and of KL.
         """
         super().__init__()
         self.vae = pipe.vae.requires_grad_(True)
-        # A fixed transform stays what it is; latents cached before stay right.
-        self.vae.encoder.requires_grad_(not is_cosine_encoder(self.vae))
+        # A fixed transform stays what it is, once measured its scale too; latents cached before,
+        # and a UNet that learned on them, stay right.
+        fixed = is_cosine_encoder(self.vae)
+        self.vae.encoder.requires_grad_(not fixed)
+        start = pipe.recipe.vae.get("scaling_factor", 1.0)
+        self._is_calibrated = fixed and self.vae.config["scaling_factor"] != start
         self.vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self._outer = (pipe,)
         self._data = {"train": data, "validation": validation}
         self._config = config
         self._codec = LatentCodec(vae=pipe.vae, image_range=pipe.recipe.image_range)
+        self._error = Reconstruction(config, image_range=pipe.recipe.image_range)
 
     def num_items(self, split: str) -> int:
         """Frames of the split."""
@@ -96,13 +102,13 @@ class VaeStage(Stage):
             if self.training and self._config.latent_noise:
                 latents = latents + self._config.latent_noise * self._noise(latents, batch["seed"])
             images = self.vae.decode(latents, return_dict=False)[0]
-            return losses.reconstruction_loss(images, truth, edge_weight=self._config.edge_weight)
+            return self._error(images, truth)
         posterior = self.vae.encode(truth, return_dict=False)[0]
         latents = posterior.mode()
         if self.training:
             latents = latents + posterior.std * self._noise(latents, batch["seed"])
         images = self.vae.decode(latents, return_dict=False)[0]  # pyright: ignore[reportArgumentType]
-        loss = losses.reconstruction_loss(images, truth, edge_weight=self._config.edge_weight)
+        loss = self._error(images, truth)
         if self.training and self._config.kl_weight:
             divergence = losses.kl_loss(posterior.mean, posterior.logvar)
             loss = loss + self._config.kl_weight * divergence
@@ -114,6 +120,11 @@ class VaeStage(Stage):
 
     def save(self, folder: Path) -> None:
         """Writes the pipeline with this VAE, calibrated on evenly spread training frames."""
+        if not self._is_calibrated:
+            self._calibrate()
+        checkpoints.save(self._outer[0], folder, dtype=None)
+
+    def _calibrate(self) -> None:
         data = self._data["train"]
         assert data is not None
         recipe = data.recipe
@@ -123,7 +134,6 @@ class VaeStage(Stage):
         # One size will do: what is measured is the spread of values, not where they are.
         fitted = np.concatenate([video.fit(x[None], recipe.height, recipe.width) for x in frames])
         calibrate(self.vae, self._codec.to_range(video.to_model(fitted)).to(self.vae.device))
-        checkpoints.save(self._outer[0], folder, dtype=None)
 
     def _crop(
         self, data: Dataset, item: int, generator: np.random.Generator

@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 from accelerate import Accelerator
 
-from dreampose import checkpoints, training, video
+from dreampose import checkpoints, metrics, training, video
 from dreampose.config import replace
 from dreampose.dataset import Dataset
+from dreampose.errors import InputError
 from dreampose.latents import LatentCodec
+from dreampose.training.reconstruction import Reconstruction
 from dreampose.training.vae import VaeStage
 
 KL = {
@@ -55,6 +58,29 @@ def test_loss_falls_and_latents_get_unit_variance(tiny_recipe, tiny_data, tmp_pa
     assert latents.mean().item() == pytest.approx(0, abs=0.02)
 
 
+def test_a_decoder_trained_on_leaves_latents_as_they_were(tiny_recipe, tiny_data, tmp_path):
+    """So that clips encoded before, and the UNet that learned on them, need not be made again."""
+    pipe = checkpoints.build(tiny_recipe)
+    pipe.vae.register_to_config(scaling_factor=2.5, shift_factor=0.25)
+    checkpoints.save(pipe, tmp_path / "start")
+    images = torch.rand(2, 3, 64, 48) * 2 - 1
+    *_, report = training.train(
+        "vae",
+        recipe=tiny_recipe,
+        data=tiny_data,
+        model=tmp_path / "start",
+        out=tmp_path / "run",
+        accelerator=Accelerator(cpu=True),
+        max_steps=2,
+    )
+    assert report.step == 2
+    first, second = (checkpoints.load(tmp_path / name) for name in ("start", "run/model"))
+    latents = [LatentCodec(vae=each.vae).encode(images) for each in (first, second)]
+    torch.testing.assert_close(latents[0], latents[1])
+    weights = [each.vae.decoder.state_dict()["layers.0.weight"] for each in (first, second)]
+    assert not torch.equal(*weights)
+
+
 def test_crops_follow_the_person_but_for_a_share(tiny_pipeline, tiny_recipe, tiny_data):
     data = Dataset(tiny_data, recipe=tiny_recipe)
     config = replace(tiny_recipe.vae_stage, crop_size=16, recolour_share=0.0)
@@ -66,3 +92,72 @@ def test_crops_follow_the_person_but_for_a_share(tiny_pipeline, tiny_recipe, tin
     assert 0.85 < on_person <= 1.0
     seen = len({crop.tobytes() for crop in pixels})
     assert seen > 20
+
+
+@pytest.mark.parametrize("image_range", [(-1.0, 1.0), (0.0, 1.0)])
+def test_what_a_network_sees_is_the_published_score(tiny_recipe, image_range):
+    low, high = image_range
+    generator = torch.Generator().manual_seed(0)
+    pred, truth = torch.rand(2, 3, 3, 40, 32, generator=generator)
+    wanted = metrics.METRICS["lpips-lite"].network_curve
+    network = metrics.Networks().get(metrics.METRICS["lpips-lite"])
+    config = replace(tiny_recipe.vae_stage, edge_weight=0.0)
+    errors = [
+        Reconstruction(replace(config, perceptual_weight=weight), image_range=image_range)(
+            low + (high - low) * pred, low + (high - low) * truth
+        )
+        for weight in (0.0, 0.3)
+    ]
+    assert errors[0].item() == pytest.approx((high - low) * (pred - truth).abs().mean().item())
+    seen = 0.3 * wanted(network, pred, truth).mean()
+    assert (errors[1] - errors[0]).item() == pytest.approx(seen.item(), rel=1e-4)
+
+
+def test_the_network_that_looks_is_neither_trained_nor_kept(tiny_pipeline, tiny_recipe, tiny_data):
+    config = replace(
+        tiny_recipe.vae_stage, perceptual_weight=1.0, crop_size=0, edge_weight=0.0, latent_noise=0.0
+    )
+    data = Dataset(tiny_data, recipe=tiny_recipe)
+    stage = VaeStage(tiny_pipeline, data=data, validation=None, config=config)
+    plain = VaeStage(
+        tiny_pipeline, data=data, validation=None, config=replace(config, perceptual_weight=0.0)
+    )
+    assert stage.state_dict().keys() == plain.state_dict().keys()
+    batch = stage.draw("train", np.arange(2), np.random.default_rng(0))
+    gradients = []
+    for each in (plain, stage):
+        stage.zero_grad()
+        each(batch).backward()
+        gradients.append(stage.vae.decoder.layers[-1].weight.grad.clone())
+    difference = gradients[1] - gradients[0]
+    assert difference.isfinite().all()
+    assert difference.norm() > 0.01 * gradients[0].norm()
+
+
+def test_the_network_is_shown_the_stages_pictures(tiny_recipe, tiny_data):
+    recipe = replace(tiny_recipe, image_range=(0.0, 1.0))
+    pipe = checkpoints.build(recipe)
+    config = replace(recipe.vae_stage, crop_size=0, edge_weight=0.0)
+    data = Dataset(tiny_data, recipe=recipe)
+    stages = [
+        VaeStage(pipe, data=data, validation=None, config=replace(config, perceptual_weight=weight))
+        for weight in (0.0, 1.0)
+    ]
+    batch = stages[0].draw("train", np.arange(2), np.random.default_rng(0))
+    with torch.no_grad():
+        plain, both = (stage.eval()(batch).item() for stage in stages)
+        truth = batch["pixels"].permute(0, 3, 1, 2) / 255
+        codec = LatentCodec(vae=pipe.vae, image_range=(0.0, 1.0))
+        shown = (codec.decode(codec.encode(truth * 2 - 1)) + 1) / 2
+        network = metrics.Networks().get(metrics.METRICS["lpips-lite"])
+        seen = metrics.METRICS["lpips-lite"].network_curve(network, shown, truth)
+    assert plain == pytest.approx((shown - truth).abs().mean().item(), rel=1e-4)
+    assert both - plain == pytest.approx(seen.mean().item(), rel=1e-3)
+
+
+def test_a_network_needs_crops_that_it_can_see(tiny_pipeline, tiny_recipe):
+    config = replace(tiny_recipe.vae_stage, perceptual_weight=0.1, crop_size=16)
+    with pytest.raises(InputError, match="crop_size must be at least 32 .* got 16"):
+        VaeStage(tiny_pipeline, data=None, validation=None, config=config)
+    with pytest.raises(InputError, match="perceptual_weight must not be negative, got -0.1"):
+        replace(config, perceptual_weight=-0.1)
