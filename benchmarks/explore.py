@@ -1,23 +1,26 @@
 #!/usr/bin/env python
-"""Choices of the base training side by side: equal starts, equal steps, people of validation.
+"""Choices of training side by side: equal starts, equal steps, people of validation.
 
 Each choice changes the model's recipe in one place. UNet and adapter start from the same random
 weights, the VAE is the model's, and so is the image encoder unless the choice is about it. Order of
 the data and noise are the same. Then benchmark v1's validation people are rendered (the first frame
 of the walk as photo, exact poses, walk and turn), and L1 stands over that of copying the photo.
-What is done is not done again. Nothing here looks at the people of the test split.
+Choices that begin with `decoder` train the model's VAE on instead, and their true frames are scored
+through it. What is done is not done again. Nothing here looks at the people of the test split.
 """
 
 import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -28,28 +31,34 @@ from dreampose.cli.model import load
 from dreampose.config import Recipe
 from dreampose.errors import InputError
 from dreampose.files import new_file, new_folder
+from dreampose.latents import LatentCodec
+from dreampose.types import Clip
 
 ROOT = Path(__file__).resolve().parents[1]
 SCORES = ("l1", "ssim", "lpips-lite")
+
+Frames = UInt8[np.ndarray, "..."]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
     """What a recipe becomes.
 
-    base: fields of its base stage. scheduler: of its noise process. image_encoder: of that, which
-    then starts from random weights.
+    stage: what is trained, 'base' or 'vae'. numbers: fields of that stage. scheduler: of the noise
+    process. image_encoder: of that, which then starts from random weights.
     """
 
-    base: Mapping[str, Any] = field(default_factory=dict)
+    stage: str = "base"
+    numbers: Mapping[str, Any] = field(default_factory=dict)
     scheduler: Mapping[str, Any] = field(default_factory=dict)
     image_encoder: Mapping[str, Any] | None = None
 
     def of(self, recipe: Recipe) -> Recipe:
         """The recipe with this choice made."""
+        name = f"{self.stage}_stage"
         return replace(
             recipe,
-            base_stage=replace(recipe.base_stage, **self.base),
+            **{name: replace(getattr(recipe, name), **self.numbers)},
             scheduler={**recipe.scheduler, **self.scheduler},
             image_encoder={**recipe.image_encoder, **(self.image_encoder or {})},
         )
@@ -57,16 +66,19 @@ class Choice:
 
 CHOICES = {
     "as-it-is": Choice(),
-    "min-snr": Choice(base={"min_snr_gamma": 5.0}),
+    "min-snr": Choice(numbers={"min_snr_gamma": 5.0}),
     "epsilon": Choice(scheduler={"prediction_type": "epsilon"}),
     "zero-snr": Choice(scheduler={"rescale_betas_zero_snr": True}),
-    "offset-noise": Choice(base={"offset_noise": 0.1}),
-    "no-average": Choice(base={"ema_decay": 0.0}),
-    "short-average": Choice(base={"ema_decay": 0.99}),
-    "no-reading": Choice(base={"reading_weight": 0.0}),
+    "offset-noise": Choice(numbers={"offset_noise": 0.1}),
+    "no-average": Choice(numbers={"ema_decay": 0.0}),
+    "short-average": Choice(numbers={"ema_decay": 0.99}),
+    "no-reading": Choice(numbers={"reading_weight": 0.0}),
     "tokens-4x4": Choice(image_encoder={"patch_size": 32}),
     "tokens-8x8": Choice(image_encoder={"patch_size": 16}),
     "tokens-16x16": Choice(image_encoder={"patch_size": 8}),
+    "decoder": Choice(stage="vae"),
+    "decoder-pixels": Choice(stage="vae", numbers={"perceptual_weight": 0.0}),
+    "decoder-perceptual": Choice(stage="vae", numbers={"perceptual_weight": 0.5}),
 }
 
 
@@ -105,7 +117,8 @@ def run(args: argparse.Namespace) -> None:
         for name in args.choices:
             folder = out / f"{name}-{seed}"
             train(folder, model, CHOICES[name], args.data, steps=args.steps, seed=seed)
-            rows.setdefault(name, []).append(score(folder, clips, args.people, args.preset))
+            found = score(folder, CHOICES[name], clips, args.people, args.preset)
+            rows.setdefault(name, []).append(found)
     print("\n".join(table(rows)))
 
 
@@ -120,7 +133,7 @@ def train(folder: Path, model: Any, choice: Choice, latents: str, *, steps: int,
         with new_folder(start) as part:
             checkpoints.save(pipe, part)
     command = [
-        *(sys.executable, str(ROOT / "jobs" / "train.py"), "--stage", "base"),
+        *(sys.executable, str(ROOT / "jobs" / "train.py"), "--stage", choice.stage),
         *("--model", str(start), "--data", latents, "--out", str(folder / "run")),
         *("--steps", str(steps), "--seed", str(seed), "--track"),
     ]
@@ -128,34 +141,49 @@ def train(folder: Path, model: Any, choice: Choice, latents: str, *, steps: int,
         raise InputError(f"training must end well, got an error of {folder.name!r}")
 
 
-def score(folder: Path, clips: Path, num_people: int, preset: str) -> dict[str, float]:
+def score(
+    folder: Path, choice: Choice, clips: Path, num_people: int, preset: str
+) -> dict[str, float]:
     """Means over people and clips; `l1 / copy` is the mean of each person's own ratio."""
     file = folder / f"scores-{num_people}-{preset}.json"
     if not file.is_file():
         pipe, networks = load(str(folder / "run" / "model")), metrics.Networks()
-        found = [_score(pipe, networks, clips, number, preset) for number in range(num_people)]
+        shown = reconstructed if choice.stage == "vae" else partial(rendered, preset=preset)
+        found = [
+            _score(clips, number, partial(shown, pipe), networks) for number in range(num_people)
+        ]
         means = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
         with new_file(file) as part:
             part.write_text(json.dumps(means, indent=1))
     return json.loads(file.read_text())
 
 
-def _score(
-    pipe: Any, networks: metrics.Networks, clips: Path, number: int, preset: str
-) -> dict[str, float]:
+def rendered(pipe: Any, photo: Frames, film: Clip, *, preset: str) -> Frames:
+    """The scored frames of a clip as the model renders them from a photo and exact poses."""
     protocol = people.Protocol(
         model="", fingerprint="", preset=preset, estimator="catwalk", num_steps=None,
         num_vae_steps=None, num_photos=1,
     )  # fmt: skip
+    motion = people.extract(film, pipe, "catwalk")
+    return people.render(pipe, photo, motion, people.SCORED, protocol)
+
+
+def reconstructed(pipe: Any, _photo: Frames, film: Clip) -> Frames:
+    """The scored frames of a clip through the model's VAE and back, without the photo."""
+    codec = LatentCodec(vae=pipe.vae, image_range=pipe.recipe.image_range)
+    return people.reconstruct(codec, film.frames[list(people.SCORED)])
+
+
+def _score(
+    clips: Path, number: int, shown: Callable[[Frames, Clip], Frames], networks: metrics.Networks
+) -> dict[str, float]:
     stem = f"val-{data.SPLITS['val'].seed}-{number:05d}"
     films = {motion: video.read(clips / f"{stem}-{motion}.mp4") for motion in ("walk", "turn")}
     photo = films["walk"].frames[0]
     sums = dict.fromkeys((*SCORES, "copy"), 0.0)
     for film in films.values():
-        motion = people.extract(film, pipe, "catwalk")
         truth = film.frames[list(people.SCORED)]
-        frames = people.render(pipe, photo, motion, people.SCORED, protocol)
-        scores = people.measure(frames, truth, networks)
+        scores = people.measure(shown(photo, film), truth, networks)
         copied = people.measure(np.repeat(photo[None], len(truth), axis=0), truth, networks)
         for name in SCORES:
             sums[name] += scores[name] / len(films)

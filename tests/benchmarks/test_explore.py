@@ -3,15 +3,18 @@
 import subprocess
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks import explore
-from dreampose import checkpoints, recipes
+from dreampose import checkpoints, recipes, video
 from dreampose.config import Recipe
 from dreampose.errors import InputError
+from dreampose.latents import LatentCodec
 from dreampose.schedule import noise_process
 from dreampose.training.denoising import encoders_fingerprint
+from dreampose.types import Clip
 
 
 @pytest.mark.parametrize("name", list(explore.CHOICES))
@@ -21,11 +24,11 @@ def test_a_choice_is_one_difference_from_the_recipe(name):
     assert Recipe.from_dict(changed.to_dict()) == changed
     noise_process(changed.scheduler)
     assert changed.image_encoder["image_size"] % changed.image_encoder["patch_size"] == 0
-    fields = {"base_stage", "scheduler", "image_encoder"}
+    fields = {"base_stage", "vae_stage", "scheduler", "image_encoder"}
     facts = own.to_dict()
     different = {key for key, value in changed.to_dict().items() if value != facts[key]}
     # The recipe's own number of tokens is there for an image encoder that starts from nothing.
-    plain = name in ("as-it-is", "tokens-8x8")
+    plain = name in ("as-it-is", "tokens-8x8", "decoder")
     assert len(different) == (0 if plain else 1)
     assert different <= fields
 
@@ -63,6 +66,7 @@ def test_all_choices_start_from_the_same_weights(starts, tiny_pipeline):
     assert not torch.equal(weights[0], tiny_pipeline.unet.conv_in.weight)
     for command in starts.commands:
         assert command[command.index("--steps") + 1] == "7"
+        assert command[command.index("--stage") + 1] == "base"
     with pytest.raises(InputError, match="training must end well"):
         starts.make("as-it-is", 0)
 
@@ -75,3 +79,24 @@ def test_the_table_shows_means_and_how_far_seeds_are_apart():
     assert head == "| choice | l1 / copy | l1 | ssim | lpips-lite |"
     assert one == "| one | 0.5000 | 0.2500 | 0.2500 | 0.2500 |"
     assert two.startswith("| two | 0.5500 [0.5000, 0.6000] | 0.2500 [0.2500, 0.2500] |")
+
+
+def test_a_decoder_is_scored_by_true_frames_through_it(tiny_pipeline, tmp_path, monkeypatch):
+    def no_render(*args):
+        raise AssertionError("nothing is rendered")
+
+    monkeypatch.setattr(explore.people, "render", no_render)
+    checkpoints.save(tiny_pipeline, tmp_path / "decoder" / "run" / "model", dtype=None)
+    frames = np.random.default_rng(0).integers(0, 256, (48, 64, 48, 3), dtype=np.uint8)
+    clip = Clip(frames=frames, fps=12.0, source="")
+    monkeypatch.setattr(explore.video, "read", lambda path: clip)
+    choice = explore.CHOICES["decoder-pixels"]
+    scores = explore.score(tmp_path / "decoder", choice, tmp_path, 1, "fast")
+    truth = frames[list(explore.people.SCORED)]
+    codec = LatentCodec(vae=tiny_pipeline.vae)
+    with torch.no_grad():
+        decoded = video.to_pixels(codec.decode(codec.encode(video.to_model(truth))))
+    error = np.abs(decoded / 255.0 - truth / 255.0).mean()
+    assert scores["l1"] == pytest.approx(error, rel=1e-4)
+    copied = np.abs(frames[:1] / 255.0 - truth / 255.0).mean()
+    assert scores["l1 / copy"] == pytest.approx(error / copied, rel=1e-4)
