@@ -10,6 +10,7 @@ from dreampose.config import replace
 from dreampose.dataset import Dataset
 from dreampose.errors import InputError
 from dreampose.latents import LatentCodec
+from dreampose.metrics.perceptual import lpips_lite
 from dreampose.training.reconstruction import Reconstruction
 from dreampose.training.vae import VaeStage
 
@@ -99,7 +100,6 @@ def test_what_a_network_sees_is_the_published_score(tiny_recipe, image_range):
     low, high = image_range
     generator = torch.Generator().manual_seed(0)
     pred, truth = torch.rand(2, 3, 3, 40, 32, generator=generator)
-    wanted = metrics.METRICS["lpips-lite"].network_curve
     network = metrics.Networks().get(metrics.METRICS["lpips-lite"])
     config = replace(tiny_recipe.vae_stage, edge_weight=0.0)
     errors = [
@@ -109,7 +109,7 @@ def test_what_a_network_sees_is_the_published_score(tiny_recipe, image_range):
         for weight in (0.0, 0.3)
     ]
     assert errors[0].item() == pytest.approx((high - low) * (pred - truth).abs().mean().item())
-    seen = 0.3 * wanted(network, pred, truth).mean()
+    seen = 0.3 * lpips_lite(network, pred, truth).mean()
     assert (errors[1] - errors[0]).item() == pytest.approx(seen.item(), rel=1e-4)
 
 
@@ -150,7 +150,7 @@ def test_the_network_is_shown_the_stages_pictures(tiny_recipe, tiny_data):
         codec = LatentCodec(vae=pipe.vae, image_range=(0.0, 1.0))
         shown = (codec.decode(codec.encode(truth * 2 - 1)) + 1) / 2
         network = metrics.Networks().get(metrics.METRICS["lpips-lite"])
-        seen = metrics.METRICS["lpips-lite"].network_curve(network, shown, truth)
+        seen = lpips_lite(network, shown, truth)
     assert plain == pytest.approx((shown - truth).abs().mean().item(), rel=1e-4)
     assert both - plain == pytest.approx(seen.mean().item(), rel=1e-3)
 
