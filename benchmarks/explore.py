@@ -36,7 +36,6 @@ from dreampose.types import Clip
 
 ROOT = Path(__file__).resolve().parents[1]
 SCORES = ("l1", "ssim", "lpips-lite")
-
 Frames = UInt8[np.ndarray, "..."]
 
 
