@@ -1,5 +1,7 @@
 """`dreampose` needs no Ray: with Ray out of reach every module loads and a video is made.
 
+Nor does it need what the extra `metrics` brings until a score asks for it.
+
 `make test-without-ray` runs all tests of the package in an environment that has no Ray.
 """
 
@@ -17,7 +19,7 @@ import importlib, importlib.abc, pkgutil, sys
 
 class Blocker(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("ray", "jobs", "serve", "cluster"):
+        if name.split(".")[0] in ("ray", "jobs", "serve", "cluster", "skimage", "torchmetrics"):
             raise ImportError(f"{name} is out of reach")
 
 sys.meta_path.insert(0, Blocker())

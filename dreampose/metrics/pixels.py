@@ -7,26 +7,15 @@ such floats may not fit.
 
 import itertools
 from collections.abc import Iterator
-from functools import partial
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from skimage.metrics import structural_similarity
 
 MAX_PSNR = 100.0
 """Decibels given to equal frames, whose true value is infinite, so that means exist."""
 
 STATIC_RANGE = 8
 """Levels of 255 by which a pixel of the truth may vary and still count as static: H.264's noise."""
-
-_ssim = partial(
-    structural_similarity,
-    gaussian_weights=True,
-    sigma=1.5,
-    use_sample_covariance=False,
-    data_range=1.0,
-    channel_axis=-1,
-)
 
 
 def l1(
@@ -63,7 +52,21 @@ def ssim(
     Backbone: none. Source: Wang et al. 2004 (Gaussian window of sigma 1.5, 11x11, biased
     covariance), computed by scikit-image. The paper does not state its window.
     """
-    return np.array([_ssim(a, b) for a, b in _frames(pred, truth)], np.float64)
+    from skimage.metrics import structural_similarity  # of an extra; training does without
+
+    values = [
+        structural_similarity(
+            a,
+            b,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            data_range=1.0,
+            channel_axis=-1,
+        )
+        for a, b in _frames(pred, truth)
+    ]
+    return np.array(values, np.float64)
 
 
 def temporal_difference_error(

@@ -3,14 +3,10 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from dreampose import losses
+from dreampose import losses, metrics
 from dreampose.config import StageConfig
 from dreampose.errors import InputError
-from dreampose.metrics import lite, weights
 from dreampose.metrics.perceptual import lpips_lite
-
-SMALLEST = 32
-"""Side in pixels of the smallest pictures that the network of `lpips_lite` takes."""
 
 
 class Reconstruction:
@@ -33,13 +29,13 @@ class Reconstruction:
         self._config, self._range = config, image_range
         self._network = None
         if config.perceptual_weight:
-            if 0 < config.crop_size < SMALLEST:
+            metric = metrics.METRICS["lpips-lite"]
+            if 0 < config.crop_size < metric.min_size:
                 raise InputError(
-                    f"crop_size must be at least {SMALLEST} where perceptual_weight is used, "
-                    f"got {config.crop_size}"
+                    f"crop_size must be at least {metric.min_size} where perceptual_weight is "
+                    f"used, got {config.crop_size}"
                 )
-            path = weights.locate(weights.LITE0, None)
-            self._network = lite.build(weights.read_state(path))
+            self._network = metrics.Networks().get(metric)
 
     def __call__(
         self, images: Float[Tensor, "b 3 H W"], truth: Float[Tensor, "b 3 H W"]

@@ -51,6 +51,19 @@ def tiny_json(tiny_recipe, tmp_path):
 
 
 @pytest.fixture
+def save_pngs():
+    """Writes frames as pictures into a new folder."""
+
+    def save(folder, frames):
+        folder.mkdir(parents=True)
+        for index, frame in enumerate(frames):
+            # Not padded with zeros: 10 must still come after 9.
+            Image.fromarray(frame).save(folder / f"frame{index}.png")
+
+    return save
+
+
+@pytest.fixture
 def draw_clip():
     """Writes a clip with exact poses beside it."""
     return _draw_clip

@@ -14,7 +14,6 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 
 from dreampose import metrics, video
-from dreampose.errors import InputError
 from jobs import clips, evaluate, report, scoring
 
 
@@ -28,15 +27,8 @@ def draw(seed, num_frames=18, height=36, width=32):
     return frames
 
 
-def save_pngs(folder, frames):
-    folder.mkdir(parents=True)
-    for index, frame in enumerate(frames):
-        # Not padded with zeros: 10 must still come after 9.
-        Image.fromarray(frame).save(folder / f"frame{index}.png")
-
-
 @pytest.fixture
-def folders(tmp_path):
+def folders(tmp_path, save_pngs):
     """Two people with two clips each: the truth, a noisy method as PNGs, a copying one as MP4s."""
     random = np.random.default_rng(0)
     truths = {}
@@ -148,7 +140,7 @@ def test_the_page_is_self_contained_and_shows_best_and_worst_side_by_side(folder
     assert np.abs(shown[:, :, :32].astype(int) - truth).mean() < 3
 
 
-def test_what_is_scored_is_not_scored_again(folders, in_process, monkeypatch):
+def test_what_is_scored_is_not_scored_again(folders, in_process, monkeypatch, save_pngs):
     assert evaluate.main(flags(folders)) == 0
     assert len(in_process) == 8
     before = (folders / "report" / "report.csv").read_text()
@@ -364,25 +356,6 @@ def test_truths_of_another_size_are_brought_to_that_of_the_renders(folders, in_p
     assert len(in_process) == 2 * num_scored, "another size has other scores"
 
 
-def test_folders_as_they_lie_about_are_read(tmp_path, turn):
-    """A Mac's shadow files, links to elsewhere, names with an equals sign, Excel's CSV."""
-    save_pngs(tmp_path / "elsewhere" / "a", draw(0, num_frames=3))
-    (tmp_path / "elsewhere" / "a" / "._frame0.png").write_bytes(b"no picture")
-    folder = tmp_path / "lr=0.1"
-    folder.mkdir()
-    (folder / "a").symlink_to(tmp_path / "elsewhere" / "a")
-    assert clips.methods([str(folder), f"x={folder}"]) == {
-        "lr=0.1": str(folder), "x": str(folder)
-    }  # fmt: skip
-    ((name, path),) = clips.find(str(folder), "pred").items()
-    assert (name, clips.measure(path)) == ("a", (3, 36, 32))
-    video.write(tmp_path / "phone.mp4", draw(0), 30)
-    turn(tmp_path / "phone.mp4", 1)
-    assert clips.measure(tmp_path / "phone.mp4") == (18, 32, 36)
-    (folder / "manifest.csv").write_text("path,subject\na,anna\n", "utf-8-sig")
-    assert clips.identities(["a"], str(folder), None) == {"a": "anna"}
-
-
 def test_a_clip_that_breaks_off_gives_no_report(folders, in_process, capsys):
     """The header promises frames that the rest does not hold: seen only when it is decoded."""
     path = folders / "copy" / "bea-walk.mp4"
@@ -395,40 +368,6 @@ def test_a_clip_that_breaks_off_gives_no_report(folders, in_process, capsys):
     assert re.search(r"rejected copy/bea-walk: .*got", out)
     assert "no report: 1 clips could not be scored" in out
     assert not (folders / "report" / "report.md").exists()
-
-
-def test_clips_are_videos_and_folders_of_pngs_at_any_depth(tmp_path):
-    video.write(tmp_path / "a.mp4", draw(0), 30)
-    video.write(tmp_path / "deep" / "b.mp4", draw(0), 30)
-    save_pngs(tmp_path / "deep" / "c", draw(0)[:12])
-    Image.fromarray(draw(0)[0]).save(tmp_path / "deep" / "preview.png")  # beside a video: no clip
-    save_pngs(tmp_path / ".cache" / "d", draw(0)[:1])
-    found = clips.find(str(tmp_path), "pred")
-    assert list(found) == ["a", "deep/b", "deep/c"]
-    assert [clips.measure(path)[0] for path in found.values()] == [18, 18, 12]
-    frames, _ = clips.read(found["deep/c"])
-    assert (frames == draw(0)[:12]).all(), "frame10 must come after frame9"
-    assert list(clips.find(str(tmp_path / "deep" / "c"), "pred")) == ["."]
-    save_pngs(tmp_path / "a", draw(0)[:2])
-    with pytest.raises(InputError, match="pred must hold each clip once, got 'a' twice"):
-        clips.find(str(tmp_path), "pred")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="pred must hold videos or folders of PNGs, got neither"):
-        clips.find(str(tmp_path / "empty"), "pred")
-
-
-def test_people_come_from_the_manifest_or_the_name(tmp_path):
-    (tmp_path / "manifest.csv").write_text("path,subject,town\na.mp4,anna,Oslo\nb/c.mp4,bea,Oslo\n")
-    truth, names = str(tmp_path), ["a", "b/c"]
-    assert clips.identities(names, truth, None) == {"a": "anna", "b/c": "bea"}
-    assert clips.identities(names, truth, "column:town") == {"a": "Oslo", "b/c": "Oslo"}
-    assert clips.identities(names, truth, "[^/]+$") == {"a": "a", "b/c": "c"}
-    with pytest.raises(InputError, match="columns 'path' and 'age', got path, subject, town"):
-        clips.identities(names, truth, "column:age")
-    with pytest.raises(InputError, match="must name a subject for every clip, not for 'z'"):
-        clips.identities([*names, "z"], truth, None)
-    (tmp_path / "manifest.csv").unlink()
-    assert clips.identities(names, truth, None) == {"a": "a", "b/c": "b/c"}
 
 
 def test_a_score_that_does_not_exist_for_a_clip_is_left_out_and_said(folders, in_process):

@@ -275,3 +275,8 @@ def test_a_batch_is_left_when_nobody_waits_for_any_of_it(sampler, tiny_pipeline,
     for chunk in chunks:
         assert isinstance(chunk.seconds.exception(timeout=0), StoppedError)
     assert folder.finished_frames() == set()
+
+
+@pytest.mark.parametrize(("seconds", "num_frames"), [(None, 10), (0.48, 6), (0.8, 10), (4.0, 10)])
+def test_only_the_beginning_that_was_asked_for_is_rendered(motion_file, seconds, num_frames):
+    assert model.beginning(Motion.load(motion_file), seconds).num_frames == num_frames

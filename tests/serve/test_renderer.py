@@ -394,10 +394,3 @@ def test_numbers_are_told(folder, bare_model, make_tally):
     assert tally.values["dreampose_seconds_per_frame", "render"] == [0.25] * 3
     assert tally.values["dreampose_seconds_per_frame", "prepare"] == [0.5 / NUM_FRAMES]
     assert len(tally.values["dreampose_seconds_per_frame", "encode"]) == 1
-
-
-@pytest.mark.parametrize(("seconds", "num_frames"), [(None, 10), (0.48, 6), (0.8, 10), (4.0, 10)])
-def test_only_the_beginning_that_was_asked_for_is_rendered(motion_file, seconds, num_frames):
-    from serve.model import beginning
-
-    assert beginning(Motion.load(motion_file), seconds).num_frames == num_frames
