@@ -169,10 +169,17 @@ class Desk:
         state = await in_thread(self._read, folder)
         if state is None or self._is_old(state):
             return None
-        if state.finished and (task := self.tasks.get(folder.id)):
-            # The renderer writes the end; whoever is told may ask for the next video at once.
-            await asyncio.wait({task}, timeout=SETTLE_SECONDS)
+        await self._settled(state)
         return state
+
+    async def _settled(self, *states: Video) -> None:
+        """Waits until those that have ended are counted, for a while.
+
+        The renderer writes a video's end; whoever is told may ask for the next one at once.
+        """
+        ended = {state.id for state in states if state.finished} & self.tasks.keys()
+        if ended:
+            await asyncio.wait([self.tasks[video_id] for video_id in ended], timeout=SETTLE_SECONDS)
 
     async def page(
         self, owner: str, *, limit: int, after: str = "", newest_first: bool = True
@@ -202,7 +209,9 @@ class Desk:
                     videos.append(state)
             return videos, False
 
-        return await in_thread(read)
+        videos, has_more = await in_thread(read)
+        await self._settled(*videos)
+        return videos, has_more
 
     async def delete(self, folder: VideoFolder) -> None:
         """Takes a video away; work on it stops, and the sampler is free within one chunk."""
