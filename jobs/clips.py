@@ -145,6 +145,20 @@ def left_out(pairs: Sequence[Pair], preds: Mapping[str, str], truth: str) -> lis
     return sorted({clip for folder in folders for clip in find(*folder)} - paired)
 
 
+def other_rates(pairs: Sequence[Pair]) -> list[str]:
+    """What is to be said of clips that play faster or slower than the true ones.
+
+    No score asks how long a frame lasts, and pictures have no rate: nothing is refused for it.
+    """
+    truths = {path: _rate(path) for path in dict.fromkeys(pair.truth for pair in pairs)}
+    found: list[str] = []
+    for pair in pairs:
+        pred, truth = _rate(pair.pred), truths[pair.truth]
+        if pred and truth and abs(pred - truth) > 0.01 * truth:
+            found.append(f"{pair.method}/{pair.clip} ({pred:g} instead of {truth:g})")
+    return found
+
+
 def find(folder: str, field: str) -> dict[str, Path]:
     """Clips of a folder by their names, sorted.
 
@@ -297,6 +311,15 @@ def _require_all(
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise InputError(f"{rule}, got no {missing[0]!r}{more} in {folder!r}")
+
+
+def _rate(path: Path) -> float | None:
+    """Frames per second by a video's header; None for pictures."""
+    if path.is_dir():
+        return None
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        return float(stream.average_rate or stream.guessed_rate or 0) or None
 
 
 def _describe(size: tuple[int, int, int]) -> str:

@@ -65,6 +65,9 @@ def evaluate(args: argparse.Namespace) -> int:
         notes.append(f"All frames were brought to {size} pixels, whole (letterbox).")
     if without := clips.left_out(pairs, preds, args.truth):
         notes.append(f"Left out, since not all folders hold them: {', '.join(without)}.")
+    if others := clips.other_rates(pairs):
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        notes.append(f"Frame by frame, although frame rates differ: {others[0]}{more}.")
     chosen = _require_sizes(pairs, chosen, {name.strip() for name in args.metrics.split(",")})
     people = clips.identities(
         list(dict.fromkeys(pair.clip for pair in pairs)), args.truth, args.identity

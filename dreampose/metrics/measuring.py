@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from dreampose.errors import InputError
 from dreampose.metrics import frechet, lite, networks, weights
 from dreampose.metrics.suite import Metric
 
@@ -29,13 +30,19 @@ class Networks:
         """SHA-256 of every weights file that these scores need, by its name.
 
         Raises:
-            InputError: one is missing or is not the published one.
+            InputError: some are missing or are not the published ones; it names them all.
         """
-        found = {backbone.file: backbone for metric in metrics for backbone in metric.backbones}
-        return {
-            file: weights.fingerprint(weights.locate(backbone, self.provided))
-            for file, backbone in found.items()
-        }
+        needed = {backbone.file: backbone for metric in metrics for backbone in metric.backbones}
+        found: dict[str, str] = {}
+        faults: list[str] = []
+        for file, backbone in needed.items():
+            try:
+                found[file] = weights.fingerprint(weights.locate(backbone, self.provided))
+            except InputError as error:
+                faults.append(str(error))
+        if faults:
+            raise InputError("; ".join(faults))
+        return found
 
     def get(self, metric: Metric) -> Any:
         """The network of a score, ready on the device."""

@@ -66,3 +66,13 @@ def test_people_come_from_the_manifest_or_the_name(tmp_path):
         clips.identities([*names, "z"], truth, None)
     (tmp_path / "manifest.csv").unlink()
     assert clips.identities(names, truth, None) == {"a": "a", "b/c": "b/c"}
+
+
+def test_other_frame_rates_than_the_truths_are_said(tmp_path, frames, save_pngs):
+    """Rates are those of players; 29.97 and 30 are one, and PNGs have none."""
+    for name, fps in (("truth", 30), ("same", 29.97), ("slow", 12.5)):
+        video.write(tmp_path / name / "a.mp4", frames, fps)
+    save_pngs(tmp_path / "pictures" / "a", frames)
+    preds = {name: str(tmp_path / name) for name in ("same", "slow", "pictures")}
+    pairs = clips.pair(preds, str(tmp_path / "truth"))
+    assert clips.other_rates(pairs) == ["slow/a (12.5 instead of 30)"]

@@ -20,6 +20,15 @@ def test_the_sentence_says_which_file_to_put_where(metric, tmp_path):
         Networks("/nowhere").check([metric])
 
 
+def test_all_that_is_missing_is_named_at_once():
+    with pytest.raises(InputError) as told:
+        Networks().check(PUBLISHED)
+    files = {backbone.file for metric in PUBLISHED for backbone in metric.backbones}
+    provided = files - {weights.LPIPS_HEADS.file}
+    assert len(provided) > 4
+    assert all(str(told.value).count(f"with {file} ") == 1 for file in provided)
+
+
 def test_a_hub_that_cannot_be_reached_is_a_sentence(monkeypatch):
     import huggingface_hub.constants
 
