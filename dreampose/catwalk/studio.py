@@ -1,5 +1,6 @@
 """Camera, light, backdrop and shadow of one clip. Knows nothing of bodies or clothes."""
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -7,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from dreampose.catwalk.identity import Identity
+from dreampose.catwalk.mesh import unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,21 +42,21 @@ def camera(person: Identity, *, tall: float, height: int, width: int) -> Camera:
             person.camera_distance * np.cos(side),
         ]
     )
-    back = (place - aim) / np.linalg.norm(place - aim)
-    right = np.cross([0.0, 1.0, 0.0], back)
-    right /= np.linalg.norm(right)
+    distance = math.dist(place, aim)
+    back = (place - aim) / distance
+    right = unit(np.cross([0.0, 1.0, 0.0], back))
     turn = np.stack([right, np.cross(back, right), back])
     # Tall people look taller, but the tallest still fit, with the nearer foot below the others.
     shown = max(0.55 * tall / 0.87 + 0.45 * 19.6, tall / 0.917)
-    focal = min(height / shown, width / (shown * 0.62)) * np.linalg.norm(place - aim)
-    return Camera(turn=turn, place=place, focal=float(focal), centre=(width / 2, height / 2))
+    focal = min(height / shown, width / (shown * 0.62)) * distance
+    return Camera(turn=turn, place=place, focal=focal, centre=(width / 2, height / 2))
 
 
 def backdrop(
     person: Identity, view: Camera, height: int, width: int
 ) -> Float32[np.ndarray, "H W 3"]:
     """A seamless paper backdrop: brighter in the middle, falling off to floor and corners."""
-    y, x = np.mgrid[:height, :width].astype(np.float32)
+    y, x = np.mgrid[:height, :width].astype(np.float64)
     x, y = x / width - 0.5, y / height
     floor = float(view.project(np.array([[0.0, 0.0, -12.0]]))[0, 1]) / height
     bright = 0.1 * np.sin(np.deg2rad(person.light_yaw))

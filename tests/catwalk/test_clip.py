@@ -1,6 +1,9 @@
 """A clip's ground truth says what its pixels show."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -43,6 +46,35 @@ def test_the_same_person_gives_the_same_bits(clips):
     again = clip.render_clip(identity(0, "test"), motion="turn", num_frames=6, fps=5, **SIZE)
     for name in ("frames", "parts", "uv", "cloth", "garment", "joints"):
         np.testing.assert_array_equal(getattr(again, name), getattr(clips[0], name))
+
+
+UNROUNDED = """
+import hashlib, cv2
+from dreampose.catwalk.clip import render_clip
+from dreampose.catwalk.identity import identity
+seen, resize = hashlib.sha256(), cv2.resize
+def shrink(picture, *args, **kwargs):
+    seen.update(picture.tobytes())
+    return resize(picture, *args, **kwargs)
+cv2.resize = shrink
+render_clip(identity(5, "train"), motion="walk", num_frames=1, height=160, width=128)
+print(seen.hexdigest())
+"""
+"""Prints a checksum of the pictures from which frames are made, before they are of 8 bits."""
+
+
+def test_other_processors_give_the_same_bits():
+    """As far as they can be had here: BLAS and numpy without this one's vector code."""
+    older = {"OPENBLAS_CORETYPE": "Prescott", "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4"}
+    here, there = (
+        subprocess.run(
+            [sys.executable, "-c", UNROUNDED],
+            env=os.environ | change, capture_output=True, text=True, check=True,
+        ).stdout
+        for change in ({}, older)
+    )  # fmt: skip
+    assert len(here.strip()) == 64
+    assert here == there
 
 
 def test_no_skin_shows_through_cloth(clips):
