@@ -23,6 +23,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,8 @@ class SleepingSampler:
         del settings, num_threads
         self.place = asyncio.Lock()
         """One chunk at a time, as in the real one's thread."""
+        self.writer = ThreadPoolExecutor(max_workers=1)
+        """Writes beside it, as the real one's."""
         # Drawn once: a sleeping sampler takes no core.
         self.frames: dict[tuple[int, ...], np.ndarray] = {}
 
@@ -92,7 +95,9 @@ class SleepingSampler:
         key = (len(indices), int(height), int(width))
         if key not in self.frames:
             self.frames[key] = picture(*key)
-        VideoFolder(folder).write_chunk(indices, self.frames[key])
+        loop = asyncio.get_running_loop()
+        write = VideoFolder(folder).write_chunk
+        await loop.run_in_executor(self.writer, write, indices, self.frames[key])
         return seconds * len(indices)
 
     async def ready(self) -> None:

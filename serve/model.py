@@ -6,12 +6,14 @@ Importing it takes seconds and hundreds of megabytes, so only replicas that rend
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
+import numpy as np
 import torch
+from jaxtyping import UInt8
 
 from dreampose import checkpoints, generate, video
 from dreampose.errors import SubjectMismatchWarning
@@ -123,12 +125,13 @@ def _agree(one: Chunk, other: Chunk) -> bool:
         return False
 
 
-def render(chunks: Sequence[Chunk]) -> None:
-    """Renders chunks that are `joined`, each into its video's folder, and tells who waits for it.
+def render(chunks: Sequence[Chunk]) -> Callable[[], None]:
+    """Renders chunks that are `joined`; gives what writes them and tells who waits for them.
 
-    One that cannot be rendered or written fails alone: a batch that fails is done chunk by chunk.
-    `StoppedError` is what is told where all were stopped meanwhile, which is looked for after every
-    call of the model.
+    So frames can be written, by another thread, while the next ones are rendered. Who waits for
+    what cannot be rendered or written is told so, each alone: a batch that fails is done chunk by
+    chunk. `StoppedError` is what is told where all were stopped meanwhile, which is looked for
+    after every call of the model.
     """
     began = time.monotonic()
 
@@ -141,17 +144,26 @@ def render(chunks: Sequence[Chunk]) -> None:
         frames = generate.render_together(chunks[0].pipe, parts, callback=check)
     except Exception as error:  # noqa: BLE001 - whoever waits is told
         if len(chunks) > 1 and not isinstance(error, StoppedError):
-            for chunk in chunks:
-                render([chunk])
-        else:
-            for chunk in chunks:
-                chunk.seconds.set_exception(error)
-        return
-    num_frames = sum(map(len, frames))
-    for chunk, own in zip(chunks, frames, strict=True):
+            return partial(_write_each, [render([chunk]) for chunk in chunks])
+        for chunk in chunks:
+            chunk.seconds.set_exception(error)
+        return partial(_write_each, [])
+    each = (time.monotonic() - began) / sum(map(len, frames))
+    return partial(_write, list(zip(chunks, frames, strict=True)), each)
+
+
+def _write_each(writes: Sequence[Callable[[], None]]) -> None:
+    for write in writes:
+        write()
+
+
+def _write(rendered: Sequence[tuple[Chunk, UInt8[np.ndarray, "n H W 3"]]], each: float) -> None:
+    """Writes frames into their videos' folders; `each` is the seconds that one took to render."""
+    for chunk, frames in rendered:
+        began = time.monotonic()
         try:
-            chunk.folder.write_chunk(chunk.indices, own)
-        except Exception as error:  # noqa: BLE001 - likewise
+            chunk.folder.write_chunk(chunk.indices, frames)
+        except Exception as error:  # noqa: BLE001 - whoever waits is told
             chunk.seconds.set_exception(error)
         else:
-            chunk.seconds.set_result((time.monotonic() - began) * len(own) / num_frames)
+            chunk.seconds.set_result(each * len(frames) + time.monotonic() - began)

@@ -194,7 +194,7 @@ class Renderer:
             self.answered = time.monotonic()
             self._measure("render", seconds, len(indices))
             self.measures.count("dreampose_frames", len(indices))
-            news.tell(len(indices))
+            news.tell(indices)
 
         chunks = cut(missing, self.settings.chunk_size)
         tasks = [asyncio.create_task(render_chunk(indices)) for indices in chunks]

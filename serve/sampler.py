@@ -7,7 +7,7 @@ replica may die at any time and another gives the same frames.
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ray import serve as ray_serve
@@ -27,6 +27,7 @@ class Sampler:
     """One copy of the model, and the weights of the subjects it used last.
 
     Work is done in one thread of its own, so that the replica answers health checks meanwhile.
+    Another writes what was rendered, so that the model need not wait for storage.
     """
 
     def __init__(self, settings: Settings, num_threads: int) -> None:
@@ -39,6 +40,9 @@ class Sampler:
         self.fault: Exception | None = None
         """What keeps the model from being computed with."""
         self.thread = ThreadPoolExecutor(max_workers=1)
+        self.writer = ThreadPoolExecutor(max_workers=1)
+        self.writing: Future[None] | None = None
+        """The frames before those that are rendered, on their way into storage."""
         base = self.thread.submit(model.load, settings.model, num_threads).result()
         self.base: DreamPosePipeline = base
 
@@ -84,10 +88,16 @@ class Sampler:
             self.waiting.remove(each)
         # Nothing is begun for callers that have gone.
         wanted = [each for each in chunks if each.seconds.set_running_or_notify_cancel()]
-        if wanted:
-            self.model.render(wanted)
-        if any(each.seconds.exception() for each in wanted):
+        if not wanted:
+            return
+        write = self.model.render(wanted)
+        # What cannot be written has not failed yet, and is no fault of the model.
+        if any(each.seconds.done() and each.seconds.exception() for each in wanted):
             self._examine()
+        if self.writing is not None:
+            # Where storage is slower than the model, no more than this waits in memory.
+            self.writing.result()
+        self.writing = self.writer.submit(write)
 
     def _examine(self) -> None:
         """Looks, after a fault, whether the model can still be computed with."""

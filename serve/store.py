@@ -23,7 +23,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -192,6 +192,11 @@ class VideoFolder:
         error = Fault(code=code, message=message)
         return self.update(status="failed", completed_at=int(time.time()), error=error)
 
+    def chunk(self, indices: range) -> Place:
+        """The file of a stretch of frames."""
+        name = f"{indices.start:06d}-{indices.stop:06d}.safetensors"
+        return self.path / "chunks" / name
+
     def finished_chunks(self) -> Iterator[tuple[range, Place]]:
         """Stretches of finished frames, by their file names, in order."""
         for path in sorted((self.path / "chunks").glob("*.safetensors")):
@@ -216,20 +221,27 @@ class VideoFolder:
         assert len(indices) == len(frames), (indices, frames.shape)
         # Not compressed: that takes longer than all else that is done with a frame, for files that
         # are gone when the video is there.
-        name = f"{indices.start:06d}-{indices.stop:06d}.safetensors"
         # A video that was deleted meanwhile must not come back.
         if not self.path.is_dir():
             raise FileNotFoundError(str(self.path))
-        with new_file(self.path / "chunks" / name) as part:
+        with new_file(self.chunk(indices)) as part:
             safetensors.numpy.save_file({"frames": np.ascontiguousarray(frames)}, part)
 
-    def frames(self, following: int = 0) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    def frames(
+        self, following: int = 0, known: Mapping[int, range] | None = None
+    ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
         """Finished frames in order, each once, one chunk in memory at a time.
 
         Args:
             following: index of the first; ends before the first one that is not finished.
+            known: finished stretches by their first frame. Without it storage is listed, which
+                takes the longer the more chunks there are.
         """
-        for indices, path in self.finished_chunks():
+        if known is None:
+            chunks = self.finished_chunks()
+        else:
+            chunks = ((indices, self.chunk(indices)) for indices in successive(following, known))
+        for indices, path in chunks:
             if following not in indices:
                 continue
             for index, frame in zip(indices, read_chunk(path), strict=True):
@@ -241,6 +253,13 @@ class VideoFolder:
         """Frees what is not needed once the MP4 is there."""
         remove_tree(self.path / "chunks")
         self.prepared.unlink(missing_ok=True)
+
+
+def successive(following: int, stretches: Mapping[int, range]) -> Iterator[range]:
+    """Stretches, given by their first frame, that follow each other from `following` on."""
+    while following in stretches:
+        yield stretches[following]
+        following = stretches[following].stop
 
 
 def read_chunk(path: Place) -> UInt8[np.ndarray, "n H W 3"]:

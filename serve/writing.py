@@ -4,7 +4,7 @@ import io
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from jaxtyping import UInt8
@@ -16,7 +16,7 @@ from serve.backend import StoppedError
 from serve.store import VideoFolder, write_atomically
 
 LOOK_SECONDS = 1.0
-"""Storage is looked at this often even if nobody tells of news."""
+"""Storage is looked through this often where nobody tells of news."""
 TELL_SECONDS = 0.25
 """At least so long lies between two writings of a video's progress."""
 
@@ -32,12 +32,15 @@ class News:
         """
         self.num_found = num_found
         self.num_rendered = 0
+        self.stretches: dict[int, range] = {}
+        """What is finished as far as it is known, by the first frame."""
         self._more = threading.Event()
         self._ended = False
 
-    def tell(self, num_frames: int) -> None:
-        """There are so many more frames."""
-        self.num_rendered += num_frames
+    def tell(self, indices: range) -> None:
+        """These frames are in storage now."""
+        self.stretches[indices.start] = indices
+        self.num_rendered += len(indices)
         self._more.set()
 
     def end(self) -> None:
@@ -45,15 +48,16 @@ class News:
         self._ended = True
         self._more.set()
 
-    def wait(self) -> None:
-        """Returns when there may be more frames.
+    def wait(self) -> bool:
+        """Returns when there may be more frames: whether of all that came since it was told.
 
         Raises:
             StoppedError: there will be none.
         """
-        self._more.wait(LOOK_SECONDS)
+        told = self._more.wait(LOOK_SECONDS)
         self._more.clear()
         self.check()
+        return told
 
     def check(self) -> None:
         """Raises `StoppedError` where nobody waits for the video any more."""
@@ -89,8 +93,12 @@ def arriving(
 ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
     """All frames in order, one chunk in memory at a time; see `write_result`."""
     following, told = 0, float("-inf")
+    known: Mapping[int, range] | None = None
+    if news is not None:
+        news.stretches.update((each.start, each) for each, _ in folder.finished_chunks())
+        known = news.stretches
     while following < num_frames:
-        for frame in folder.frames(following):
+        for frame in folder.frames(following, known):
             if news is not None:
                 news.check()
             yield frame
@@ -98,7 +106,7 @@ def arriving(
         if following < num_frames:
             if news is None:
                 raise RuntimeError(f"{num_frames} frames must be in storage, got {following}")
-            news.wait()
+            known = news.stretches if news.wait() else None
             if time.monotonic() - told >= TELL_SECONDS:
                 tell_progress(folder, num_frames, news)
                 told = time.monotonic()

@@ -15,7 +15,7 @@ from serve import model, prepared
 from serve.backend import StoppedError
 from serve.records import RenderRequest
 from serve.sampler import Sampler
-from serve.store import Store, read_chunk
+from serve.store import Store, VideoFolder, read_chunk
 
 
 class Event(threading.Event):
@@ -48,7 +48,7 @@ def accept(photo_file, motion_file, tmp_path):
 def render(pipe, folder, indices, **changes):
     """Renders a chunk by itself."""
     chunk = model.Chunk(pipe=pipe, folder=folder, indices=indices, **changes)
-    model.render([chunk])
+    model.render([chunk])()
     return chunk.seconds.result(timeout=0)
 
 
@@ -100,6 +100,8 @@ def sampler():
             self.model, self.frames_at_once, self.waiting = model, 0, []
             self.pipe = self.base = self.fault = None
             self.thread = ThreadPoolExecutor(max_workers=1)
+            self.writer = ThreadPoolExecutor(max_workers=1)
+            self.writing = None
 
         async def _pipe(self) -> Any:
             return self.pipe
@@ -107,6 +109,7 @@ def sampler():
     bare = Bare()
     yield bare
     bare.thread.shutdown()
+    bare.writer.shutdown()
 
 
 def test_a_sampler_whose_caller_goes_away_tells_its_thread(sampler, monkeypatch):
@@ -117,7 +120,7 @@ def test_a_sampler_whose_caller_goes_away_tells_its_thread(sampler, monkeypatch)
         (chunk,) = chunks
         seen.append((chunk.folder.id, chunk.stop))
         chunk.stop.wait(30)
-        chunk.seconds.set_result(1.0)
+        return lambda: chunk.seconds.set_result(1.0)
 
     monkeypatch.setattr(model, "render", render)
 
@@ -238,6 +241,42 @@ def test_of_joined_chunks_each_fails_alone(
         assert isinstance(failed, FileNotFoundError)
 
 
+def test_frames_are_rendered_while_those_before_are_written(
+    sampler, tiny_pipeline, accept, monkeypatch
+):
+    """And no more than these wait in memory where storage is slower than the model."""
+    folder = accept()
+    model.prepare(tiny_pipeline, folder)
+    sampler.pipe, sampler.frames_at_once = tiny_pipeline, 0
+    open_again, rendered, original = threading.Event(), [], generate.render_together
+
+    def render_together(pipe, parts, **options):
+        frames = original(pipe, parts, **options)
+        rendered.append(len(rendered))
+        return frames
+
+    def write_chunk(self, *_):
+        assert open_again.wait(60)
+
+    monkeypatch.setattr(generate, "render_together", render_together)
+    monkeypatch.setattr(VideoFolder, "write_chunk", write_chunk)
+
+    async def go():
+        calls = [
+            asyncio.create_task(sampler.render(str(folder.path), range(i, i + 1))) for i in range(4)
+        ]
+        while len(rendered) < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.5)
+        assert len(rendered) == 2, "the third waits until the first is written"
+        assert not any(call.done() for call in calls)
+        open_again.set()
+        await asyncio.gather(*calls)
+
+    asyncio.run(asyncio.wait_for(go(), 60))
+    assert len(rendered) == 4
+
+
 @pytest.mark.parametrize("broken", [False, True])
 def test_a_replica_whose_model_is_gone_says_so(sampler, tiny_pipeline, accept, monkeypatch, broken):
     """One poisoned video is no reason to replace a replica; weights that cannot be read are."""
@@ -263,7 +302,7 @@ def test_a_batch_is_left_when_nobody_waits_for_any_of_it(sampler, tiny_pipeline,
         model.Chunk(pipe=tiny_pipeline, folder=folder, indices=range(i, i + 1)) for i in range(2)
     ]
     chunks[0].stop.set()
-    model.render(chunks)
+    model.render(chunks)()
     assert folder.finished_frames() == {0, 1}, "somebody waited for one of them"
     folder.drop_chunks()
     model.prepare(tiny_pipeline, folder)
@@ -271,7 +310,7 @@ def test_a_batch_is_left_when_nobody_waits_for_any_of_it(sampler, tiny_pipeline,
         model.Chunk(pipe=tiny_pipeline, folder=folder, indices=range(i, i + 1), stop=Event(2))
         for i in range(2)
     ]
-    model.render(chunks)
+    model.render(chunks)()
     for chunk in chunks:
         assert isinstance(chunk.seconds.exception(timeout=0), StoppedError)
     assert folder.finished_frames() == set()

@@ -131,7 +131,7 @@ def test_samplers_and_renderer_give_what_they_give_on_a_disk(
 
     def render(pipe, folder, indices):
         chunk = model.Chunk(pipe=pipe, folder=folder, indices=indices)
-        model.render([chunk])
+        model.render([chunk])()
         return chunk.seconds.result()
 
     results = {}

@@ -1,6 +1,7 @@
 """A video's file is written while its frames come in, whatever their order."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from dreampose import video
 from serve.backend import StoppedError
 from serve.records import RenderRequest
 from serve.store import Store
-from serve.writing import News, write_result
+from serve.writing import LOOK_SECONDS, News, write_result
 
 FPS = 12.5
 
@@ -46,7 +47,42 @@ def test_frames_that_come_out_of_order_are_written_in_order(folder):
     for indices in (range(8, 10), range(4)):
         assert not folder.result.exists()
         folder.write_chunk(indices, grey(indices))
-        news.tell(len(indices))
+        news.tell(indices)
+    thread.join(60)
+    assert told == ["32x32"]
+    shown = video.read(folder.result).frames.mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(shown, 20 * np.arange(10), atol=2)
+
+
+def test_storage_is_not_listed_for_chunks_that_were_told_of(folder, monkeypatch):
+    """Of a long video that would be a list of all its chunks for each of them."""
+    listed = []
+    chunks = folder.finished_chunks
+    monkeypatch.setattr(folder, "finished_chunks", lambda: listed.append(1) or chunks())
+    folder.write_chunk(range(3, 6), grey(range(3, 6)))
+    news = News(num_found=3)
+    thread, told = start(folder, 12, news)
+    while not listed:
+        time.sleep(0.01)
+    before = time.monotonic()
+    for indices in (range(6, 9), range(3), range(9, 12)):
+        folder.write_chunk(indices, grey(indices))
+        news.tell(indices)
+        time.sleep(0.1)
+    thread.join(60)
+    assert told == ["32x32"]
+    # Once to begin with and, on a machine that stands still, each second.
+    assert len(listed) <= 2 + (time.monotonic() - before) / LOOK_SECONDS
+    shown = video.read(folder.result).frames.mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(shown, 20 * np.arange(12), atol=2)
+
+
+def test_chunks_that_nobody_told_of_are_found(folder):
+    """Such as those of a renderer before, which another size of chunks had cut."""
+    news = News()
+    thread, told = start(folder, 10, news)
+    for indices in (range(4), range(2, 7), range(6, 10)):
+        folder.write_chunk(indices, grey(indices))
     thread.join(60)
     assert told == ["32x32"]
     shown = video.read(folder.result).frames.mean(axis=(1, 2, 3))
