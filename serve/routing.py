@@ -93,6 +93,6 @@ class IdleFirst(FIFOMixin, MultiplexMixin, RequestRouter):
         return self.sent[replica.replica_id.unique_id] < replica.max_ongoing_requests
 
     def _rank(self, replica: RunningReplica) -> tuple[int, int]:
-        """Those with fewest calls first. Full ones come last, and are asked: others may call too."""
+        """Those with fewest calls first. Full ones are last, and asked: others may call too."""
         name = replica.replica_id.unique_id
         return self.sent[name], self.turns.get(name, -1)
