@@ -219,11 +219,11 @@ class VideoFolder:
     def write_chunk(self, indices: range, frames: UInt8[np.ndarray, "n H W 3"]) -> None:
         """Keeps a finished stretch of frames."""
         assert len(indices) == len(frames), (indices, frames.shape)
-        # Not compressed: that takes longer than all else that is done with a frame, for files that
-        # are gone when the video is there.
         # A video that was deleted meanwhile must not come back.
         if not self.path.is_dir():
             raise FileNotFoundError(str(self.path))
+        # Not compressed: that takes longer than all else that is done with a frame, for files that
+        # are gone when the video is there.
         with new_file(self.chunk(indices)) as part:
             safetensors.numpy.save_file({"frames": np.ascontiguousarray(frames)}, part)
 
