@@ -44,11 +44,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import data, people, report
 from benchmarks.people import Protocol
-from dreampose import subjects
-from dreampose.cli import door, flags
-from dreampose.cli.model import load
 from dreampose.errors import InputError
-from dreampose.files import new_file
+from dreampose.io.files import new_file
+from dreampose.models import subject
+from dreampose.options import arguments
+from dreampose.options import parser as door
+from dreampose.options.loading import load
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL_WALK = ROOT / "examples" / "motions" / "real-walk.npz"
@@ -62,12 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    flags.add_model(parser)
-    flags.add_preset(parser, default="fast")
-    flags.add_estimator(parser, default="catwalk")
+    arguments.add_model(parser)
+    arguments.add_preset(parser, default="fast")
+    arguments.add_estimator(parser, default="catwalk")
     largest = data.SPLITS["test"].identities
     parser.add_argument(
-        "--people", type=flags.positive, default=largest, help="of the test split (%(default)s)"
+        "--people", type=arguments.positive, default=largest, help="of the test split (%(default)s)"
     )
     parser.add_argument(
         "--finetuned", type=int, default=8, help="how many are finetuned on (%(default)s)"
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--num-vae-steps", type=int, help="instead of the recipe's, VAE decoder")
     parser.add_argument("--photos", type=int, default=3, choices=(1, 2, 3), help="to finetune on")
     parser.add_argument(
-        "--workers", type=flags.positive, default=2, help="people at a time, a core each"
+        "--workers", type=arguments.positive, default=2, help="people at a time, a core each"
     )
     parser.add_argument("--out", type=Path, default=Path("out/benchmark"))
     args = parser.parse_args(argv)
@@ -97,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
         )
     protocol = Protocol(
         model=str(args.model),
-        fingerprint=subjects.fingerprint(pipe),
+        fingerprint=subject.fingerprint(pipe),
         preset=args.preset,
         estimator=args.estimator,
         num_steps=args.num_steps,

@@ -18,9 +18,10 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dreampose import catwalk
-from dreampose.cli import door, flags
+from dreampose import synthetic
 from dreampose.errors import InputError
+from dreampose.options import arguments
+from dreampose.options import parser as door
 
 CHECKSUMS = Path(__file__).with_name("catwalk-v1.sha256")
 NUM_FRAMES, HEIGHT, WIDTH = 48, 160, 128
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the splits")
     parser.add_argument("--splits", nargs="+", choices=list(SPLITS), default=list(SPLITS))
-    parser.add_argument("--workers", type=flags.positive, default=2)
+    parser.add_argument("--workers", type=arguments.positive, default=2)
     parser.add_argument(
         "--write-checksums",
         action="store_true",
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
 def generate(out: Path, name: str, *, workers: int, identities: int | None = None) -> None:
     """One split, or its first people, with a progress bar."""
     split = SPLITS[name]
-    plan = catwalk.tasks(
+    plan = synthetic.tasks(
         identities=identities or split.identities,
         frames=NUM_FRAMES,
         split=name,
@@ -88,7 +89,7 @@ def generate(out: Path, name: str, *, workers: int, identities: int | None = Non
         height=HEIGHT,
         width=WIDTH,
     )
-    progress = catwalk.generate(out, plan, workers=workers)
+    progress = synthetic.generate(out, plan, workers=workers)
     with tqdm(total=len(plan), desc=name, unit="clip") as bar:
         for done, _ in progress:
             bar.update(done - bar.n)

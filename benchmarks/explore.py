@@ -25,13 +25,15 @@ from jaxtyping import UInt8
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import data, people
-from dreampose import checkpoints, metrics, video
-from dreampose.cli import door, flags
-from dreampose.cli.model import load
+from dreampose import checkpoints, metrics
 from dreampose.config import Recipe
 from dreampose.errors import InputError
-from dreampose.files import new_file, new_folder
-from dreampose.latents import LatentCodec
+from dreampose.io import video
+from dreampose.io.files import new_file, new_folder
+from dreampose.models.vae import LatentCodec
+from dreampose.options import arguments
+from dreampose.options import parser as door
+from dreampose.options.loading import load
 from dreampose.types import Clip
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,16 +90,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    flags.add_model(parser)
-    flags.add_preset(parser, default="fast")
+    arguments.add_model(parser)
+    arguments.add_preset(parser, default="fast")
     parser.add_argument(
         "--data", required=True, help="data folder of jobs/preprocess.py, encoded by the model"
     )
     parser.add_argument("--choices", nargs="+", choices=list(CHOICES), default=list(CHOICES))
-    parser.add_argument("--steps", type=flags.positive, default=400, help="of 16 (%(default)s)")
+    parser.add_argument("--steps", type=arguments.positive, default=400, help="of 16 (%(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of weights and noise")
-    parser.add_argument("--people", type=flags.positive, default=4, help="(%(default)s)")
-    parser.add_argument("--workers", type=flags.positive, default=2, help="that make clips")
+    parser.add_argument("--people", type=arguments.positive, default=4, help="(%(default)s)")
+    parser.add_argument("--workers", type=arguments.positive, default=2, help="that make clips")
     parser.add_argument("--out", type=Path, default=Path("out/exploration"))
     args = parser.parse_args(argv)
     return door.attend(parser.prog, lambda: run(args))

@@ -25,15 +25,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dreampose import checkpoints, dataset, generate, lora, planning, poses, published, recipes
+from dreampose import checkpoints, convert, planning, poses, recipes
+from dreampose import data as dataset
 from dreampose.config import NO_SAVINGS, Recipe, replace
-from dreampose.dataset import Dataset
+from dreampose.data import Dataset
+from dreampose.diffusion import generation
+from dreampose.models import lora
+from dreampose.models.subject import Subject
 from dreampose.pipeline import DreamPosePipeline
-from dreampose.subjects import Subject
-from dreampose.training.denoising import BaseStage, columns
-from dreampose.training.savings import make_optimizer
+from dreampose.training.base_stage import BaseStage, columns
+from dreampose.training.memory import make_optimizer
+from dreampose.training.photo_crops import Views
 from dreampose.training.subject import SubjectStage
-from dreampose.training.views import Views
 from dreampose.types import Clip
 
 OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
@@ -91,12 +94,12 @@ def render(work: Path, recipe: Recipe) -> str:
     pipe = _pipeline(work, recipe)
     motion = _motion(recipe)
     photo = _frames(recipe)[0]
-    request = generate.prepare(
+    request = generation.prepare(
         pipe, [photo], motion, preset="balanced", num_inference_steps=2, align=False
     )
     scales = request.image_scale, request.pose_scale
     assert 0 not in (1 - scales[0], scales[0] - scales[1], scales[1]), "a branch is left out"
-    frame = generate.render_frames(pipe, request, [0], join_branches=False)[0]
+    frame = generation.render_frames(pipe, request, [0], join_branches=False)[0]
     assert frame.shape == (recipe.height, recipe.width, 3)
     assert frame.std() > 0
     return f"{request.num_model_calls} calls of 3 branches, mean {frame.mean():.1f}"
@@ -150,7 +153,7 @@ def import_published(work: Path, recipe: Recipe) -> str:
     kept = {name: value.detach().clone() for name, value in expected.items()}
     del made, layouts, expected
     size = sum(path.stat().st_size for path in files.values())
-    pipe, _ = published.import_model(
+    pipe, _ = convert.import_model(
         work / "base",
         unet=files["unet"],
         adapter=files["adapter"],

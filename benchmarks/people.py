@@ -16,15 +16,18 @@ from accelerate import Accelerator
 from jaxtyping import UInt8
 
 from benchmarks.data import HEIGHT, NUM_FRAMES, SPLITS, WIDTH
-from dreampose import catwalk, dataset, generate, metrics, poses, training, video
-from dreampose.catwalk.generate import MAX_IDENTITIES
-from dreampose.catwalk.identity import Identity, identity
-from dreampose.cli.model import load
-from dreampose.files import new_file
-from dreampose.latents import LatentCodec
-from dreampose.metrics import keypoints, measuring, retrieval
+from dreampose import data, metrics, poses, synthetic, training
+from dreampose.diffusion import generation
+from dreampose.io import video
+from dreampose.io.files import new_file
+from dreampose.metrics import clip_scores, retrieval
+from dreampose.metrics import pck as keypoints
+from dreampose.models.vae import LatentCodec
+from dreampose.options.loading import load
 from dreampose.pipeline import DreamPosePipeline
 from dreampose.poses import landmarks
+from dreampose.synthetic.generate import MAX_IDENTITIES
+from dreampose.synthetic.identity import Identity, identity
 from dreampose.types import Clip
 
 SCORED = tuple(start + step for start in range(6, NUM_FRAMES, 8) for step in (0, 1))
@@ -86,7 +89,7 @@ def training_frames(number: int) -> UInt8[np.ndarray, "n h w 3"]:
     """Frames of one training person's walk and turn, each `TRAINING_STEP`-th of the benchmark's."""
     person = identity(SPLITS["train"].seed * MAX_IDENTITIES + number, "train")
     clips = [
-        catwalk.render_clip(
+        synthetic.render_clip(
             person,
             motion=motion,
             num_frames=NUM_FRAMES // TRAINING_STEP,
@@ -186,7 +189,7 @@ def score_pose(folder: Path, number: int, photo_file: Path, protocol: Protocol) 
     pipe = load(protocol.model)
     turn = turning(test_person(number))
     # The exact poses are read from a file, as those of any clip of the catwalk.
-    path = catwalk.write_clip(turn, folder, "turning")
+    path = synthetic.write_clip(turn, folder, "turning")
     clip = Clip(frames=turn.frames, fps=turn.fps, source=str(path))
     motion = extract(clip, pipe, protocol.estimator)
     photo = video.read(photo_file).frames[0]
@@ -208,7 +211,7 @@ def score_real(folder: Path, photo_file: Path, motion_file: Path, protocol: Prot
     pipe = load(protocol.model)
     photo = video.read(photo_file).frames[0]
     motion = poses.Motion.load(motion_file).resample(15.0).between(0, 32)
-    wanted = poses.align(motion, generate.photo_body(photo, motion.height, motion.width))
+    wanted = poses.align(motion, generation.photo_body(photo, motion.height, motion.width))
     pictures: dict[str, Any] = {}
     for method in ("base", "finetuned"):
         if method == "finetuned":
@@ -244,11 +247,11 @@ def test_person(number: int) -> Identity:
     return identity(SPLITS["test"].seed * MAX_IDENTITIES + number, "test")
 
 
-def turning(person: Identity) -> catwalk.CatwalkClip:
+def turning(person: Identity) -> synthetic.CatwalkClip:
     """The person turning around once, in the first test person's gait and before their camera."""
     first = asdict(test_person(0))
     person = replace(person, **{name: first[name] for name in GAIT})
-    return catwalk.render_clip(
+    return synthetic.render_clip(
         person, motion="turn", num_frames=24, height=HEIGHT, width=WIDTH, fps=12.0
     )
 
@@ -256,13 +259,13 @@ def turning(person: Identity) -> catwalk.CatwalkClip:
 def kept(preds: UInt8[np.ndarray, "n h w 3"], truths: UInt8[np.ndarray, "n h w 3"]) -> np.ndarray:
     """For each person in one pose, whether their own truth is the nearest by lpips-lite."""
     network = metrics.Networks().get(metrics.METRICS["lpips-lite"])
-    matrix = retrieval.distances(network, measuring.images(preds), measuring.images(truths))
+    matrix = retrieval.distances(network, clip_scores.images(preds), clip_scores.images(truths))
     return retrieval.kept(matrix).numpy()
 
 
 def extract(clip: Clip, pipe: DreamPosePipeline, estimator: str) -> poses.Motion:
     """The clip's motion, as from any video."""
-    height, width = dataset.working_size(clip, pipe.recipe)
+    height, width = data.working_size(clip, pipe.recipe)
     return poses.extract(clip, poses.estimator(estimator), height=height, width=width)
 
 
@@ -274,9 +277,9 @@ def render(
     protocol: Protocol,
 ) -> UInt8[np.ndarray, "n h w 3"]:
     """Frames of a video, by the same code as any video; the motion stays where it is."""
-    request = generate.prepare(pipe, [photo], motion, preset=protocol.preset, seed=0, align=False)
+    request = generation.prepare(pipe, [photo], motion, preset=protocol.preset, seed=0, align=False)
     chunks = [indices[start : start + 8] for start in range(0, len(indices), 8)]
-    return np.concatenate([generate.render_frames(pipe, request, chunk) for chunk in chunks])
+    return np.concatenate([generation.render_frames(pipe, request, chunk) for chunk in chunks])
 
 
 @torch.no_grad()

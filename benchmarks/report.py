@@ -12,7 +12,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 
 from benchmarks.people import METRICS, POSE_FRAMES, SCORED, Protocol, kept
-from dreampose import metrics, video
+from dreampose import metrics
+from dreampose.io import video
 
 Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
 """Of one person: by motion, method and metric."""

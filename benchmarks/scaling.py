@@ -35,13 +35,13 @@ from ray import serve as ray_serve
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dreampose.places import new_file, on_disk
+from dreampose.io.paths import new_file, on_disk
 from serve import application
 from serve.config import Settings
-from serve.records import Prepared, RenderRequest
-from serve.renderer import direct
-from serve.store import Store, VideoFolder
-from serve.writing import write_result
+from serve.deployments.renderer import direct
+from serve.deployments.video_writer import write_result
+from serve.service.records import Prepared, RenderRequest
+from serve.service.store import Store, VideoFolder
 
 SIZES = {"catwalk": (160, 128), "sd14": (640, 512)}
 FPS = 25.0
@@ -52,7 +52,7 @@ CHUNK = 4
 
 
 class SleepingSampler:
-    """Gives grey noise after a while, like `serve.sampler.Sampler` without a model.
+    """Gives grey noise after a while, like `serve.deployments.sampler.Sampler` without a model.
 
     A video's number of frames, the seconds that each takes, and their height and width are in the
     request's notes.

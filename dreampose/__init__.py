@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diffusers import ModelMixin as ModelMixin
 
-    from dreampose.conditions import ImageAdapter as ImageAdapter
     from dreampose.errors import InputError as InputError
     from dreampose.errors import SubjectMismatchWarning as SubjectMismatchWarning
+    from dreampose.models.adapter import ImageAdapter as ImageAdapter
     from dreampose.pipeline import DreamPosePipeline as DreamPosePipeline
     from dreampose.poses import Motion as Motion
     from dreampose.recipes import recipe as recipe
@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "DreamPosePipeline": "dreampose.pipeline",
-    "ImageAdapter": "dreampose.conditions",
+    "ImageAdapter": "dreampose.models.adapter",
     "InputError": "dreampose.errors",
     "ModelMixin": "diffusers",  # how diffusers finds out how to load ImageAdapter
     "Motion": "dreampose.poses",

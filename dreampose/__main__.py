@@ -10,14 +10,14 @@ import sys
 from collections.abc import Sequence
 
 from dreampose import __version__
-from dreampose.cli import door
+from dreampose.options import parser as door
 
 COMMANDS = {
     "animate": ("dreampose.cli.animate", "photo + video (or motion file) to MP4"),
     "pose": ("dreampose.cli.pose", "video to motion file, with a preview of what was seen"),
-    "catwalk": ("dreampose.catwalk.cli", "render the synthetic fashion data set"),
+    "catwalk": ("dreampose.cli.catwalk", "render the synthetic fashion data set"),
     "import": (
-        "dreampose.cli.importing",
+        "dreampose.cli.import_weights",
         "published weights, or a Stable Diffusion base, to model",
     ),
     "export": ("dreampose.cli.export", "model or subject to diffusers folder, LoRA files, hub"),

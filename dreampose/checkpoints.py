@@ -11,17 +11,14 @@ from diffusers import AutoencoderTiny, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from dreampose import base as bases
-from dreampose import lora
-from dreampose.conditions import ImageAdapter
 from dreampose.config import Recipe
-from dreampose.denoiser import widen
+from dreampose.diffusion.schedulers import noise_process
 from dreampose.errors import InputError
-from dreampose.files import new_folder
-from dreampose.latents import VAE, is_cosine_encoder, start_as_cosines
-from dreampose.pipeline import DreamPosePipeline
-from dreampose.schedule import noise_process
-from dreampose.subjects import (
+from dreampose.io.files import new_folder
+from dreampose.models import lora
+from dreampose.models import stable_diffusion as bases
+from dreampose.models.adapter import ImageAdapter
+from dreampose.models.subject import (
     MODELS,
     Subject,
     describe,
@@ -29,6 +26,9 @@ from dreampose.subjects import (
     read_subject,
     save_subject,
 )
+from dreampose.models.unet import widen
+from dreampose.models.vae import VAE, is_cosine_encoder, start_as_cosines
+from dreampose.pipeline import DreamPosePipeline
 
 __all__ = [
     "Subject",
@@ -71,7 +71,8 @@ def from_stable_diffusion(
 
     Args:
         recipe: such as `sd14()`.
-        base: a Stable Diffusion model in any form that `dreampose.base.read` knows.
+        base: a Stable Diffusion model in any form that
+            `dreampose.models.stable_diffusion.read` accepts.
         image_encoder: folder or hub id of a CLIP vision model (`openai/clip-vit-base-patch32`).
 
     Raises:

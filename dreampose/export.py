@@ -10,9 +10,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dreampose import card, checkpoints, lora, subjects
+from dreampose import checkpoints
 from dreampose.errors import InputError
-from dreampose.files import new_folder
+from dreampose.io.files import new_folder
+from dreampose.models import card, lora
+from dreampose.models import subject as subjects
 from dreampose.pipeline import DreamPosePipeline
 
 KOHYA_FILE = "kohya_unet.safetensors"

@@ -21,15 +21,15 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPVisionModel
 
-from dreampose import video
-from dreampose.conditions import ImageAdapter
 from dreampose.config import Recipe
+from dreampose.diffusion.generation import prepare, render_frames
 from dreampose.errors import InputError
-from dreampose.generate import prepare, render_frames
-from dreampose.latents import VAE
+from dreampose.io import video
+from dreampose.models.adapter import ImageAdapter
+from dreampose.models.subject import MODELS, Photo, Subject, subject_modules
+from dreampose.models.vae import VAE
 from dreampose.poses import Motion
-from dreampose.schedule import Scheduler
-from dreampose.subjects import MODELS, Photo, Subject, subject_modules
+from dreampose.types import Scheduler
 
 PhotoInput = str | Path | Image.Image | np.ndarray
 

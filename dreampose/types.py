@@ -4,8 +4,9 @@ b batch · t frames · p poses of a window · u channels of a pose map · k join
 d token width · c channels · H W pixels · h w latent grid (H/8, W/8).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -57,8 +58,38 @@ class Batch:
     photo_poses: Float[Tensor, "b u h w"] | None = None
 
 
+@runtime_checkable
+class Scheduler(Protocol):
+    """What is used of diffusers' schedulers: their common base class does not name it."""
+
+    timesteps: Tensor
+    alphas_cumprod: Tensor
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Options, with which `from_config` makes the like."""
+        ...
+
+    @property
+    def init_noise_sigma(self) -> Any:
+        """Deviation that the start noise must have."""
+        ...
+
+    def set_timesteps(self, num_inference_steps: int, *, device: Any = None) -> Any:
+        """Chooses the timesteps of a run."""
+        ...
+
+    def scale_model_input(self, sample: Tensor, timestep: Any) -> Tensor:
+        """Latents as the denoiser expects them."""
+        ...
+
+    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, **kwargs: Any) -> Any:
+        """One step towards the image."""
+        ...
+
+
 Model = Callable[[Tensor, Tensor], Tensor]
 """(x, t) -> prediction for noisy latents x (b c h w) at timestep t: the one thing samplers know."""
 
 DenoiserFunction = Callable[[Tensor, Tensor, Conditions], Tensor]
-"""(x, t, conditions) -> prediction; `dreampose.denoiser.Denoiser` is one."""
+"""(x, t, conditions) -> prediction; `dreampose.models.unet.Denoiser` is one."""

@@ -13,7 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-from dreampose import poses, video
+from dreampose import poses
+from dreampose.io import video
 
 ROOT = Path(__file__).resolve().parent.parent
 CATALOG = "examples/catalog.csv"

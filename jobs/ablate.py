@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dreampose.catwalk.generate import DEFAULT_MOTIONS, MANIFEST
-from dreampose.cli import flags
 from dreampose.errors import InputError
-from jobs import clips, driver, plans, storage
+from dreampose.options import arguments
+from dreampose.synthetic.generate import DEFAULT_MOTIONS, MANIFEST
+from jobs import plans
+from jobs.common import driver, storage
+from jobs.evaluation import clips
 
 if TYPE_CHECKING:
-    from jobs import ablation
+    from jobs.evaluation import ablation
 
 PLAN = "plan.json"
 """What the results in a folder depend on."""
@@ -42,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 def ablate(args: argparse.Namespace) -> int:
     """Checks everything, does what is not done yet, writes the report; gives the exit code."""
     plan, seeds, people = check(args)
-    from jobs import ablation, ablation_report
+    from jobs.evaluation import ablation, ablation_report
 
     out = Path(args.out).expanduser().absolute()
     _settle(plan, out)
@@ -96,7 +98,8 @@ def _run(
     gpus: bool | None,
 ) -> dict[str, str]:
     """Trains, then finetunes from all that could be trained; gives what failed and why."""
-    from jobs import ablation, tasks
+    from jobs.common import tasks
+    from jobs.evaluation import ablation
 
     failures: dict[str, str] = {}
     if bases:
@@ -128,12 +131,12 @@ def _plan(args: argparse.Namespace) -> "ablation.Plan":
         InputError: model, data and weights of the scores do not belong together or are not there.
     """
     from dreampose import checkpoints, metrics, poses
-    from dreampose.cli import model
-    from dreampose.dataset import Dataset, encoders_fingerprint
-    from jobs import ablation
+    from dreampose.data import Dataset, encoders_fingerprint
+    from dreampose.options import loading
+    from jobs.evaluation import ablation
 
     poses.identify(args.estimator)
-    pipe = model.load(args.vae_model)
+    pipe = loading.load(args.vae_model)
     for variant in ablation.VARIANTS:
         ablation.recipe_of(pipe.recipe, variant)
     expected = encoders_fingerprint(pipe)
@@ -185,7 +188,7 @@ def find_people(truth: str, count: int | None) -> "list[ablation.Person]":
         InputError: it has no manifest, holds too few people or people of training, or somebody's
             walk or turn is missing or too short.
     """
-    from jobs import ablation
+    from jobs.evaluation import ablation
 
     manifest = Path(truth) / MANIFEST
     if not manifest.is_file():
@@ -254,18 +257,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[0, 1, 2], help="of trainings (0 1 2)"
     )
-    parser.add_argument("--people", type=flags.positive, help="how many, by default all of CLIPS")
     parser.add_argument(
-        "--base-steps", type=flags.positive, help="of each training, instead of the recipe's"
+        "--people", type=arguments.positive, help="how many, by default all of CLIPS"
     )
     parser.add_argument(
-        "--steps", type=flags.positive, help="of UNet and adapter, instead of the recipe's"
+        "--base-steps", type=arguments.positive, help="of each training, instead of the recipe's"
     )
     parser.add_argument(
-        "--vae-steps", type=flags.positive, help="of the decoder, instead of the recipe's"
+        "--steps", type=arguments.positive, help="of UNet and adapter, instead of the recipe's"
     )
-    flags.add_preset(parser, default="fast")
-    flags.add_estimator(parser)
+    parser.add_argument(
+        "--vae-steps", type=arguments.positive, help="of the decoder, instead of the recipe's"
+    )
+    arguments.add_preset(parser, default="fast")
+    arguments.add_estimator(parser)
     parser.add_argument(
         "--gpus",
         action=argparse.BooleanOptionalAction,

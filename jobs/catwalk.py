@@ -15,8 +15,9 @@ from pyarrow import fs
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cluster import resources
-from dreampose.catwalk import cli
-from dreampose.catwalk.generate import (
+from dreampose.cli import catwalk
+from dreampose.errors import InputError
+from dreampose.synthetic.generate import (
     MANIFEST,
     SUFFIXES,
     ClipTask,
@@ -24,8 +25,8 @@ from dreampose.catwalk.generate import (
     manifest_text,
     render_task,
 )
-from dreampose.errors import InputError
-from jobs import driver, plans, storage
+from jobs import plans
+from jobs.common import driver, storage
 
 EXAMPLES = """\
   # 96 people for training, 12 for validation, 24 for tests
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def render(args: argparse.Namespace) -> int:
     """Checks the flags, then renders what is not there yet; gives the exit code."""
-    plan = cli.plan(args)
+    plan = catwalk.plan(args)
     if args.workers is not None and args.workers < 1:
         raise InputError(f"workers must be at least 1, got {args.workers}")
     out = storage.absolute(args.out)
@@ -81,7 +82,7 @@ def _run(
 ) -> None:
     import ray
 
-    from jobs.worklist import Worklist
+    from jobs.common.worklist import Worklist
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     share = resources.preprocessing(total, num_videos=len(todo), workers=workers, gpus=False)
@@ -149,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
         "MP4 with exact ground truth (NPZ) and the person's parameters (JSON).",
         EXAMPLES,
     )
-    cli.add_arguments(parser, out=str, workers=None)
+    catwalk.add_arguments(parser, out=str, workers=None)
     return parser
 
 

@@ -18,11 +18,13 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dreampose.cli import door, flags
 from dreampose.errors import InputError
-from dreampose.files import new_file
-from jobs import deepfashion, driver, plans
-from jobs.fetching import Fetcher, FetchError, client, sha256
+from dreampose.io.files import new_file
+from dreampose.options import arguments
+from dreampose.options import parser as door
+from jobs import plans
+from jobs.common import deepfashion, driver
+from jobs.common.downloads import Fetcher, FetchError, client, sha256
 
 UBC_FASHION = {
     split: f"https://vision.cs.ubc.ca/datasets/fashion/resources/fashion_dataset/fashion_{split}.txt"
@@ -321,13 +323,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", required=True, help="folder to fill")
     parser.add_argument(
-        "--parallel", type=flags.positive, default=2, help="files at once (%(default)s)"
+        "--parallel", type=arguments.positive, default=2, help="files at once (%(default)s)"
     )
     parser.add_argument(
         "--pause", type=float, default=0.5, help="seconds between requests (%(default)s)"
     )
     parser.add_argument(
-        "--tries", type=flags.positive, default=5, help="of each file (%(default)s)"
+        "--tries", type=arguments.positive, default=5, help="of each file (%(default)s)"
     )
     return parser
 

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cluster import resources
-from dreampose.cli import flags
 from dreampose.errors import InputError
-from jobs import clips, driver, plans
+from dreampose.options import arguments
+from jobs import plans
+from jobs.common import driver
+from jobs.evaluation import clips
 
 if TYPE_CHECKING:
     from dreampose.metrics import Metric
@@ -46,7 +48,7 @@ def evaluate(args: argparse.Namespace) -> int:
     """Checks everything, measures what is not known yet, writes the report; gives the exit code."""
     try:
         from dreampose import metrics
-        from jobs import report, scoring
+        from jobs.evaluation import report, scoring
     except ModuleNotFoundError as error:
         raise driver.missing_extra("metrics", error) from error
 
@@ -118,8 +120,8 @@ def _run(
     """Measures; gives the clips that could not be and why."""
     import ray
 
-    from jobs.scoring import Scorer
-    from jobs.worklist import Worklist
+    from jobs.common.worklist import Worklist
+    from jobs.evaluation.scoring import Scorer
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     gpus = total.get("GPU", 0) > 0
@@ -212,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--size",
-        type=flags.size,
+        type=arguments.size,
         metavar="HxW",
         help="bring all frames to this height and width, whole (letterbox), before they are "
         "compared, for truths of another size than the renders; by default both must have one size",

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dreampose.cli import flags
 from dreampose.config import Savings
 from dreampose.errors import InputError
-from jobs import driver, plans, storage, subjects
-from jobs.subjects import Person
+from dreampose.options import arguments
+from jobs import plans
+from jobs.common import driver, storage, subject_table
+from jobs.common.subject_table import Person
 
 if TYPE_CHECKING:
     from dreampose.config import Recipe
+    from dreampose.models.subject import Photo
     from dreampose.poses import Motion
-    from dreampose.subjects import Photo
     from dreampose.training import StepReport
 
 EXAMPLES = """\
@@ -69,9 +70,9 @@ def finetune(args: argparse.Namespace) -> int:
 
     People of the same photos are one person: the work is done once, and copied.
     """
-    from dreampose.subjects import copy_subject
+    from dreampose.models.subject import copy_subject
 
-    people = subjects.read(args.subjects)
+    people = subject_table.read(args.subjects)
     _check(args)
     done_before = {person.subject for person in people if _is_done(args.out, person, args.method)}
     firsts = _firsts(sorted(people, key=lambda person: person.subject not in done_before))
@@ -92,10 +93,10 @@ def finetune(args: argparse.Namespace) -> int:
             checkpoint_every=args.checkpoint_every,
             pose=args.pose,
             precision=args.precision,
-            savings=flags.savings(args),
+            savings=arguments.savings(args),
         )
         with driver.ray_session(log_to_driver=False) as total:
-            from jobs import tasks
+            from jobs.common import tasks
 
             failures = tasks.run(
                 finetune_one,
@@ -124,8 +125,8 @@ def finetune(args: argparse.Namespace) -> int:
 
 def _firsts(people: Sequence[Person]) -> dict[str, str]:
     """For every subject the first one that has the same photos."""
-    from dreampose import video
-    from dreampose.subjects import photo_hash
+    from dreampose.io import video
+    from dreampose.models.subject import photo_hash
 
     hash_of = cache(lambda photo: photo_hash(video.read_photo(photo)))
     firsts: dict[tuple[str, ...], str] = {}
@@ -147,9 +148,10 @@ def finetune_one(
     """
     from accelerate import Accelerator
 
-    from dreampose import training, video
-    from dreampose.cli import model
-    from dreampose.training.savings import mixed_precision
+    from dreampose import training
+    from dreampose.io import video
+    from dreampose.options import loading as model
+    from dreampose.training.memory import mixed_precision
 
     pipe = model.load(order.model)
     photos = [video.read_photo(photo) for photo in person.photos]
@@ -175,14 +177,14 @@ def finetune_one(
 
 def _motions(photos: "Sequence[Photo]", pose: str, recipe: "Recipe") -> "list[Motion] | None":
     """A motion of one frame for each photo; None leaves that to the default estimator."""
-    from dreampose import dataset, poses
+    from dreampose import data, poses
     from dreampose.types import Clip
 
     if pose == "blazepose":
         return None
     reader = poses.estimator(pose, channels=recipe.pose_channels)
     clips = [Clip(frames=photo[None], fps=1.0, source="photo") for photo in photos]
-    sizes = [dataset.working_size(clip, recipe) for clip in clips]
+    sizes = [data.working_size(clip, recipe) for clip in clips]
     return [
         poses.extract(clip, reader, height=height, width=width)
         for clip, (height, width) in zip(clips, sizes, strict=True)
@@ -197,8 +199,8 @@ def _targets(args: argparse.Namespace) -> tuple[str, ...] | None:
 
 def _is_done(out: str, person: Person, method: str) -> bool:
     """Whether the folder holds weights of these very photos, made by this method."""
-    from dreampose import video
-    from dreampose.subjects import photo_hash, read_subject
+    from dreampose.io import video
+    from dreampose.models.subject import photo_hash, read_subject
 
     folder = Path(out) / person.subject
     if not folder.exists():
@@ -235,8 +237,9 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("steps and vae_steps must not both be 0")
     if args.method != "lora" and (args.rank is not None or args.lora_targets is not None):
         raise InputError(f"rank and lora_targets must go with the method lora, got {args.method}")
-    from dreampose import lora, poses
-    from dreampose.cli import model
+    from dreampose import poses
+    from dreampose.models import lora
+    from dreampose.options import loading as model
 
     poses.identify(args.pose)
     pipe = model.load(args.model)
@@ -276,7 +279,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--pose",
-        type=flags.estimator,
+        type=arguments.estimator,
         default="blazepose",
         metavar="NAME",
         help="as in jobs/preprocess.py: what the base model was trained with (%(default)s)",
@@ -293,14 +296,14 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         help="of the decoder, instead of the recipe's (0 for lora); 0 leaves it alone",
     )
-    flags.add_size(parser, what="the frames that are trained on")
+    arguments.add_size(parser, what="the frames that are trained on")
     parser.add_argument("--seed", type=int, default=0, help="of crops and noise (%(default)s)")
     parser.add_argument(
         "--gpus",
         action=argparse.BooleanOptionalAction,
         help="a GPU for each person; by default where the cluster has one",
     )
-    flags.add_savings(parser)
+    arguments.add_savings(parser)
     parser.add_argument(
         "--checkpoint-every", type=int, default=100, metavar="STEPS", help="(%(default)s)"
     )

@@ -13,11 +13,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cluster import resources
 from dreampose import recipes
-from dreampose.cli import flags
 from dreampose.errors import InputError
-from jobs import driver, plans, storage, videos
-from jobs.encoding import Encoder, Settings, identify_poses
-from jobs.videos import Video
+from dreampose.options import arguments
+from jobs import plans
+from jobs.common import driver, storage, video_list
+from jobs.common.encoding import Encoder, Settings, identify_poses
+from jobs.common.video_list import Video
 
 CLIPS = "clips"
 """Folder of the Parquet files, a clip each."""
@@ -47,7 +48,7 @@ def preprocess(args: argparse.Namespace) -> int:
     """Checks everything, then does what is not done yet; gives the exit code."""
     if args.workers is not None and args.workers < 1:
         raise InputError(f"workers must be at least 1, got {args.workers}")
-    found = videos.find(args.videos) if args.data is None else _earlier(args.data)
+    found = video_list.find(args.videos) if args.data is None else _earlier(args.data)
     settings = _settings(args)
     _check_same_settings(args.out, settings)
     done = _done(args.out)
@@ -68,8 +69,8 @@ def _run(
 ) -> None:
     import ray
 
-    from dreampose.dataset import SCHEMA
-    from jobs.worklist import Worklist, checkpointing
+    from dreampose.data import SCHEMA
+    from jobs.common.worklist import Worklist, checkpointing
 
     # Its plans and its thanks are for those who debug Ray; ours is the bar below.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -120,10 +121,10 @@ def _settings(args: argparse.Namespace) -> Settings:
     recipe = recipes.recipe(args.recipe or "catwalk")
     model_fingerprint = None
     if args.model is not None:
-        from dreampose.cli import model
-        from dreampose.dataset import encoders_fingerprint
+        from dreampose.data import encoders_fingerprint
+        from dreampose.options import loading
 
-        pipe = model.load(args.model)
+        pipe = loading.load(args.model)
         if args.recipe is not None and recipe.name != pipe.recipe.name:
             raise InputError(
                 f"recipe must be the model's {pipe.recipe.name!r}, got {recipe.name!r}"
@@ -132,13 +133,15 @@ def _settings(args: argparse.Namespace) -> Settings:
     sizes = args.sizes
     if earlier:
         sizes = [f"{height}x{width}" for height, width in earlier["recipe"].get("sizes", [])]
-        if args.sizes is not None and flags.sizes(args.sizes, recipe) != flags.sizes(sizes, recipe):
+        if args.sizes is not None and arguments.sizes(args.sizes, recipe) != arguments.sizes(
+            sizes, recipe
+        ):
             raise InputError(
                 f"sizes must be those of --data, {' '.join(sizes) or 'none'}, "
                 f"got {' '.join(args.sizes)}"
             )
     if sizes is not None:
-        recipe = flags.sizes(sizes, recipe)
+        recipe = arguments.sizes(sizes, recipe)
     for name in ("name", "height", "width"):
         got = getattr(recipe, name)
         expected = earlier["recipe"][name] if earlier else got
@@ -237,9 +240,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", required=True, help="data folder, on this disk or any storage")
     parser.add_argument(
         "--pose",
-        type=flags.estimator,
+        type=arguments.estimator,
         metavar="NAME",
-        help=f"{flags.ESTIMATOR_HELP} (default: that of --data, else blazepose)",
+        help=f"{arguments.ESTIMATOR_HELP} (default: that of --data, else blazepose)",
     )
     parser.add_argument(
         "--model", help="model folder whose frozen parts encode; without it: frames and poses only"
@@ -247,7 +250,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--recipe", help="catwalk, sd14 or a .json file; by default the model's, else catwalk"
     )
-    flags.add_sizes(parser)
+    arguments.add_sizes(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the random crops (%(default)s)")
     parser.add_argument(
         "--workers", type=int, help="videos worked on at once; by default what the cluster holds"

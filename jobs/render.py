@@ -14,11 +14,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dreampose.cli import flags
-from jobs import driver, plans
-from serve.catalog import Contents, read_catalog
+from dreampose.options import arguments
+from jobs import plans
+from jobs.catalog.output import Output
+from jobs.catalog.table import Contents, read_catalog
+from jobs.common import driver
 from serve.config import Settings
-from serve.output import Output
 
 EXAMPLES = """\
   jobs/render.py --model models/catwalk --catalog catalog.csv --out out/
@@ -74,7 +75,7 @@ def render(args: argparse.Namespace) -> int:
         estimator=args.estimator,
         size=args.size,
         contents=contents,
-        signer=flags.signer(args),
+        signer=arguments.signer(args),
     )
     catalog = read_catalog(args.catalog, settings=settings, preset=args.preset, contents=contents)
     items = catalog.items
@@ -90,7 +91,7 @@ def render(args: argparse.Namespace) -> int:
         os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
         with driver.ray_session() as total:
             # Here and not above: what is wrong with a catalogue is said without waiting for Ray.
-            from serve.batch import render_items
+            from jobs.catalog.rendering import render_items
 
             failures = render_items(groups, output, total)
     output.write_failed(items, catalog.broken, failures)
@@ -105,32 +106,32 @@ def render(args: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = driver.parser("render", DESCRIPTION, EXAMPLES)
-    flags.add_model(parser)
+    arguments.add_model(parser)
     parser.add_argument("--catalog", required=True, type=Path, help="CSV or Parquet, see above")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to fill")
     parser.add_argument(
         "--subjects", metavar="DIR", help="what jobs/finetune.py wrote: a folder per subject"
     )
-    flags.add_preset(parser, default="balanced")
+    arguments.add_preset(parser, default="balanced")
     parser.add_argument(
         "--replicas",
-        type=flags.positive,
+        type=arguments.positive,
         default=0,
         help="copies of the model side by side; by default one a GPU, else one a core up to 8",
     )
-    flags.add_chunk_size(parser)
+    arguments.add_chunk_size(parser)
     parser.add_argument(
         "--frames-at-once",
-        type=flags.positive,
+        type=arguments.positive,
         default=0,
         metavar="N",
         help="join chunks, of several videos too, into batches of up to N frames where presets and "
         "subjects agree: the same videos but for a grey level or two; by default none is joined",
     )
-    flags.add_size(parser, what="the videos")
-    flags.add_align(parser)
-    flags.add_estimator(parser)
-    flags.add_certificate(parser)
+    arguments.add_size(parser, what="the videos")
+    arguments.add_align(parser)
+    arguments.add_estimator(parser)
+    arguments.add_certificate(parser)
     return parser
 
 

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cluster import resources
-from dreampose.cli import flags
 from dreampose.errors import InputError
-from jobs import driver, plans, storage, videos
-from jobs.videos import Video, is_photo_set
+from dreampose.options import arguments
+from jobs import plans
+from jobs.common import driver, storage, video_list
+from jobs.common.video_list import Video, is_photo_set
 
 if TYPE_CHECKING:
-    from dreampose.dataset.screening import Limits
+    from dreampose.data.screening import Limits
 
 MEASURES = "measures"
 """Folder of what was measured, a JSON file a video."""
@@ -51,7 +52,7 @@ class Worker:
     """Measures a video a row; its file is its own record of being done."""
 
     def __init__(self, out: str, num_threads: int) -> None:
-        from dreampose.dataset.screening import Screener
+        from dreampose.data.screening import Screener
 
         self.out = out
         self.screener = Screener(num_threads=num_threads)
@@ -63,7 +64,7 @@ class Worker:
         return {"path": list(batch["path"])}
 
     def _measure(self, path: str) -> dict[str, Any]:
-        from dreampose import video
+        from dreampose.io import video
 
         try:
             with storage.local_copy(path) as file:
@@ -79,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def screen(args: argparse.Namespace) -> int:
     """Measures what is not measured yet, judges all, writes the lists; gives the exit code."""
-    from dreampose.dataset.screening import Measures, judge
+    from dreampose.data.screening import Measures, judge
 
     limits, found = check(args)
     out = storage.absolute(args.out)
@@ -107,10 +108,10 @@ def check(args: argparse.Namespace) -> "tuple[Limits, list[Video]]":
     Raises:
         InputError: a limit is out of its range, or there are no videos.
     """
-    from dreampose.dataset.screening import Limits
+    from dreampose.data.screening import Limits
 
     limits = Limits(**{name: getattr(args, name) for name in _HELP})
-    found = videos.find(args.videos)
+    found = video_list.find(args.videos)
     if sets := [video.clip_id for video in found if is_photo_set(video.path)]:
         raise InputError(f"videos must be videos, got a set of photos, {sets[0]!r}")
     return limits, found
@@ -119,7 +120,7 @@ def check(args: argparse.Namespace) -> "tuple[Limits, list[Video]]":
 def _run(out: str, todo: Sequence[Video], total: Mapping[str, float], workers: int | None) -> None:
     import ray
 
-    from jobs.worklist import Worklist
+    from jobs.common.worklist import Worklist
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     share = resources.preprocessing(total, num_videos=len(todo), workers=workers, gpus=False)
@@ -195,7 +196,7 @@ def _write_csv(path: str, columns: Sequence[str], rows: Sequence[Sequence[str]])
 
 
 def _parser() -> argparse.ArgumentParser:
-    from dreampose.dataset.screening import Limits
+    from dreampose.data.screening import Limits
 
     parser = driver.parser(
         "screen",
@@ -216,7 +217,9 @@ def _parser() -> argparse.ArgumentParser:
             help=f"{_HELP[field.name]} (%(default)s)",
         )
     parser.add_argument(
-        "--workers", type=flags.positive, help="videos at once; by default what the cluster holds"
+        "--workers",
+        type=arguments.positive,
+        help="videos at once; by default what the cluster holds",
     )
     return parser
 

@@ -13,9 +13,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cluster import resources
 from dreampose import config, recipes
-from dreampose.cli import flags
 from dreampose.errors import InputError
-from jobs import driver, plans, storage
+from dreampose.options import arguments
+from jobs import plans
+from jobs.common import driver, storage
 
 STAGES = ("vae", "encoder", "base")
 RAY = "ray"
@@ -87,8 +88,8 @@ def _fit(
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from jobs.board import Board, stop_on_sigterm
-    from jobs.training_worker import Order, work
+    from jobs.common.progress import Board, stop_on_sigterm
+    from jobs.common.training_worker import Order, work
 
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     use_gpu = total.get("GPU", 0) >= args.workers if args.gpus is None else args.gpus
@@ -114,7 +115,7 @@ def _fit(
         shard=args.shard,
         track=tuple(args.track),
         precision=args.precision,
-        savings=flags.savings(args),
+        savings=arguments.savings(args),
     )
     trainer = TorchTrainer(
         work,
@@ -168,23 +169,23 @@ def _check(args: argparse.Namespace) -> config.Recipe:
         raise InputError("stage must be encoder or base with --shard, got 'vae'")
     if args.shard and args.workers < 2:
         raise InputError(f"workers must be at least 2 with --shard, got {args.workers}")
-    savings = flags.savings(args)
+    savings = arguments.savings(args)
     if args.shard and (savings.optimizer != "adamw" or savings.average_on_cpu):
         raise InputError("optimizer must be adamw, without --ema-on-cpu, with --shard")
-    from dreampose.cli import model
-    from dreampose.dataset import Dataset, encoders_fingerprint
+    from dreampose.data import Dataset, encoders_fingerprint
+    from dreampose.options import loading
     from dreampose.training import trackers
 
     trackers.check(args.track)
-    pipe = None if args.model is None else model.load(args.model)
+    pipe = None if args.model is None else loading.load(args.model)
     if args.warm_start is not None:
-        model.load(args.warm_start)
+        loading.load(args.warm_start)
     if args.recipe is not None or pipe is None:
         recipe = recipes.recipe(args.recipe or "catwalk")
     else:
         recipe = pipe.recipe
     if args.sizes is not None:
-        recipe = flags.sizes(args.sizes, recipe)
+        recipe = arguments.sizes(args.sizes, recipe)
     if pipe is not None and pipe.recipe.name != recipe.name:
         raise InputError(f"recipe must be the model's {pipe.recipe.name!r}, got {recipe.name!r}")
     if args.stage == "base" and pipe is None:
@@ -217,7 +218,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--recipe", help="catwalk, sd14 or a .json file; by default the model's, else catwalk"
     )
-    flags.add_sizes(parser)
+    arguments.add_sizes(parser)
     parser.add_argument("--model", help="model folder to start from; random weights without it")
     parser.add_argument(
         "--warm-start",
@@ -234,7 +235,7 @@ def _parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="a GPU for each worker; by default where the cluster has that many",
     )
-    flags.add_savings(parser)
+    arguments.add_savings(parser)
     parser.add_argument(
         "--shard",
         action="store_true",

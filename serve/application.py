@@ -1,6 +1,7 @@
 """The application that `serve run serve.app` starts: which deployments there are, and how many.
 
-Knows no tensors and no HTTP: the interface is `serve.http`, the work behind it `serve.service`.
+Knows no tensors and no HTTP: the interface is `serve.api`, the work behind it
+`serve.service.service`.
 """
 
 import logging
@@ -16,17 +17,17 @@ from ray.serve.schema import LoggingConfig
 
 from cluster import resources
 from dreampose.errors import InputError
+from serve.api import build
 from serve.config import Autoscaling, Settings
-from serve.extractor import Extractor
-from serve.http import build
+from serve.deployments.extractor import Extractor
+from serve.deployments.ray_backend import RayBackend
+from serve.deployments.renderer import Renderer
+from serve.deployments.router import IdleFirst
+from serve.deployments.sampler import Sampler
 from serve.keys import Keys
-from serve.measures import RayMeasures
-from serve.on_ray import RayBackend
-from serve.renderer import Renderer
-from serve.routing import IdleFirst
-from serve.sampler import Sampler
-from serve.screening import Screen
-from serve.service import Service
+from serve.service.metrics import RayMeasures
+from serve.service.moderation import Screen
+from serve.service.service import Service
 
 SHUTDOWN_SECONDS = 1.0
 """What a replica that is told to go may still finish; what it does not is in storage."""

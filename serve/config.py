@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from dreampose.config import Recipe
 from dreampose.errors import InputError
-from dreampose.places import RemotePath, place
-from serve.store import checked_name, stamp
+from dreampose.io.paths import RemotePath, place
+from serve.service.store import checked_name, stamp
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -114,7 +114,7 @@ class Settings(Limits):
         default_motion: motion file for requests that name none; empty: a motion must be given.
         keys: file of API keys, see `python -m serve.keys`; empty: no keys are in use.
         nsfw_model: ONNX file of a classifier of unsafe pictures that every photo must pass, see
-            `serve.screening`; empty: no photo is judged.
+            `serve.service.moderation`; empty: no photo is judged.
         nsfw_threshold: score from which a photo is refused.
         open: answer other machines although no keys are in use, since something else guards it.
         replicas: sampler replicas; 0 means one a GPU, or without GPUs one a core, 8 at most.

@@ -17,9 +17,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dreampose.cli import door
 from dreampose.errors import InputError
-from serve.store import checked_name, write_atomically
+from dreampose.options import parser as door
+from serve.service.store import checked_name, write_atomically
 
 PREFIX = "dp_"
 LINE = re.compile(r"(\S+)\s+([0-9a-f]{64})")

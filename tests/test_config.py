@@ -94,7 +94,7 @@ def test_tiny_recipe_is_tiny(tiny_recipe: config.Recipe) -> None:
 
 def test_shapes_are_checked_in_tests() -> None:
     """The suite relies on it: a wrong shape must fail at the call, not somewhere behind it."""
-    from dreampose import video
+    from dreampose.io import video
 
     with pytest.raises(Exception, match="to_pixels"):
         video.to_pixels(torch.zeros(3, 8, 8))

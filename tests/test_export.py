@@ -7,10 +7,12 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 
-from dreampose import card, checkpoints, export, hub, lora, subjects
+from dreampose import checkpoints, export
 from dreampose.__main__ import main
-from tests.test_lora import make_subject, predict, same
-from tests.test_subjects import ANNA
+from dreampose.io import hub
+from dreampose.models import card, lora, subject
+from tests.models.test_lora import make_subject, predict, same
+from tests.models.test_subject import ANNA
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def test_a_model_becomes_a_diffusers_folder_with_a_card(model, tmp_path, capsys)
     assert code == 0, text
     unet = UNet2DConditionModel.from_pretrained(out, subfolder="unet")
     assert unet.config.in_channels == 18
-    assert {value.dtype for value in load_file(out / "unet" / subjects.WEIGHTS).values()} == {
+    assert {value.dtype for value in load_file(out / "unet" / subject.WEIGHTS).values()} == {
         torch.float16
     }
     written = (out / "README.md").read_text()
@@ -82,7 +84,7 @@ def test_kohyas_file_is_read_by_diffusers_as_the_same_update(tiny_pipeline, tmp_
     same(predict(tiny_pipeline), predict(anna))
     written = (tmp_path / "out" / "README.md").read_text()
     assert "method: lora" in written
-    assert f"`{card.photos_hash([subjects.photo_hash(ANNA)])}`" in written
+    assert f"`{card.photos_hash([subject.photo_hash(ANNA)])}`" in written
     assert "Nobody stated a licence" in written
 
 

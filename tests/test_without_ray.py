@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dreampose import poses, video
+from dreampose import poses
+from dreampose.io import video
 
 PROGRAM = """
 import importlib, importlib.abc, pkgutil, sys

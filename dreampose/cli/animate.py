@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dreampose import dataset, poses, provenance, video, watermark
-from dreampose.cli import flags
-from dreampose.cli.model import load as load_model
+from dreampose import data, poses
 from dreampose.config import Recipe
 from dreampose.errors import InputError
+from dreampose.io import provenance, video, watermark
+from dreampose.options import arguments
+from dreampose.options.loading import load as load_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the motion to follow: a video, or a .npz motion file",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="V.mp4", help="MP4 to write")
-    flags.add_model(parser)
+    arguments.add_model(parser)
     parser.add_argument(
         "--subject",
         type=Path,
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="use the subject's weights with any photo, without the warning",
     )
-    flags.add_preset(parser, default="exact")
+    arguments.add_preset(parser, default="exact")
     parser.add_argument(
         "--steps", type=int, help="number of denoising steps, instead of the preset's"
     )
@@ -55,25 +56,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="same seed, same video (default: %(default)s)"
     )
-    flags.add_chunk_size(parser)
-    flags.add_size(parser, what="the video")
-    flags.add_align(parser)
-    flags.add_estimator(parser)
-    flags.add_certificate(parser)
-    flags.add_render_savings(parser)
+    arguments.add_chunk_size(parser)
+    arguments.add_size(parser, what="the video")
+    arguments.add_align(parser)
+    arguments.add_estimator(parser)
+    arguments.add_certificate(parser)
+    arguments.add_render_savings(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command. What can be refused is looked at before the model is loaded."""
     check_output(args.out)
-    signer = flags.signer(args)
+    signer = arguments.signer(args)
     photos = [video.read_photo(path) for path in args.photo]
-    pipe = load_model(args.model, dtype=flags.DTYPES[args.precision])
+    pipe = load_model(args.model, dtype=arguments.DTYPES[args.precision])
     recipe = pipe.recipe if args.size is None else pipe.recipe.at(*args.size)
     motion = read_motion(args.motion, estimator=args.estimator, recipe=recipe)
     if args.subject is not None:
         pipe.load_subject(args.subject)
-    flags.place(pipe, args)
+    arguments.place(pipe, args)
     pipe.set_progress_bar_config(desc=f"{motion.num_frames} frames", unit="step")
     output = pipe(
         photos,
@@ -105,7 +106,7 @@ def read_motion(path: Path, *, estimator: str, recipe: Recipe) -> poses.Motion:
     if zipfile.is_zipfile(path) or path.suffix == ".npz":
         return poses.Motion.load(path)
     clip = video.read(path)
-    height, width = dataset.working_size(clip, recipe)
+    height, width = data.working_size(clip, recipe)
     reader = poses.estimator(estimator, channels=recipe.pose_channels)
     return poses.extract(clip, reader, height=height, width=width)
 

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import torch
 
-from dreampose import card, export, hub
-from dreampose.cli.model import load as load_model
+from dreampose import export
 from dreampose.errors import InputError
+from dreampose.io import hub
+from dreampose.models import card
+from dreampose.options.loading import load as load_model
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 

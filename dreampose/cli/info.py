@@ -7,9 +7,11 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from dreampose import card, checkpoints, lora, subjects
-from dreampose.cli.model import load as load_model
+from dreampose import checkpoints
 from dreampose.config import PRESETS, Preset, Recipe, StageConfig
+from dreampose.models import card, lora
+from dreampose.models import subject as subjects
+from dreampose.options.loading import load as load_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

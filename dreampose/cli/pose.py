@@ -12,9 +12,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dreampose import video
-from dreampose.cli import flags
 from dreampose.errors import InputError
+from dreampose.io import video
+from dreampose.options import arguments
 from dreampose.poses import tracks
 from dreampose.poses.alignment import frame_person
 from dreampose.poses.estimators import estimator
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", required=True, type=Path, metavar="MOTION.npz", help="motion file to write"
     )
-    flags.add_estimator(parser)
+    arguments.add_estimator(parser)
     parser.add_argument(
         "--from",
         dest="form",

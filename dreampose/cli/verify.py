@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from dreampose import provenance, watermark
+from dreampose.io import provenance, watermark
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

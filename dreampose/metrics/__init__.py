@@ -5,16 +5,16 @@ to be read. Scores on published backbones and their offline twins on EfficientNe
 (`lpips-lite`, `fid-lite`, `fvd-lite`) have different names because their figures do not compare.
 """
 
-from dreampose.metrics.frechet import frechet_distance
-from dreampose.metrics.intervals import (
+from dreampose.metrics.bootstrap import (
     Interval,
     bootstrap_grid,
     bootstrap_mean,
     bootstrap_ratio,
     bootstrap_statistic,
 )
-from dreampose.metrics.measuring import Networks, curve, distance, features, pair_scores
-from dreampose.metrics.suite import DEFAULT, GROUPS, METRICS, Metric, choose
+from dreampose.metrics.clip_scores import Networks, curve, distance, features, pair_scores
+from dreampose.metrics.frechet import frechet_distance
+from dreampose.metrics.registry import DEFAULT, GROUPS, METRICS, Metric, choose
 
 __all__ = [
     "METRICS",

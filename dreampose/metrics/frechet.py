@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from dreampose.metrics.lite import EfficientNetLite0, fit_to_training_size
-from dreampose.metrics.networks import ResNet50
+from dreampose.metrics.backbones import ResNet50
+from dreampose.metrics.efficientnet import EfficientNetLite0, fit_to_training_size
 
 WINDOW = 16
 """Frames of a window: FVD-16f, and what the Kinetics networks were trained on."""

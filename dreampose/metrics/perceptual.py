@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from dreampose.metrics.lite import EfficientNetLite0
-from dreampose.metrics.networks import ResNet50, Slices, normalise
+from dreampose.metrics.backbones import ResNet50, Slices, normalise
+from dreampose.metrics.efficientnet import EfficientNetLite0
 
 
 def vgg_distance(

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dreampose.metrics.lite import EfficientNetLite0
+from dreampose.metrics.efficientnet import EfficientNetLite0
 from dreampose.metrics.perceptual import unit_length
 
 

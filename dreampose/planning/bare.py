@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from dreampose import checkpoints
 from dreampose.config import Recipe
-from dreampose.latents import LatentCodec
+from dreampose.diffusion.schedulers import noise_process
+from dreampose.models.subject import Subject
+from dreampose.models.vae import LatentCodec
 from dreampose.pipeline import DreamPosePipeline
-from dreampose.schedule import noise_process
-from dreampose.subjects import Subject
-from dreampose.training.views import Views
+from dreampose.training.photo_crops import Views
 
 
 def without_weights(recipe: Recipe) -> DreamPosePipeline:

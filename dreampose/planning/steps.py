@@ -7,17 +7,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dreampose import checkpoints, lora
+from dreampose import checkpoints
 from dreampose.config import NO_SAVINGS, Recipe, Savings
+from dreampose.models import lora
 from dreampose.pipeline import DreamPosePipeline
 from dreampose.planning.bare import batch_of, give_memory, nobody, views_of, without_weights
 from dreampose.planning.cost import Cost
 from dreampose.planning.trace import measure, mixed_precision
-from dreampose.training.denoising import BaseStage
-from dreampose.training.identity import EncoderStage
-from dreampose.training.savings import moment_bytes, prepare
+from dreampose.training.base_stage import BaseStage
+from dreampose.training.encoder_stage import EncoderStage
+from dreampose.training.memory import moment_bytes, prepare
 from dreampose.training.subject import DecoderStage, SubjectStage
-from dreampose.training.vae import VaeStage
+from dreampose.training.vae_stage import VaeStage
 
 
 def training_step(

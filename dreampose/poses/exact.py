@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dreampose.errors import InputError
-from dreampose.files import open_arrays
+from dreampose.io.files import open_arrays
 from dreampose.poses import parts as body
 from dreampose.types import Clip
 

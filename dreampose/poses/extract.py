@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
-from dreampose import video
 from dreampose.errors import InputError
+from dreampose.io import video
 from dreampose.poses.estimators import PoseEstimator, Progress, Track
 from dreampose.poses.landmarks import body_height, point
 from dreampose.poses.motion import Motion

@@ -7,8 +7,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from dreampose import video
 from dreampose.errors import InputError
+from dreampose.io import video
 from dreampose.poses.landmarks import BONES
 from dreampose.poses.motion import Motion
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dreampose.errors import InputError
-from dreampose.files import new_file, open_arrays
+from dreampose.io.files import new_file, open_arrays
 from dreampose.poses.landmarks import NAMES
 from dreampose.poses.paint import LEVELS, paint
 

@@ -13,8 +13,8 @@ from warnings import warn
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from dreampose import video
 from dreampose.errors import InputError, PartsOnlyWarning
+from dreampose.io import video
 from dreampose.poses import openpose, parts
 from dreampose.poses.estimators import Track
 from dreampose.poses.placement import Placement

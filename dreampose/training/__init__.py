@@ -11,10 +11,10 @@ from accelerate import Accelerator
 
 from dreampose import checkpoints
 from dreampose.config import NO_SAVINGS, Recipe, Savings
-from dreampose.dataset import Dataset
+from dreampose.data import Dataset
 from dreampose.errors import InputError
 from dreampose.pipeline import DreamPosePipeline
-from dreampose.training import denoising, identity, loop, sharding, vae
+from dreampose.training import base_stage, distributed, encoder_stage, trainer, vae_stage
 from dreampose.training.stage import Stage, StepReport
 from dreampose.training.subject import finetune_subject
 
@@ -76,10 +76,10 @@ def train(
     """
     if stage not in STAGES:
         raise InputError(f"stage must be one of {', '.join(STAGES)}, got {stage!r}")
-    if stage == "vae" and sharding.is_on(accelerator):
+    if stage == "vae" and distributed.is_on(accelerator):
         # Its scale is measured by one rank alone when it is saved.
         raise InputError("stage must be encoder or base where weights are spread, got 'vae'")
-    if sharding.is_on(accelerator) and (savings.average_on_cpu or savings.optimizer != "adamw"):
+    if distributed.is_on(accelerator) and (savings.average_on_cpu or savings.optimizer != "adamw"):
         raise InputError(
             "savings must be gradient_checkpointing alone where weights, average and moments are "
             f"spread, got {savings}"
@@ -97,19 +97,19 @@ def train(
 
     trained: Stage
     if stage == "vae":
-        data_set, held_out = opened(vae.COLUMNS)
-        trained = vae.VaeStage(pipe, data=data_set, validation=held_out, config=stage_config)
+        data_set, held_out = opened(vae_stage.COLUMNS)
+        trained = vae_stage.VaeStage(pipe, data=data_set, validation=held_out, config=stage_config)
     elif stage == "encoder":
-        data_set, held_out = opened(identity.COLUMNS)
-        trained = identity.EncoderStage(
+        data_set, held_out = opened(encoder_stage.COLUMNS)
+        trained = encoder_stage.EncoderStage(
             pipe, data=data_set, validation=held_out, recipe=recipe, seed=seed
         )
     else:
-        data_set, held_out = opened(denoising.columns(recipe))
-        trained = denoising.BaseStage(
+        data_set, held_out = opened(base_stage.columns(recipe))
+        trained = base_stage.BaseStage(
             pipe, data=data_set, validation=held_out, recipe=recipe, config=stage_config
         )
-    yield from loop.run(
+    yield from trainer.run(
         trained,
         config=stage_config,
         accelerator=accelerator,

@@ -3,8 +3,9 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from dreampose import losses, metrics
+from dreampose import metrics
 from dreampose.config import StageConfig
+from dreampose.diffusion import losses
 from dreampose.errors import InputError
 from dreampose.metrics.perceptual import lpips_lite
 

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dreampose.errors import InputError
-from dreampose.files import new_folder
-from dreampose.training import sharding
+from dreampose.io.files import new_folder
+from dreampose.training import distributed
 
 _STATE_OF_8_BIT_ADAM = ("state1", "state2", "qmap1", "qmap2", "absmax1", "absmax2")
 
@@ -156,9 +156,9 @@ def load_state(
             f"{str(folder)!r}: choose another folder or start afresh"
         )
     for name, parameter in average.parameters.items():
-        sharding.fill(parameter, tensors[f"weights/{name}"])
+        distributed.fill(parameter, tensors[f"weights/{name}"])
         if average.decay:
-            sharding.fill(average.shadow[name], tensors[f"ema/{name}"])
+            distributed.fill(average.shadow[name], tensors[f"ema/{name}"])
         state: dict[str, Any] = {}
         if f"step/{name}" in tensors:
             state["step"] = tensors[f"step/{name}"].to(parameter.device)
@@ -166,7 +166,7 @@ def load_state(
             if f"{key}/{name}" in tensors:
                 # The fused step walks raw memory: moments must lie in it as the weights do.
                 state[key] = torch.empty_like(parameter)
-                sharding.fill(state[key], tensors[f"{key}/{name}"])
+                distributed.fill(state[key], tensors[f"{key}/{name}"])
         for key in _STATE_OF_8_BIT_ADAM:
             if f"{key}/{name}" in tensors:
                 state[key] = tensors[f"{key}/{name}"].to(parameter.device)

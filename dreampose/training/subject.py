@@ -19,17 +19,19 @@ from diffusers import AutoencoderKL
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from dreampose import checkpoints, lora, poses, video
+from dreampose import checkpoints, poses
 from dreampose.config import NO_SAVINGS, Recipe, Savings, StageConfig
 from dreampose.errors import InputError
-from dreampose.latents import LatentCodec
+from dreampose.io import video
+from dreampose.models import lora
+from dreampose.models.subject import Photo, Subject
+from dreampose.models.vae import LatentCodec
 from dreampose.pipeline import DreamPosePipeline
-from dreampose.subjects import Photo, Subject
-from dreampose.training import loop
-from dreampose.training.denoising import denoising_step, encode_blank_photo, make_batch
+from dreampose.training import trainer
+from dreampose.training.base_stage import denoising_step, encode_blank_photo, make_batch
+from dreampose.training.photo_crops import Views, clip_windows, encode_views, photo_windows
 from dreampose.training.reconstruction import Reconstruction
 from dreampose.training.stage import Stage, StepReport
-from dreampose.training.views import Views, clip_windows, encode_views, photo_windows
 from dreampose.types import Clip
 
 METHODS = ("full", "lora")
@@ -260,7 +262,7 @@ def finetune_subject(
         stage = kind(tuned, views, config=config, subject=subject)
         # A stage's own parts are moved where it runs; the others only take memory there.
         tuned = tuned.to("cpu")
-        for report in loop.run(
+        for report in trainer.run(
             stage,
             config=config,
             accelerator=accelerator,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreampose.errors import InputError
-from jobs import storage
+from jobs.common import storage
 from jobs.plans import rates
 
 if TYPE_CHECKING:
@@ -19,9 +19,9 @@ def download(args: argparse.Namespace) -> "Plan":
         InputError: a flag or a list is wrong.
     """
     from dreampose import planning
-    from jobs import deepfashion
     from jobs import download as job
-    from jobs.fetching import Fetcher, client
+    from jobs.common import deepfashion
+    from jobs.common.downloads import Fetcher, client
 
     out, lists = Path(args.out), job.lists_of(args)
     if args.deepfashion is not None:
@@ -68,7 +68,7 @@ def screen(args: argparse.Namespace) -> "Plan":
         InputError: the videos are not there, or a limit is out of its range.
     """
     from dreampose import planning
-    from dreampose.dataset.screening import NUM_SAMPLES
+    from dreampose.data.screening import NUM_SAMPLES
     from jobs import screen as job
 
     _, found = job.check(args)
@@ -103,15 +103,15 @@ def preprocess(args: argparse.Namespace) -> "Plan":
         InputError: the videos, the recipe or the model are not there.
     """
     from dreampose import planning
-    from dreampose.dataset.rows import ENCODE_BATCH
-    from dreampose.latents import images_at_once
-    from jobs import videos
+    from dreampose.data.schema import ENCODE_BATCH
+    from dreampose.models.vae import images_at_once
+    from jobs.common import video_list
 
     recipe = rates.recipe_of(args)
     if args.data is not None:
         num_clips, num_frames = _rows(args.data)
     else:
-        found = videos.find(args.videos)
+        found = video_list.find(args.videos)
         num_clips, num_frames = len(found), sum(rates.video_frames(video.path) for video in found)
     views = recipe.num_crops + recipe.num_recolours
     count, cost = 1, None
@@ -139,7 +139,7 @@ def catwalk(args: argparse.Namespace) -> "Plan":
         InputError: a flag is out of its range.
     """
     from dreampose import planning
-    from dreampose.catwalk import cli
+    from dreampose.cli import catwalk as cli
 
     height, width = cli.parse_size(args.size)
     todo = cli.plan(args)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreampose import config, recipes
 from dreampose.errors import InputError
-from jobs import clips
+from jobs.evaluation import clips
 
 if TYPE_CHECKING:
     from dreampose.planning import Cost
@@ -47,8 +47,8 @@ def recipe_of(args: argparse.Namespace) -> config.Recipe:
 
 def sampling_of(recipe: config.Recipe, preset: str) -> tuple[config.Recipe, int]:
     """The recipe with a preset's scales, and how often the model is called for a frame by it."""
-    from dreampose.sampling import num_model_calls
-    from dreampose.schedule import noise_process, scheduler_by_name
+    from dreampose.diffusion.sampling import num_model_calls
+    from dreampose.diffusion.schedulers import noise_process, scheduler_by_name
 
     chosen = config.PRESETS[preset]
     start = noise_process(recipe.scheduler).config

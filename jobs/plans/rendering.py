@@ -16,7 +16,7 @@ def render(args: argparse.Namespace) -> "Plan":
         InputError: the catalogue or the model is not there.
     """
     from dreampose import planning
-    from serve.catalog import read_catalog
+    from jobs.catalog.table import read_catalog
     from serve.config import Settings
 
     settings = Settings(model=args.model, subjects=args.subjects or "", chunk_size=args.chunk_size)
@@ -59,7 +59,7 @@ def evaluate(args: argparse.Namespace) -> "Plan":
         InputError: the clips are not there.
     """
     from dreampose import metrics, planning
-    from jobs import clips
+    from jobs.evaluation import clips
 
     pairs = clips.pair(clips.methods(args.pred), args.truth, common=args.common, size=args.size)
     chosen = metrics.choose(args.metrics)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from dreampose import config
 from dreampose.errors import InputError
-from jobs import clips, storage
+from jobs.common import storage
+from jobs.evaluation import clips
 from jobs.plans import rates
 
 if TYPE_CHECKING:
@@ -21,11 +22,11 @@ def train(args: argparse.Namespace) -> "Plan":
         InputError: there is no such stage, recipe, model or optimizer.
     """
     from dreampose import planning
-    from dreampose.cli import flags
+    from dreampose.options import arguments
 
     if args.stage not in ("vae", "encoder", "base"):
         raise InputError(f"stage must be one of vae, encoder, base, got {args.stage!r}")
-    savings = flags.savings(args)
+    savings = arguments.savings(args)
     recipe = rates.recipe_of(args)
     stage: config.StageConfig = getattr(recipe, f"{args.stage}_stage")
     num_frames, items, source = _items(args, recipe)
@@ -82,11 +83,11 @@ def finetune(args: argparse.Namespace) -> "Plan":
         InputError: the list of people, the model or an optimizer is not there.
     """
     from dreampose import planning
-    from dreampose.cli import flags
-    from jobs import subjects
+    from dreampose.options import arguments
+    from jobs.common import subject_table
 
-    savings = flags.savings(args)
-    people = subjects.read(args.subjects)
+    savings = arguments.savings(args)
+    people = subject_table.read(args.subjects)
     recipe = rates.recipe_of(args)
     precision = rates.precision_of(args)
     is_lora = args.method == "lora"
@@ -134,7 +135,7 @@ def ablate(args: argparse.Namespace) -> "Plan":
 
     asked, seeds, people = job.check(args)
     # Not above: they need the scores' packages, of which the check speaks.
-    from jobs import ablation
+    from jobs.evaluation import ablation
 
     recipe = rates.recipe_of(argparse.Namespace(model=args.vae_model))
     per_clip = len(ablation.scored_frames(ablation.MIN_FRAMES))
@@ -191,7 +192,7 @@ def _items(args: argparse.Namespace, recipe: config.Recipe) -> tuple[int, int, s
     """Frames, what an epoch visits, and where both come from."""
     is_encoder = args.stage == "encoder"
     if storage.parquet_files(f"{args.data}/clips"):
-        from dreampose.dataset import Dataset
+        from dreampose.data import Dataset
 
         data = Dataset(args.data, recipe=recipe, columns=())
         items = len(set(data.subjects)) if is_encoder else len(data)

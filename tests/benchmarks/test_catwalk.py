@@ -11,8 +11,9 @@ from PIL import Image
 from skimage.metrics import structural_similarity
 
 from benchmarks import data, people, report
-from dreampose import metrics, video
+from dreampose import metrics
 from dreampose.errors import InputError
+from dreampose.io import video
 from dreampose.poses import Motion, landmarks
 
 PROTOCOL = people.Protocol(

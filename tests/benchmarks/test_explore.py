@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from benchmarks import explore
-from dreampose import checkpoints, recipes, video
+from dreampose import checkpoints, recipes
 from dreampose.config import Recipe
+from dreampose.diffusion.schedulers import noise_process
 from dreampose.errors import InputError
-from dreampose.latents import LatentCodec
-from dreampose.schedule import noise_process
-from dreampose.training.denoising import encoders_fingerprint
+from dreampose.io import video
+from dreampose.models.vae import LatentCodec
+from dreampose.training.base_stage import encoders_fingerprint
 from dreampose.types import Clip
 
 

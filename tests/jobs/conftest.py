@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreampose import video
+from dreampose.io import video
 from dreampose.poses import Motion
 
 JOBS = Path(__file__).parents[2] / "jobs"

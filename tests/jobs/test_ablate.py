@@ -7,10 +7,13 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from dreampose import checkpoints, dataset, planning, poses, video
+from dreampose import checkpoints, planning, poses
+from dreampose import data as dataset
+from dreampose.io import video
 from dreampose.metrics import Interval
-from jobs import ablate, ablation, ablation_report
-from jobs.ablation import METRICS, ROWS, Person, Plan
+from jobs import ablate
+from jobs.evaluation import ablation, ablation_report
+from jobs.evaluation.ablation import METRICS, ROWS, Person, Plan
 
 MOTIONS = ("walk", "turn")
 SMALL = ("--base-steps", 2, "--steps", 2, "--vae-steps", 1, "--estimator", "catwalk")

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from dreampose.catwalk.generate import generate, tasks
+from dreampose.synthetic.generate import generate, tasks
 from jobs import catwalk
 
 FLAGS = [

@@ -7,8 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from jobs import download, videos
-from jobs.fetching import Fetcher, FetchError, client
+from jobs import download
+from jobs.common import video_list
+from jobs.common.downloads import Fetcher, FetchError, client
 
 CONTENT = bytes(range(256)) * 400
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -164,7 +165,7 @@ def test_published_lists_become_manifests_that_preprocessing_reads(site, tmp_pat
     assert "train.csv: 2 of 3 files" in text and "test.csv: 1 of 1 files" in text
     with (out / "failed.csv").open() as file:
         assert [row["reason"] for row in csv.DictReader(file)] == ["HTTP 404"]
-    found = videos.find(str(out / "train.csv"))
+    found = video_list.find(str(out / "train.csv"))
     assert [video.subject for video in found] == ["91+bk9jsiNS", "A1B+c"]
     assert all((out / video.clip_id).read_bytes() == CONTENT for video in found)
 
@@ -173,7 +174,7 @@ def test_published_lists_become_manifests_that_preprocessing_reads(site, tmp_pat
     del site.plans["/I/gone.mp4"]
     assert job(*words, "--out", out) == 0
     assert [path for path, _ in site.requests] == ["/I/gone.mp4"]
-    assert len(videos.find(str(out / "train.csv"))) == 3
+    assert len(video_list.find(str(out / "train.csv"))) == 3
 
 
 def test_a_csv_of_urls_and_files_with_digests(site, tmp_path, capsys):
@@ -193,7 +194,7 @@ def test_a_csv_of_urls_and_files_with_digests(site, tmp_path, capsys):
     assert job("--list", tmp_path / "mine.csv", "--out", out) == 1
     text = capsys.readouterr().out
     assert "other.mp4: its SHA-256 is" in text and "missing.mp4: no such file" in text
-    found = videos.find(str(out / "train.csv"))
+    found = video_list.find(str(out / "train.csv"))
     assert [(video.subject, video.path) for video in found] == [
         ("anna", str(tmp_path / "here.mp4")),
         ("bert", str(out / "files" / "train" / "bert.mp4")),
@@ -265,18 +266,18 @@ class TestDeepFashion:
     def test_outfits_seen_twice_are_listed_by_split(self, folder, tmp_path, capsys):
         assert job("--deepfashion", folder, "--out", tmp_path / "out") == 0
         assert "train.csv: 2 outfits, 4 photos" in capsys.readouterr().out
-        first, second = videos.find(str(tmp_path / "out" / "train.csv"))
+        first, second = video_list.find(str(tmp_path / "out" / "train.csv"))
         assert first.subject == "WOMEN-Dresses-id_00000002-01"
         assert second.subject == "WOMEN-Dresses-id_00000002-02"
         root = folder / "img_highres" / "WOMEN" / "Dresses" / "id_00000002"
         assert first.path == f"{root / '01_1_front.jpg'};{root / '01_3_back.jpg'}"
-        (test,) = videos.find(str(tmp_path / "out" / "test.csv"))
-        assert test.path.count(";") == 1 and videos.is_photo_set(test.path)
+        (test,) = video_list.find(str(tmp_path / "out" / "test.csv"))
+        assert test.path.count(";") == 1 and video_list.is_photo_set(test.path)
 
     def test_without_a_partition_everything_is_for_training(self, folder, tmp_path):
         (folder / "Eval" / "list_eval_partition.txt").unlink()
         assert job("--deepfashion", folder, "--out", tmp_path / "out") == 0
-        assert len(videos.find(str(tmp_path / "out" / "train.csv"))) == 3
+        assert len(video_list.find(str(tmp_path / "out" / "train.csv"))) == 3
         assert not (tmp_path / "out" / "test.csv").exists()
 
     def test_other_folders_are_refused(self, folder, tmp_path, capsys):

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dreampose import video
 from dreampose.config import replace
-from dreampose.dataset import ARRAYS
-from jobs.encoding import Encoder, Settings
+from dreampose.data import ARRAYS
+from dreampose.io import video
+from jobs.common.encoding import Encoder, Settings
 
 
 class Everywhere(nn.Module):

@@ -13,8 +13,10 @@ import torch
 from PIL import Image
 from skimage.metrics import structural_similarity
 
-from dreampose import metrics, video
-from jobs import clips, evaluate, report, scoring
+from dreampose import metrics
+from dreampose.io import video
+from jobs import evaluate
+from jobs.evaluation import clips, report, scoring
 
 
 def draw(seed, num_frames=18, height=36, width=32):

@@ -10,9 +10,11 @@ from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file
 
-import dreampose.subjects
-from dreampose import checkpoints, training, video
-from jobs import finetune, subjects, tasks
+import dreampose.models.subject
+from dreampose import checkpoints, training
+from dreampose.io import video
+from jobs import finetune
+from jobs.common import subject_table, tasks
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 
@@ -42,7 +44,7 @@ def test_a_killed_run_goes_on_and_one_who_fails_stops_nobody(
 ):
     out = tmp_path / "subjects"
     steps = {"num_steps": 120, "num_vae_steps": 2}
-    anna, bert, _ = subjects.read(people)
+    anna, bert, _ = subject_table.read(people)
 
     def plainly(person, folder):
         photos = [video.read_photo(photo) for photo in person.photos]
@@ -134,7 +136,7 @@ class TestRefusals:
         assert said in self.refusal(capsys, people, tmp_path, *flags)
 
     def test_photos_of_somebody_else_in_the_way(self, capsys, people, tmp_path, tiny_model):
-        anna, bert, _ = subjects.read(people)
+        anna, bert, _ = subject_table.read(people)
         pipe = checkpoints.load(tiny_model)
         other = checkpoints.describe(pipe, "bert", [video.read_photo(anna.photos[0])])
         checkpoints.save_subject(tmp_path / "subjects" / "bert", pipe, other)
@@ -155,7 +157,7 @@ class TestRefusals:
         assert said in self.refusal(capsys, people, tmp_path, *flags, "--model", tiny_model)
 
     def test_weights_by_another_method_in_the_way(self, capsys, people, tmp_path, tiny_model):
-        _, bert, _ = subjects.read(people)
+        _, bert, _ = subject_table.read(people)
         pipe = checkpoints.load(tiny_model)
         full = checkpoints.describe(pipe, "bert", [video.read_photo(bert.photos[0])])
         checkpoints.save_subject(tmp_path / "subjects" / "bert", pipe, full)
@@ -180,8 +182,8 @@ def test_people_of_the_same_photos_are_finetuned_on_once(
             pipe = checkpoints.load(tiny_model)
             photos = [video.read_photo(photo) for photo in person.photos]
             if person.subject != "wall":
-                info = dreampose.subjects.describe(pipe, person.subject, photos)
-                dreampose.subjects.save_subject(out / person.subject, pipe, info)
+                info = dreampose.models.subject.describe(pipe, person.subject, photos)
+                dreampose.models.subject.save_subject(out / person.subject, pipe, info)
         return {"wall": "nobody is in the photo"}
 
     monkeypatch.setattr(tasks, "run", run)
@@ -190,9 +192,9 @@ def test_people_of_the_same_photos_are_finetuned_on_once(
     assert finetune.main(flags) == 1
     assert asked == ["anna", "bert", "wall"]
     assert "mural    failed: nobody is in the photo" in capsys.readouterr().out
-    copied = dreampose.subjects.read_subject(out / "bertram")
+    copied = dreampose.models.subject.read_subject(out / "bertram")
     assert copied.name == "bertram"
-    assert copied.photos == dreampose.subjects.read_subject(out / "bert").photos
+    assert copied.photos == dreampose.models.subject.read_subject(out / "bert").photos
     torch.testing.assert_close(weights(out / "bertram"), weights(out / "bert"), rtol=0, atol=0)
 
     asked.clear()

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreampose import video
+from dreampose.io import video
 from dreampose.poses import Motion
-from jobs import catwalk, download, evaluate, fetching, finetune, preprocess, render, screen, train
+from jobs import catwalk, download, evaluate, finetune, preprocess, render, screen, train
+from jobs.common import downloads
 
 PAPER_HOURS = 48
 """Two days on two A100s."""
@@ -116,7 +117,7 @@ def test_screening_is_planned_by_frames_and_refuses_what_the_job_refuses(capsys,
 
 
 def test_downloads_are_planned_without_asking_a_server(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(fetching.Fetcher, "fetch", lambda *_: pytest.fail("a server was asked"))
+    monkeypatch.setattr(downloads.Fetcher, "fetch", lambda *_: pytest.fail("a server was asked"))
     (tmp_path / "here.mp4").write_bytes(b"x")
     links = [f"https://example.org/{number}.mp4" for number in range(1200)]
     (tmp_path / "train.txt").write_text("\n".join([*links, "here.mp4"]))

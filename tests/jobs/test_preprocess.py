@@ -7,11 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dreampose import checkpoints, dataset, poses, video
+from dreampose import checkpoints, poses
+from dreampose import data as dataset
 from dreampose.config import replace
-from dreampose.dataset import ARRAYS, Dataset, encode_clip
+from dreampose.data import ARRAYS, Dataset, encode_clip
+from dreampose.io import video
 from jobs import preprocess
-from jobs.encoding import Encoder, Settings
+from jobs.common.encoding import Encoder, Settings
 
 
 def rows_of(out):

@@ -15,12 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
-from dreampose import provenance
 from dreampose.errors import InputError
+from dreampose.io import provenance
 from jobs import render
-from serve.catalog import Item, read_catalog
+from jobs.catalog.output import Output
+from jobs.catalog.table import Item, read_catalog
 from serve.config import Settings
-from serve.output import Output
 
 ROOT = Path(__file__).parents[2]
 NUM_FRAMES, FPS = 10, 12.5

@@ -16,9 +16,12 @@ import torch
 from PIL import Image
 from ray import serve as ray_serve
 
-from dreampose import checkpoints, generate, provenance, subjects, video
+from dreampose import checkpoints
+from dreampose.diffusion import generation
+from dreampose.io import provenance, video
+from dreampose.models import subject
 from dreampose.poses import Motion
-from serve.catalog import read_catalog
+from jobs.catalog.table import read_catalog
 from serve.config import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -65,11 +68,11 @@ def test_a_job_killed_halfway_with_its_cluster_does_only_the_rest(
     # As if nothing had happened: the same as in this process, in chunks of the same shape.
     pipe = checkpoints.load(shop / "tiny")
     for seed, (name, photo) in enumerate({"one": "a.png", "two": "b.png"}.items(), start=1):
-        request = generate.prepare(
+        request = generation.prepare(
             pipe, [video.read_photo(shop / photo)], Motion.load(shop / "walk.npz"),
             preset="balanced", seed=seed, align=False,
         )  # fmt: skip
-        frames = [generate.render_frames(pipe, request, range(i, i + 4)) for i in range(0, 24, 4)]
+        frames = [generation.render_frames(pipe, request, range(i, i + 4)) for i in range(0, 24, 4)]
         code = manifests[name]["watermark"]
         provenance.write(shop / "expected.mp4", np.concatenate(frames), FPS, code=code)
         clip = video.read(shop / "out" / f"{name}.mp4")
@@ -96,8 +99,8 @@ def test_a_catalogue_killed_halfway_renders_every_item_once_and_tells_what_is_br
             pipe.unet.conv_out.bias.add_(0.01)
         photo = np.full((64, 48, 3), 40 * number, np.uint8)
         Image.fromarray(photo).save(shop / f"{person}.png")
-        info = subjects.describe(base, person, [photo])
-        subjects.save_subject(shop / "weights" / person, pipe, info)
+        info = subject.describe(base, person, [photo])
+        subject.save_subject(shop / "weights" / person, pipe, info)
     for number, length in enumerate((5, 6, 8)):
         still_motion(length).save(shop / f"walk-{number}.npz")
     rows = [

@@ -6,9 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from dreampose import video
-from dreampose.dataset.screening import Measures
-from jobs import screen, storage, videos
+from dreampose.data.screening import Measures
+from dreampose.io import video
+from jobs import screen
+from jobs.common import storage, video_list
 
 FACTS = {
     "height": 640, "width": 512, "num_frames": 300, "fps": 30.0, "coverage": 1.0, "whole": 1.0,
@@ -47,7 +48,7 @@ def test_kept_videos_are_a_manifest_and_the_others_a_report(measured, capsys, mo
     words = ["--videos", str(folder / "manifest.csv"), "--out", str(out)]
     assert screen.main(words) == 0
     assert "1 of 4 videos kept" in capsys.readouterr().out
-    (kept,) = videos.find(str(out / "kept.csv"))
+    (kept,) = video_list.find(str(out / "kept.csv"))
     assert (kept.path, kept.subject) == (str(folder / "a.mp4"), "person a")
     why = {row["subject"]: row["reasons"] for row in rows(out / "dropped.csv")}
     assert why["person b"] == "people: 3 in one frame, not 1; cuts: 1, at frame 9"

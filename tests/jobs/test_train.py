@@ -11,10 +11,12 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dreampose import checkpoints, dataset, poses, training, video
+from dreampose import checkpoints, poses, training
+from dreampose import data as dataset
 from dreampose.config import replace
+from dreampose.io import video
 from jobs import train
-from jobs.sheets import Sheets
+from jobs.common.sample_sheets import Sheets
 
 NUM_STEPS = 240
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dreampose.metrics import networks, weights
+from dreampose.metrics import backbones, pretrained
 
 
 @pytest.fixture
@@ -21,14 +21,14 @@ def clips():
 @pytest.fixture
 def anything_published(monkeypatch):
     """Weights with another hash than the published ones are taken: random ones stand in."""
-    monkeypatch.setattr(weights, "is_published", lambda backbone, found: True)
+    monkeypatch.setattr(pretrained, "is_published", lambda backbone, found: True)
 
 
 @pytest.fixture
 def shallow(monkeypatch):
     """ResNets with one block a layer, which take a quarter of the time."""
-    layers = tuple((width, 1, stride) for width, _, stride in networks._RESNET50)
-    monkeypatch.setattr(networks, "_RESNET50", layers)
+    layers = tuple((width, 1, stride) for width, _, stride in backbones._RESNET50)
+    monkeypatch.setattr(backbones, "_RESNET50", layers)
 
 
 @pytest.fixture

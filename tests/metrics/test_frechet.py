@@ -9,12 +9,12 @@ from torch import nn
 from dreampose.metrics import (
     METRICS,
     Networks,
+    backbones,
+    clip_scores,
     distance,
     features,
     frechet,
-    measuring,
-    networks,
-    weights,
+    pretrained,
 )
 
 
@@ -67,7 +67,7 @@ def save_script(module, path):
 def test_fid_equals_torchmetrics_on_the_same_random_backbone(clips, tmp_path, anything_published):
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    network = save_script(RandomInception(), tmp_path / weights.INCEPTION.file)
+    network = save_script(RandomInception(), tmp_path / pretrained.INCEPTION.file)
     pred, truth = clips
     found = Networks(str(tmp_path))
     metric = METRICS["fid"]
@@ -105,7 +105,7 @@ class RandomI3D(nn.Module):
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
 def test_fvd_is_the_distance_of_sixteen_frame_windows(tmp_path, anything_published):
-    network = save_script(RandomI3D(), tmp_path / weights.I3D.file)
+    network = save_script(RandomI3D(), tmp_path / pretrained.I3D.file)
     random = np.random.default_rng(5)
     preds, truths = (
         [random.integers(0, high, (n, 16, 16, 3), dtype=np.uint8) for n in (50, 33, 16)]
@@ -132,8 +132,8 @@ def test_fvd_is_the_distance_of_sixteen_frame_windows(tmp_path, anything_publish
 def test_fid_vid_fills_the_last_window_with_the_last_frame(
     clips, tmp_path, save_random, shallow, anything_published
 ):
-    file = tmp_path / weights.RESNET3D.file
-    network = save_random(networks.ResNet50(dimensions=3), file, prefix="module.", wrap=True)
+    file = tmp_path / pretrained.RESNET3D.file
+    network = save_random(backbones.ResNet50(dimensions=3), file, prefix="module.", wrap=True)
     frames = clips[0][:3]
     found = features(METRICS["fid-vid"], frames, Networks(str(tmp_path)))
     filled = np.concatenate([frames, *[frames[-1:]] * 13])
@@ -152,7 +152,7 @@ def test_the_lite_twins_share_one_pass(clips):
     network = found.get(METRICS["fid-lite"])
     rows = features(METRICS["fid-lite"], frames, found)
     images = torch.nn.functional.interpolate(
-        measuring.images(frames), size=(224, 224), mode="bilinear", antialias=True
+        clip_scores.images(frames), size=(224, 224), mode="bilinear", antialias=True
     )
     with torch.no_grad():
         head = network.embed(images).numpy()

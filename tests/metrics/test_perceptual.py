@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from dreampose.metrics import METRICS, Networks, curve, measuring, networks, perceptual, weights
+from dreampose.metrics import METRICS, Networks, backbones, clip_scores, curve, perceptual
+from dreampose.metrics import pretrained as weights
 
 LPIPS = "lpips==0.1.4"
 
@@ -18,7 +19,7 @@ LPIPS = "lpips==0.1.4"
 @pytest.fixture
 def pairs(clips):
     pred, truth = clips
-    return measuring.images(pred[:3]), measuring.images(truth[:3])
+    return clip_scores.images(pred[:3]), clip_scores.images(truth[:3])
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def lpips_folder(tmp_path_factory):
 def test_lpips_equals_its_package_on_the_same_random_backbone(
     lpips_folder, pairs, monkeypatch, tmp_path, save_random, anything_published
 ):
-    body = save_random(networks.alexnet(), tmp_path / weights.ALEXNET.file)
+    body = save_random(backbones.alexnet(), tmp_path / weights.ALEXNET.file)
     # All that the package takes from torchvision is a network with `features`.
     models = types.ModuleType("torchvision.models")
     models.alexnet = lambda pretrained: types.SimpleNamespace(features=body.features)
@@ -61,7 +62,7 @@ def test_lpips_equals_its_package_on_the_same_random_backbone(
 
 
 def test_vgg_distance_is_the_mean_difference_at_five_layers(pairs):
-    network = networks.vgg19().eval()
+    network = backbones.vgg19().eval()
     pred, truth = pairs
     mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
     deviation = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -85,8 +86,8 @@ def test_lpips_lite_is_the_distance_of_unit_features_at_five_strides(clips):
     wanted = np.zeros(2)
     with torch.no_grad():
         stages = zip(
-            network.stages(measuring.images(pred)),
-            network.stages(measuring.images(truth)),
+            network.stages(clip_scores.images(pred)),
+            network.stages(clip_scores.images(truth)),
             strict=True,
         )
         for a, b in stages:
@@ -110,9 +111,9 @@ def test_lpips_lite_prefers_a_small_fault_to_a_large_one_and_can_be_a_loss(clips
         return float(curve(METRICS["lpips-lite"], pred, truth[:1], found)[0])
 
     assert 0 < score(5) < score(20) < score(80) < 4
-    image = measuring.images(truth[:1]).requires_grad_()
+    image = clip_scores.images(truth[:1]).requires_grad_()
     network = found.get(METRICS["lpips-lite"])
-    perceptual.lpips_lite(network, image, measuring.images(truth[1:2])).sum().backward()
+    perceptual.lpips_lite(network, image, clip_scores.images(truth[1:2])).sum().backward()
     assert image.grad.abs().sum() > 0
     assert torch.isfinite(image.grad).all()
 
@@ -122,7 +123,7 @@ def test_aed_is_the_mean_difference_of_the_embeddings(
 ):
     pred, truth = clips[0][:1], clips[1][:1]
     network = save_random(
-        networks.ResNet50(dimensions=2), tmp_path / weights.REID.file, prefix="model."
+        backbones.ResNet50(dimensions=2), tmp_path / weights.REID.file, prefix="model."
     )
 
     def embedding(frames):

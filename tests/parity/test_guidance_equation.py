@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dreampose.guidance import guide
+from dreampose.diffusion.guidance import guide
 from dreampose.types import Conditions
 
 

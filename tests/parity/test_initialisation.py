@@ -7,8 +7,8 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from dreampose import checkpoints, recipes
-from dreampose.conditions import ImageAdapter
-from dreampose.denoiser import Denoiser, widen
+from dreampose.models.adapter import ImageAdapter
+from dreampose.models.unet import Denoiser, widen
 from dreampose.types import Conditions
 
 

@@ -10,9 +10,17 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from diffusers import UNet2DConditionModel
 
-from dreampose import generate, published, video
-from dreampose.conditions import CLIP_MEAN, CLIP_STD, drop_conditions, encode_blank, pose_condition
-from dreampose.latents import LatentCodec
+from dreampose import convert
+from dreampose.diffusion import generation
+from dreampose.io import video
+from dreampose.models.adapter import (
+    CLIP_MEAN,
+    CLIP_STD,
+    drop_conditions,
+    encode_blank,
+    pose_condition,
+)
+from dreampose.models.vae import LatentCodec
 from dreampose.poses import Motion
 from dreampose.types import Conditions
 
@@ -34,7 +42,7 @@ def pipe(sd_folder, sd_recipe, adapter, tmp_path):
     unet = UNet2DConditionModel(**{**sd_recipe.unet, "in_channels": 14}).state_dict()
     torch.save({f"module.{key}": value for key, value in unet.items()}, tmp_path / "unet.pth")
     torch.save(adapter, tmp_path / "adapter.pth")
-    pipe, _ = published.import_model(
+    pipe, _ = convert.import_model(
         sd_folder, unet=tmp_path / "unet.pth", adapter=tmp_path / "adapter.pth"
     )
     return pipe
@@ -110,7 +118,7 @@ def plms(eps, latents, betas, num_steps):
 
 @torch.no_grad()
 def test_a_request_is_the_published_arithmetic(pipe, adapter, photo, motion, monkeypatch):
-    request = generate.prepare(
+    request = generation.prepare(
         pipe, [photo], motion, num_inference_steps=NUM_STEPS, seed=3, align=False
     )
     assert (request.image_scale, request.pose_scale) == (8.0, 3.0)
@@ -134,7 +142,7 @@ def test_a_request_is_the_published_arithmetic(pipe, adapter, photo, motion, mon
 
     monkeypatch.setattr(LatentCodec, "decode", record)
     pipe.unet.double()
-    frames = generate.render_frames(pipe, request, [1])
+    frames = generation.render_frames(pipe, request, [1])
 
     def eps(latents, t):
         """The published order of branches: none, both, image alone."""

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from dreampose import recipes
-from dreampose.denoiser import Denoiser
-from dreampose.guidance import guide
-from dreampose.sampling import denoise
-from dreampose.schedule import scheduler_by_name, scheduler_names
+from dreampose.diffusion.guidance import guide
+from dreampose.diffusion.sampling import denoise
+from dreampose.diffusion.schedulers import scheduler_by_name, scheduler_names
+from dreampose.models.unet import Denoiser
 from dreampose.types import Conditions
 
 SCHEDULERS = [

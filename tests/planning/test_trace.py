@@ -13,7 +13,7 @@ from dreampose import config, planning, recipes
 from dreampose.config import Savings
 from dreampose.planning import passes, steps, trace
 from dreampose.planning.trace import Trace, measure
-from dreampose.training.savings import make_optimizer, moment_bytes
+from dreampose.training.memory import make_optimizer, moment_bytes
 
 
 def really_measure(build, run):

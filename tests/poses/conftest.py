@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from jaxtyping import Float
 
-from dreampose import video
-from dreampose.catwalk.clip import render_clip, write_clip
-from dreampose.catwalk.identity import identity
+from dreampose.io import video
 from dreampose.poses import landmarks
+from dreampose.synthetic.clip import render_clip, write_clip
+from dreampose.synthetic.identity import identity
 from dreampose.types import Clip
 
 Skeleton = Callable[..., Float[np.ndarray, "t 33 4"]]

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dreampose import video
 from dreampose.errors import InputError, SeveralPeopleWarning
+from dreampose.io import video
 from dreampose.poses import BlazePose, CatwalkPose, Motion, extract
 from dreampose.poses.landmarks import INDEX, point
 from dreampose.types import Clip

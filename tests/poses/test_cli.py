@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dreampose import video
 from dreampose.__main__ import main
+from dreampose.io import video
 from dreampose.poses import Motion
 
 

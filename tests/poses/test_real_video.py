@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dreampose import video
 from dreampose.errors import SeveralPeopleWarning
+from dreampose.io import video
 from dreampose.poses import BlazePose, Motion, extract, frame_person, measure
 from dreampose.poses.landmarks import point
 from dreampose.types import Clip

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreampose import video
 from dreampose.__main__ import main
 from dreampose.errors import InputError, PartsOnlyWarning
+from dreampose.io import video
 from dreampose.poses import Motion, paint
 from dreampose.poses.extract import complete
 from dreampose.poses.landmarks import INDEX

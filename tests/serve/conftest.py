@@ -12,15 +12,15 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from dreampose import video
-from dreampose.places import new_file, place
+from dreampose.io import video
+from dreampose.io.paths import new_file, place
 from dreampose.poses import Motion
+from serve.api import build
 from serve.config import Settings
-from serve.http import build
-from serve.people import JobFolder
-from serve.service import Service
-from serve.store import VideoFolder
-from serve.writing import write_result
+from serve.deployments.video_writer import write_result
+from serve.service.service import Service
+from serve.service.store import VideoFolder
+from serve.service.subject_library import JobFolder
 
 NUM_FRAMES, FPS = 10, 12.5
 HERE = ("127.0.0.1", 50000)

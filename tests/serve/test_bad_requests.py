@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
 
-from dreampose import video
+from dreampose.io import video
 
 schemathesis = pytest.importorskip("schemathesis")
 

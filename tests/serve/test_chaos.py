@@ -19,11 +19,13 @@ import pytest
 import ray
 from ray import serve as ray_serve
 
-from dreampose import checkpoints, generate, provenance, video
+from dreampose import checkpoints
+from dreampose.diffusion import generation
+from dreampose.io import provenance, video
 from dreampose.poses import Motion
 from serve import application
 from serve.config import Settings
-from serve.sampler import Sampler
+from serve.deployments.sampler import Sampler
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -164,13 +166,13 @@ def test_ten_renders_survive_the_death_of_everything(
 
     pipe = checkpoints.load(tiny_model)
     for seed, video_id in enumerate(ids):
-        request = generate.prepare(
+        request = generation.prepare(
             pipe, [video.read_photo(photo_file)], Motion.load(motion),
             preset="balanced", seed=seed, align=False,
         )  # fmt: skip
         chunks = [range(start, start + CHUNK) for start in range(0, num_frames, CHUNK)]
         frames = [
-            frame for chunk in chunks for frame in generate.render_frames(pipe, request, chunk)
+            frame for chunk in chunks for frame in generation.render_frames(pipe, request, chunk)
         ]
         rendered, undisturbed = tmp_path / "rendered.mp4", tmp_path / "undisturbed.mp4"
         rendered.write_bytes(persist(client, "GET", f"/v1/videos/{video_id}/content").content)

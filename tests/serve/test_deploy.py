@@ -13,8 +13,8 @@ from ray.serve.schema import ServeDeploySchema
 from dreampose.errors import InputError
 from serve.application import service_app
 from serve.config import Limits, Settings
-from serve.measures import METRICS
-from serve.on_ray import finetune_needs
+from serve.deployments.ray_backend import finetune_needs
+from serve.service.metrics import METRICS
 
 ROOT = Path(__file__).parents[2]
 CPUS = {"CPU": 8.0}
@@ -119,7 +119,7 @@ def test_finetuning_says_so_where_no_gpu_is_left():
 def test_every_metric_is_made_and_takes_its_tags():
     from ray.util import metrics
 
-    from serve.measures import RayMeasures
+    from serve.service.metrics import RayMeasures
 
     measures = RayMeasures()
     kinds = {"counter": metrics.Counter, "gauge": metrics.Gauge, "histogram": metrics.Histogram}

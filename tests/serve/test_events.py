@@ -8,7 +8,7 @@ import json
 import pytest
 from PIL import Image
 
-from serve.http.events import follow
+from serve.api.events import follow
 
 
 def parsed(text):

@@ -8,8 +8,8 @@ import pytest
 from dreampose import poses
 from dreampose.errors import InputError
 from dreampose.poses import Motion
-from serve.backend import StoppedError
-from serve.extractor import Extractor, extract
+from serve.deployments.extractor import Extractor, extract
+from serve.service.backend import StoppedError
 
 
 class Reader:

@@ -17,10 +17,10 @@ import psutil
 import pytest
 from PIL import Image
 
-from serve.http import build
-from serve.records import Prepared
-from serve.renderer import Renderer
-from serve.store import VideoFolder
+from serve.api import build
+from serve.deployments.renderer import Renderer
+from serve.service.records import Prepared
+from serve.service.store import VideoFolder
 
 CLIENTS, QUEUE = 50, 20
 STRETCHES = (100, 200, 200)

@@ -6,7 +6,7 @@ import openai
 import pytest
 
 from serve.keys import Keys
-from serve.store import Store
+from serve.service.store import Store
 
 # The client says of its own videos methods that the service they were made for shuts down.
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreampose import video
-from dreampose.places import on_disk, place
-from serve import model
-from serve.http.events import follow
-from serve.records import RenderRequest
-from serve.renderer import Renderer
-from serve.store import Store, read_chunk
+from dreampose.io import video
+from dreampose.io.paths import on_disk, place
+from serve.api.events import follow
+from serve.deployments import frame_rendering
+from serve.deployments.renderer import Renderer
+from serve.service.records import RenderRequest
+from serve.service.store import Store, read_chunk
 
 
 @pytest.fixture
@@ -130,8 +130,8 @@ def test_samplers_and_renderer_give_what_they_give_on_a_disk(
             self.remote = lambda *args: asyncio.to_thread(work, *args)
 
     def render(pipe, folder, indices):
-        chunk = model.Chunk(pipe=pipe, folder=folder, indices=indices)
-        model.render([chunk])()
+        chunk = frame_rendering.Chunk(pipe=pipe, folder=folder, indices=indices)
+        frame_rendering.render([chunk])()
         return chunk.seconds.result()
 
     results = {}
@@ -141,7 +141,7 @@ def test_samplers_and_renderer_give_what_they_give_on_a_disk(
             photos=[photo_file.read_bytes()], motion=motion_file.read_bytes(), motion_suffix=".npz",
         )  # fmt: skip
         way = Way()
-        way.prepare = Call(lambda _, folder=folder: model.prepare(tiny_pipeline, folder))
+        way.prepare = Call(lambda _, folder=folder: frame_rendering.prepare(tiny_pipeline, folder))
         way.render = Call(lambda _, indices, folder=folder: render(tiny_pipeline, folder, indices))
         renderer = Renderer(
             Settings(model=str(tiny_model), subjects="", storage=storage, chunk_size=4), 1, way

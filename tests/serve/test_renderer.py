@@ -12,14 +12,14 @@ from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
-from dreampose import video
 from dreampose.errors import InputError
+from dreampose.io import video
 from dreampose.poses.motion import Motion
 from serve.config import Settings
-from serve.records import Prepared, RenderRequest
-from serve.renderer import Renderer, cut
-from serve.retry import call_with_retries
-from serve.store import Store, VideoFolder, write_atomically
+from serve.deployments.renderer import Renderer, cut
+from serve.deployments.retries import call_with_retries
+from serve.service.records import Prepared, RenderRequest
+from serve.service.store import Store, VideoFolder, write_atomically
 
 NUM_FRAMES, FPS = 10, 12.5
 """Of `motion_file`."""

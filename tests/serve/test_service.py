@@ -14,13 +14,15 @@ import pytest
 import ray
 from ray import serve as ray_serve
 
-from dreampose import checkpoints, generate, provenance, video, watermark
+from dreampose import checkpoints
+from dreampose.diffusion import generation
+from dreampose.io import provenance, video, watermark
 from dreampose.poses import Motion
 from serve import app
 from serve.application import renderer_app
 from serve.config import Settings
-from serve.records import RenderRequest
-from serve.store import Store
+from serve.service.records import RenderRequest
+from serve.service.store import Store
 
 pytestmark = pytest.mark.ray
 
@@ -71,7 +73,7 @@ def reference(model):
     pipe = checkpoints.load(model)
 
     def render(photo_file, motion_file, chunk_size, preset):
-        request = generate.prepare(
+        request = generation.prepare(
             pipe,
             [video.read_photo(photo_file)],
             Motion.load(motion_file),
@@ -81,7 +83,7 @@ def reference(model):
         )
         starts = range(0, request.num_frames, chunk_size)
         chunks = [range(start, min(start + chunk_size, request.num_frames)) for start in starts]
-        return np.concatenate([generate.render_frames(pipe, request, chunk) for chunk in chunks])
+        return np.concatenate([generation.render_frames(pipe, request, chunk) for chunk in chunks])
 
     return render
 

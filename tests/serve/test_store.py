@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from dreampose.errors import InputError
-from dreampose.places import modified
-from serve.records import RenderRequest
-from serve.store import Store, new_id, write_atomically
-from serve.writing import write_result
+from dreampose.io.paths import modified
+from serve.deployments.video_writer import write_result
+from serve.service.records import RenderRequest
+from serve.service.store import Store, new_id, write_atomically
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_a_killed_writer_leaves_the_old_file_whole(tmp_path):
     write_atomically(path, b"old")
     script = (
         "import os, pathlib, signal, sys\n"
-        "from serve.store import write_atomically\n"
+        "from serve.service.store import write_atomically\n"
         "pathlib.Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"write_atomically(pathlib.Path({str(path)!r}), b'new')\n"
     )

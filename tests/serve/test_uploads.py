@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreampose import video
 from dreampose.errors import InputError
+from dreampose.io import video
 from serve.config import Limits
-from serve.uploads import check_motion, check_photo, sniff
+from serve.service.uploads import check_motion, check_photo, sniff
 
 FPS = 12.5
 

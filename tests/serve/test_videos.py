@@ -5,8 +5,8 @@ import io
 import pytest
 from PIL import Image
 
-from dreampose import video
-from serve.store import Store, VideoFolder
+from dreampose.io import video
+from serve.service.store import Store, VideoFolder
 
 
 def test_post_poll_fetch(running, post, finished, motion_file, tmp_path):
@@ -186,7 +186,7 @@ def test_a_fault_of_the_renderer_fails_the_video_alone(running, post, finished):
 def test_storage_that_pauses_leaves_no_video_behind(
     running, post, finished, eventually, monkeypatch
 ):
-    monkeypatch.setattr("serve.store.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("serve.service.store.FIRST_PAUSE", 0.01)
     pauses = {"fail": 3, "update": 2}
 
     def pausing(name):
@@ -208,7 +208,7 @@ def test_storage_that_pauses_leaves_no_video_behind(
     assert (state["status"], state["error"]["code"]) == ("failed", "render_failed")
     assert pauses == {"fail": 0, "update": 0}
     # A video that storage never takes holds up nobody.
-    monkeypatch.setattr("serve.store.STORAGE_PATIENCE", 0.0)
+    monkeypatch.setattr("serve.service.store.STORAGE_PATIENCE", 0.0)
     pauses["fail"] = 10**9
     post(running.client)
     eventually(lambda: not running.service.desk.tasks)

@@ -11,10 +11,10 @@ import sys
 import numpy as np
 import pytest
 
-from dreampose import video
-from serve.http import page as page_module
-from serve.http.visit import KEY
+from dreampose.io import video
 from serve.keys import Keys
+from serve.web import page as page_module
+from serve.web.visit import KEY
 
 pytest.importorskip("gradio")
 
@@ -202,7 +202,7 @@ def test_behind_a_prefix_the_page_asks_there(start_service, tmp_path):
 
 
 def test_gradio_is_imported_for_the_page_alone():
-    code = "import sys, serve.http, serve.application; sys.exit('gradio' in sys.modules)"
+    code = "import sys, serve.api, serve.application; sys.exit('gradio' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

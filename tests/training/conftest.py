@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dreampose import checkpoints, dataset
+from dreampose import checkpoints, data
 from dreampose.config import Recipe
 from dreampose.poses import Motion
 from dreampose.types import Clip
@@ -41,7 +41,7 @@ def write_data(folder: Path, recipe: Recipe, *, num_clips: int = 3, encoded: boo
     pipe = checkpoints.build(recipe) if encoded else None
     for seed in range(num_clips):
         clip, motion = draw_clip(seed, recipe.height, recipe.width)
-        row = dataset.encode_clip(
+        row = data.encode_clip(
             clip,
             motion,
             recipe=recipe,
@@ -50,7 +50,7 @@ def write_data(folder: Path, recipe: Recipe, *, num_clips: int = 3, encoded: boo
             clip_id=f"clip{seed}",
             subject=f"person{seed // 2}",
         )
-        dataset.write_rows(folder / f"{seed}.parquet", [row])
+        data.write_rows(folder / f"{seed}.parquet", [row])
     return folder
 
 

@@ -88,17 +88,17 @@ def train_base(
 
     from dreampose import training
     from dreampose.config import Recipe
-    from dreampose.training import denoising, sharding
+    from dreampose.training import base_stage, distributed
 
     accelerator = Accelerator(cpu=True)
     if shard:
         # Accelerate spreads weights on accelerators alone, though torch does so on CPUs as well.
-        accelerator.state.fsdp_plugin = sharding.plugin()
+        accelerator.state.fsdp_plugin = distributed.plugin()
         accelerator.state.distributed_type = DistributedType.FSDP
     out.mkdir(parents=True, exist_ok=True)
     turns = 0
 
-    class Spy(denoising.BaseStage):
+    class Spy(base_stage.BaseStage):
         def draw(self, split: str, items: Any, generator: Any) -> dict[str, Any]:
             nonlocal turns
             if split == "train":
@@ -109,7 +109,7 @@ def train_base(
                     file.write(json.dumps(items.tolist()) + "\n")
             return super().draw(split, items, generator)
 
-    original, denoising.BaseStage = denoising.BaseStage, Spy
+    original, base_stage.BaseStage = base_stage.BaseStage, Spy
     try:
         reports = training.train(
             "base", recipe=Recipe.from_dict(recipe), data=data, out=out, accelerator=accelerator,
@@ -117,7 +117,7 @@ def train_base(
         )  # fmt: skip
         return [[report.loss, report.grad_norm, report.validation_loss] for report in reports]
     finally:
-        denoising.BaseStage = original
+        base_stage.BaseStage = original
 
 
 def drawn(out: Path, rank: int) -> list[list[int]]:

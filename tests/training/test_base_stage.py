@@ -9,17 +9,17 @@ from accelerate import Accelerator
 
 from dreampose import checkpoints, recipes, training
 from dreampose.config import replace
-from dreampose.dataset import Dataset
+from dreampose.data import Dataset
 from dreampose.errors import InputError
-from dreampose.training import denoising
+from dreampose.training import base_stage
 from dreampose.types import Batch
 
 
 @pytest.fixture
 def stage(tiny_pipeline, tiny_recipe, tiny_data):
-    data = Dataset(tiny_data, recipe=tiny_recipe, columns=denoising.columns(tiny_recipe))
+    data = Dataset(tiny_data, recipe=tiny_recipe, columns=base_stage.columns(tiny_recipe))
     checkpoint = checkpoints.build(tiny_recipe)
-    return denoising.BaseStage(
+    return base_stage.BaseStage(
         checkpoint, data=data, validation=None, recipe=tiny_recipe, config=tiny_recipe.base_stage
     )
 
@@ -27,7 +27,7 @@ def stage(tiny_pipeline, tiny_recipe, tiny_data):
 def test_target_and_poses_share_a_view_and_the_photo_is_another_frame(
     stage, tiny_data, tiny_recipe
 ):
-    data = Dataset(tiny_data, recipe=tiny_recipe, columns=denoising.columns(tiny_recipe))
+    data = Dataset(tiny_data, recipe=tiny_recipe, columns=base_stage.columns(tiny_recipe))
     items = np.arange(len(data))
     batch = stage.draw("train", items, np.random.default_rng(0))
     for item, (clip, frame) in enumerate(data.targets.tolist()):
@@ -48,8 +48,8 @@ def test_tokens_learn_to_say_what_their_patch_shows(tiny_pipeline, tiny_recipe, 
         settings = replace(
             tiny_recipe.base_stage, reading_weight=weight, learning_rate=1e-2, batch_size=8
         )
-        data = Dataset(tiny_data, recipe=tiny_recipe, columns=denoising.columns(tiny_recipe))
-        stage = denoising.BaseStage(
+        data = Dataset(tiny_data, recipe=tiny_recipe, columns=base_stage.columns(tiny_recipe))
+        stage = base_stage.BaseStage(
             checkpoints.build(tiny_recipe),
             data=data,
             validation=None,
@@ -77,7 +77,7 @@ def test_tokens_learn_to_say_what_their_patch_shows(tiny_pipeline, tiny_recipe, 
 def test_cropped_photo_is_cropped_otherwise_than_the_target(tiny_recipe):
     recipe = replace(tiny_recipe, num_crops=4)
     settings = replace(recipe.base_stage, crop_share=1.0, recolour_share=0.0)
-    target, photo = denoising.sample_views(recipe, 1000, np.random.default_rng(0), config=settings)
+    target, photo = base_stage.sample_views(recipe, 1000, np.random.default_rng(0), config=settings)
     assert (target != photo).all()
     assert set(target.tolist()) == set(photo.tolist()) == {0, 1, 2, 3}
 
@@ -85,14 +85,14 @@ def test_cropped_photo_is_cropped_otherwise_than_the_target(tiny_recipe):
 def test_recoloured_photo_has_the_targets_colours(tiny_recipe):
     recipe = replace(tiny_recipe, num_crops=2, num_recolours=3)
     settings = replace(recipe.base_stage, crop_share=0.0, recolour_share=1.0)
-    target, photo = denoising.sample_views(recipe, 300, np.random.default_rng(0), config=settings)
+    target, photo = base_stage.sample_views(recipe, 300, np.random.default_rng(0), config=settings)
     assert (target == photo).all()
     assert set(target.tolist()) == {2, 3, 4}
 
 
 def test_views_are_as_they_are_by_default(tiny_recipe):
     settings = replace(tiny_recipe.base_stage, crop_share=0.0, recolour_share=0.0)
-    target, photo = denoising.sample_views(
+    target, photo = base_stage.sample_views(
         tiny_recipe, 50, np.random.default_rng(0), config=settings
     )
     assert not target.any()
@@ -169,7 +169,7 @@ def test_the_papers_layout_with_a_tenth_of_the_channels_trains():
         photo_latents=draw(1, 4, 40, 32),
         tokens=draw(1, 50, width),
     )
-    step = functools.partial(denoising.denoising_step, pipe, batch, recipe=recipe, seed=0)
+    step = functools.partial(base_stage.denoising_step, pipe, batch, recipe=recipe, seed=0)
     before = step(dropout=False)
     before.backward()
     trained = [*pipe.unet.parameters(), *pipe.adapter.parameters()]
@@ -192,15 +192,15 @@ def test_offset_noise_lifts_whole_channels_and_is_asked_for(
         seen.append(noise)
         return latents
 
-    monkeypatch.setattr(denoising.schedule, "add_noise", keep)
-    monkeypatch.setattr(denoising.schedule, "training_target", lambda _, __, noise, ___: noise)
+    monkeypatch.setattr(base_stage.schedule, "add_noise", keep)
+    monkeypatch.setattr(base_stage.schedule, "training_target", lambda _, __, noise, ___: noise)
     monkeypatch.setattr(
-        denoising, "Denoiser", lambda unet: lambda noisy, *_: torch.zeros_like(noisy)
+        base_stage, "Denoiser", lambda unet: lambda noisy, *_: torch.zeros_like(noisy)
     )
     items = np.arange(16) % stage.num_items("train")
-    batch = denoising.make_batch(stage.draw("train", items, np.random.default_rng(0)))
+    batch = base_stage.make_batch(stage.draw("train", items, np.random.default_rng(0)))
     for offset in (0.0, deviation):
-        loss = denoising.denoising_step(
+        loss = base_stage.denoising_step(
             tiny_pipeline, batch, recipe=tiny_recipe, seed=0, offset_noise=offset
         )
     assert loss.item() == pytest.approx(seen[1].square().mean().item(), rel=1e-5)
@@ -210,14 +210,14 @@ def test_offset_noise_lifts_whole_channels_and_is_asked_for(
 
 
 def test_offset_noise_is_that_of_training_alone(tiny_recipe, tiny_data, monkeypatch):
-    data = Dataset(tiny_data, recipe=tiny_recipe, columns=denoising.columns(tiny_recipe))
+    data = Dataset(tiny_data, recipe=tiny_recipe, columns=base_stage.columns(tiny_recipe))
     noise = []
-    add_noise = denoising.schedule.add_noise
+    add_noise = base_stage.schedule.add_noise
     monkeypatch.setattr(
-        denoising.schedule, "add_noise", lambda *args: noise.append(args[2]) or add_noise(*args)
+        base_stage.schedule, "add_noise", lambda *args: noise.append(args[2]) or add_noise(*args)
     )
     for deviation in (0.0, 0.5):
-        stage = denoising.BaseStage(
+        stage = base_stage.BaseStage(
             checkpoints.build(tiny_recipe), data=data, validation=data, recipe=tiny_recipe,
             config=replace(tiny_recipe.base_stage, offset_noise=deviation),
         )  # fmt: skip

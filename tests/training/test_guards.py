@@ -14,7 +14,7 @@ from torch import nn
 
 from dreampose.config import StageConfig, replace
 from dreampose.errors import InputError
-from dreampose.training import loop
+from dreampose.training import trainer
 from dreampose.training.stage import Stage
 
 CONFIG = StageConfig(learning_rate=0.1, num_steps=6, batch_size=1, weight_decay=0.0)
@@ -50,7 +50,7 @@ class Slope(Stage):
 
 def run(stage: Slope, out: Path, config: StageConfig = CONFIG, **options: Any) -> list[Any]:
     return list(
-        loop.run(
+        trainer.run(
             stage, config=config, accelerator=Accelerator(cpu=True), out=out, name="slope",
             label="slope", seed=0, **options,
         )

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 from accelerate import Accelerator
 
-from dreampose import checkpoints, dataset, generate, recipes, training
+from dreampose import checkpoints, recipes, training
+from dreampose import data as dataset
 from dreampose.config import replace
-from dreampose.dataset import Dataset
+from dreampose.data import Dataset
+from dreampose.diffusion import generation
 from dreampose.errors import InputError
-from dreampose.training import denoising
+from dreampose.io.video import fit
+from dreampose.training import base_stage
 from dreampose.types import Clip
-from dreampose.video import fit
 
 # 7x7 latents are odd: the UNet has to bring them back from 4x4.
 CLIPS = ((64, 48), (48, 64), (64, 48), (56, 56))
@@ -45,7 +47,7 @@ def data(recipe, drawn, tmp_path_factory):
 def train(recipe, data, monkeypatch):
     """Trains the base stage; gives the items of each batch that was drawn, and the reports."""
     batches = []
-    draw = denoising.BaseStage.draw
+    draw = base_stage.BaseStage.draw
 
     def spy(stage, split, items, generator):
         batch = draw(stage, split, items, generator)
@@ -53,7 +55,7 @@ def train(recipe, data, monkeypatch):
             batches.append((items.tolist(), tuple(batch["latents"].shape[-2:])))
         return batch
 
-    monkeypatch.setattr(denoising.BaseStage, "draw", spy)
+    monkeypatch.setattr(base_stage.BaseStage, "draw", spy)
 
     def run(out, stop_after=None, **changes):
         batches.clear()
@@ -99,13 +101,13 @@ def test_any_multiple_of_eight_is_rendered_and_the_nearest_size_is_chosen(recipe
     for size, expected in (
         (None, (48, 64)), ((48, 64), (48, 64)), ((72, 96), (72, 96)), ((24, 32), (24, 32)),
     ):  # fmt: skip
-        request = generate.prepare(pipe, [clip.frames[0]], motion, size=size, **options)
-        frames = generate.render_frames(pipe, request, [0, 1])
+        request = generation.prepare(pipe, [clip.frames[0]], motion, size=size, **options)
+        frames = generation.render_frames(pipe, request, [0, 1])
         assert frames.shape == (2, *expected, 3)
     with pytest.raises(InputError, match="height must be a multiple of 8, got 50"):
-        generate.prepare(pipe, [clip.frames[0]], motion, size=(50, 64), **options)
+        generation.prepare(pipe, [clip.frames[0]], motion, size=(50, 64), **options)
     with pytest.raises(InputError, match="frames' aspect 64x48, got 48x64"):
-        generate.prepare(pipe, [clip.frames[0]], motion, size=(64, 48), **options)
+        generation.prepare(pipe, [clip.frames[0]], motion, size=(64, 48), **options)
 
 
 def test_a_subject_is_finetuned_at_a_size_of_its_own(tiny_pipeline, drawn, tmp_path):
@@ -178,8 +180,8 @@ def test_the_papers_model_with_few_channels_trains_and_renders_at_three_sizes(dr
     trained = checkpoints.load(tmp_path / "run" / "model")
     assert json.loads(json.dumps(trained.recipe.sizes)) == [[512, 512], [768, 576]]
     for clip, motion in clips:
-        request = generate.prepare(
+        request = generation.prepare(
             trained, [clip.frames[0]], motion, preset="fast", num_inference_steps=1, align=False
         )
-        frames = generate.render_frames(trained, request, [0])
+        frames = generation.render_frames(trained, request, [0])
         assert frames.shape == (1, *clip.frames.shape[1:])

@@ -10,12 +10,13 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from dreampose import checkpoints, lora, published, training
+from dreampose import checkpoints, convert, training
 from dreampose.config import replace
 from dreampose.errors import InputError
+from dreampose.models import lora
 from dreampose.poses import Motion
 from dreampose.recipes import catwalk
-from dreampose.training import denoising, subject, views
+from dreampose.training import base_stage, photo_crops, subject
 
 
 def one_frame(motion: Motion, index: int) -> Motion:
@@ -96,10 +97,10 @@ def test_only_unet_adapter_and_decoder_change(tiny_pipeline, finetune, tmp_path)
 def test_the_photo_is_never_the_targets_own_view(tiny_pipeline, drawn) -> None:
     clip, motion = drawn(7)
     recipe = tiny_pipeline.recipe
-    encoded = views.encode_views(
+    encoded = photo_crops.encode_views(
         tiny_pipeline,
         [clip.frames[0]],
-        views.photo_windows([clip.frames[0]], recipe, [one_frame(motion, 0)]),
+        photo_crops.photo_windows([clip.frames[0]], recipe, [one_frame(motion, 0)]),
         seed=0,
     )
     # Each view gets a number, since two crops of so small a photo may be equal.
@@ -119,13 +120,13 @@ def test_the_photo_is_never_the_targets_own_view(tiny_pipeline, drawn) -> None:
 def test_finetuning_takes_the_recipes_offset_noise(tiny_pipeline, drawn, monkeypatch) -> None:
     clip, motion = drawn(7)
     recipe = tiny_pipeline.recipe
-    windows = views.photo_windows([clip.frames[0]], recipe, [one_frame(motion, 0)])
-    encoded = views.encode_views(tiny_pipeline, [clip.frames[0]], windows, seed=0)
+    windows = photo_crops.photo_windows([clip.frames[0]], recipe, [one_frame(motion, 0)])
+    encoded = photo_crops.encode_views(tiny_pipeline, [clip.frames[0]], windows, seed=0)
     facts = checkpoints.describe(tiny_pipeline, "ada", [clip.frames[0]])
     noise = []
-    add_noise = denoising.schedule.add_noise
+    add_noise = base_stage.schedule.add_noise
     monkeypatch.setattr(
-        denoising.schedule, "add_noise", lambda *args: noise.append(args[2]) or add_noise(*args)
+        base_stage.schedule, "add_noise", lambda *args: noise.append(args[2]) or add_noise(*args)
     )
     for deviation in (0.0, 0.5):
         config = replace(recipe.subject_stage, offset_noise=deviation)
@@ -145,7 +146,7 @@ def test_another_subject_in_the_way_is_refused(tiny_pipeline, finetune, tmp_path
 
 def test_a_clip_of_the_subject_brings_its_own_windows(drawn) -> None:
     clip, motion = drawn(7)
-    frames, around = views.clip_windows(clip, motion, catwalk())
+    frames, around = photo_crops.clip_windows(clip, motion, catwalk())
     assert len(frames) == len(around) == 5
     assert (around[0] == motion.maps[[0, 0, 0, 1, 2]]).all()
     assert (around[4] == motion.maps[[2, 3, 4, 4, 4]]).all()
@@ -202,10 +203,10 @@ class TestLora:
         self, sd_folder, drawn, tmp_path
     ) -> None:
         """Stable Diffusion's kind of VAE, [0, 1] pixels, and a black photo as the null image."""
-        pipe, _ = published.import_model(sd_folder, height=80, width=64)
+        pipe, _ = convert.import_model(sd_folder, height=80, width=64)
         recipe = replace(
             pipe.recipe,
-            **published.QUIRKS,
+            **convert.QUIRKS,
             image_dropout=1.0, pose_dropout=0.0, both_dropout=0.0,
             subject_stage=replace(pipe.recipe.subject_stage, batch_size=2),
         )  # fmt: skip

@@ -5,14 +5,15 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from dreampose import checkpoints, metrics, training, video
+from dreampose import checkpoints, metrics, training
 from dreampose.config import replace
-from dreampose.dataset import Dataset
+from dreampose.data import Dataset
 from dreampose.errors import InputError
-from dreampose.latents import LatentCodec
+from dreampose.io import video
 from dreampose.metrics.perceptual import lpips_lite
+from dreampose.models.vae import LatentCodec
 from dreampose.training.reconstruction import Reconstruction
-from dreampose.training.vae import VaeStage
+from dreampose.training.vae_stage import VaeStage
 
 KL = {
     "block_out_channels": (4, 4, 8, 8),

@@ -1,0 +1,102 @@
+"""Published checkpoints and a Stable Diffusion base become a model folder.
+
+With --base alone the model is the paper's starting point, ready for training. Knows nothing of Ray.
+"""
+
+import argparse
+from pathlib import Path
+
+from dreampose import checkpoints, convert, export
+from dreampose.models import card, subject
+from dreampose.options.loading import quiet
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's flags."""
+    parser.add_argument(
+        "--base",
+        required=True,
+        metavar="SD",
+        help="Stable Diffusion 1.x: a folder in diffusers' layout, a .safetensors or .ckpt file, "
+        "or a hub id such as CompVis/stable-diffusion-v1-4",
+    )
+    parser.add_argument("--unet", type=Path, metavar="F.pth", help="published unet_epoch_N.pth")
+    parser.add_argument("--adapter", type=Path, metavar="F.pth", help="published adapter_N.pth")
+    parser.add_argument(
+        "--vae",
+        type=Path,
+        metavar="F.pth",
+        help="published vae_N.pth with a finetuned decoder (default: the base's VAE)",
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="MODEL", help="folder to write")
+    parser.add_argument(
+        "--image-encoder",
+        metavar="CLIP",
+        help="folder or hub id of CLIP ViT-B/32 (default: SD/image_encoder, or the hub's)",
+    )
+    parser.add_argument(
+        "--revision", help="of a base on the hub: a commit (default: the pinned one)"
+    )
+    parser.add_argument(
+        "--base-config",
+        type=Path,
+        metavar="PATH",
+        help="sizes of a base in one file: a folder with unet/config.json and vae/config.json, or "
+        "the original YAML (default: the YAML of the same name beside it, or Stable Diffusion 1.x)",
+    )
+    parser.add_argument("--height", type=int, help="of frames (default: what the weights fit)")
+    parser.add_argument("--width", type=int, help="of frames (default: what the weights fit)")
+    for name, what in (("image", "black and white"), ("pose", "0 and 1 of a pose map")):
+        low, high = convert.QUIRKS[f"{name}_range"]
+        parser.add_argument(
+            f"--{name}-range",
+            type=float,
+            nargs=2,
+            metavar=("LOW", "HIGH"),
+            help=f"what {what} were in the weights' training (default: {low:g} {high:g})",
+        )
+    parser.add_argument(
+        "--licence", help="of the model, for its card (default: the base's where that is known)"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the command; nothing is written unless all fits.
+
+    Raises:
+        InputError: see `dreampose.convert.import_model`; or OUT is in the way.
+    """
+    export.check_new(args.out)
+    quiet()
+    pipe, source = convert.import_model(
+        args.base,
+        unet=args.unet,
+        adapter=args.adapter,
+        vae=args.vae,
+        image_encoder=args.image_encoder,
+        revision=args.revision,
+        config=args.base_config,
+        height=args.height,
+        width=args.width,
+        image_range=args.image_range and tuple(args.image_range),
+        pose_range=args.pose_range and tuple(args.pose_range),
+    )
+    files = {"UNet": args.unet, "adapter": args.adapter, "VAE": args.vae}
+    origin = [f"made from base: {source}"]
+    origin += [
+        f"made from {part}: {path.name}, sha256 {card.file_hash(path)}"
+        for part, path in files.items()
+        if path
+    ]
+    checkpoints.save(
+        pipe,
+        args.out,
+        text=card.of_model(pipe, origin=origin, licence=args.licence or card.licence_of(args.base)),
+    )
+    recipe = pipe.recipe
+    print(
+        f"{args.out}: {recipe.height}x{recipe.width}, photos {recipe.photo_fit}, image range "
+        f"{recipe.image_range[0]:g} to {recipe.image_range[1]:g}, pose range "
+        f"{recipe.pose_range[0]:g} to {recipe.pose_range[1]:g}, "
+        f"fingerprint {subject.fingerprint(pipe)}"
+    )

@@ -1,0 +1,1 @@
+"""Diffusion: schedulers, guidance, sampling, losses, generation."""

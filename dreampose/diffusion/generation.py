@@ -1,0 +1,323 @@
+"""Photo and motion to frames, in two halves: one request, then any of its frames anywhere.
+
+`prepare` turns a photo and a motion into a `Request` once; `render_frames` renders any of its
+frames from that alone, so that frames can be cut into chunks and spread over machines, and
+`render_together` those of several requests at once. Knows nothing of Ray or of files.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from dreampose import poses
+from dreampose.config import PRESETS
+from dreampose.data.windows import windows
+from dreampose.diffusion.guidance import guide
+from dreampose.diffusion.sampling import denoise, num_model_calls
+from dreampose.diffusion.schedulers import scheduler_by_name
+from dreampose.errors import InputError
+from dreampose.io import video
+from dreampose.models import subject
+from dreampose.models.adapter import clip_tokens, encode_blank, pose_condition
+from dreampose.models.subject import Components, Photo
+from dreampose.models.unet import Denoiser
+from dreampose.models.vae import LatentCodec
+from dreampose.poses import Motion
+from dreampose.types import Clip, Conditions, Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """All that a video depends on besides the weights. Tensors are float32 on the CPU.
+
+    photo_tokens: image condition c_I of each of the m photos.
+    photo_choice: index of the photo used at each call of the model.
+    noise: start noise, shared by all frames.
+    poses: pose condition c_p of every frame.
+    null_tokens: the null image condition where it is not zeros.
+    step_seed: of the noise that stochastic schedulers add, also shared by all frames.
+    fps: frames per second of the motion.
+    """
+
+    photo_tokens: Float[Tensor, "m n d"]
+    photo_choice: Int64[Tensor, " steps"]
+    noise: Float[Tensor, "1 c h w"]
+    poses: Float[Tensor, "t pc h w"]
+    scheduler: str
+    scheduler_kwargs: Mapping[str, Any]
+    num_inference_steps: int
+    image_scale: float
+    pose_scale: float
+    step_seed: int
+    fps: float
+    null_tokens: Float[Tensor, "1 n d"] | None = None
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the video."""
+        return len(self.poses)
+
+    @property
+    def num_model_calls(self) -> int:
+        """Calls of the model for each chunk of frames."""
+        return len(self.photo_choice)
+
+
+@torch.no_grad()
+def prepare(
+    pipe: Components,
+    photos: Sequence[Photo],
+    motion: Motion,
+    *,
+    preset: str = "exact",
+    scheduler: str | None = None,
+    scheduler_kwargs: Mapping[str, Any] | None = None,
+    num_inference_steps: int | None = None,
+    image_scale: float | None = None,
+    pose_scale: float | None = None,
+    seed: int = 0,
+    generator: torch.Generator | None = None,
+    align: bool = True,
+    check_subject: bool = True,
+    size: tuple[int, int] | None = None,
+) -> Request:
+    """Encodes photos, poses and noise once.
+
+    Args:
+        pipe: the model.
+        photos: one or several of one person, any size; of several, one is picked at random for
+            every call of the model (paper: 3 help, more than 5 add little).
+        motion: at least as many frames as the model's pose window.
+        preset: name in `dreampose.config.PRESETS`; the four arguments after it override parts.
+        scheduler: class name of a diffusers scheduler; its options are `scheduler_kwargs`.
+        scheduler_kwargs: options of the scheduler.
+        num_inference_steps: sampling steps, at least 1.
+        image_scale: guidance scale s_I, at least 0.
+        pose_scale: guidance scale s_p, at least 0.
+        seed: of all randomness in the request.
+        generator: a CPU generator to draw from instead of `seed`; it advances.
+        align: move and scale the motion onto the first photo's body.
+        check_subject: warn when a finetuned subject's weights meet another person's photo.
+        size: height and width of the frames; by default that of the model, of several the one
+            whose aspect is nearest the motion's.
+
+    Raises:
+        InputError: an argument is out of its range, or nobody is in the photo to align to.
+    """
+    recipe = pipe.recipe.at(*(size or pipe.recipe.size_for(motion.height, motion.width)))
+    if preset not in PRESETS:
+        raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    if not photos:
+        raise InputError("photos must be at least one, got none")
+    if motion.num_frames < recipe.num_poses:
+        raise InputError(
+            f"motion must have at least num_poses = {recipe.num_poses} frames, "
+            f"got {motion.num_frames}"
+        )
+    if motion.num_channels != recipe.pose_channels:
+        raise InputError(
+            f"motion must have maps of pose_channels = {recipe.pose_channels}, "
+            f"got {motion.num_channels}"
+        )
+    ratio, expected = motion.width / motion.height, recipe.width / recipe.height
+    if abs(math.log(ratio / expected)) > 0.02:
+        raise InputError(
+            f"motion must have the frames' aspect {recipe.height}x{recipe.width}, "
+            f"got {motion.height}x{motion.width}: extract it again at that size"
+        )
+    chosen = PRESETS[preset]
+    if scheduler is None:
+        scheduler = chosen.scheduler
+        scheduler_kwargs = {**chosen.scheduler_kwargs, **(scheduler_kwargs or {})}
+    num_steps = chosen.num_steps if num_inference_steps is None else num_inference_steps
+    sampler = scheduler_by_name(scheduler, pipe.scheduler.config, **(scheduler_kwargs or {}))
+    num_calls = num_model_calls(sampler, num_steps)
+
+    if check_subject and pipe.subject is not None:
+        subject.check(pipe.subject, photos)
+    if align:
+        # At the motion's size, which may be finer than the model's: training's maps were too.
+        motion = poses.align(motion, photo_body(photos[0], motion.height, motion.width))
+
+    fitted = [video.fit(photo[None], recipe.height, recipe.width) for photo in photos]
+    images = video.to_model(np.concatenate(fitted)).to(pipe.execution_device)
+    codec = LatentCodec(vae=pipe.vae, image_range=recipe.image_range)
+    tokens = clip_tokens(pipe.image_encoder, images, recipe.photo_fit)
+    photo_tokens = pipe.adapter(tokens.to(pipe.adapter.dtype), codec.encode(images))
+    null_tokens = None
+    if recipe.null_image == "black":
+        blank, blank_latents = encode_blank(
+            pipe.image_encoder,
+            codec,
+            recipe.height,
+            recipe.width,
+            recipe.photo_fit,
+            pipe.execution_device,
+        )
+        null_tokens = pipe.adapter(blank.to(pipe.adapter.dtype), blank_latents).float().cpu()
+
+    grid = poses.to_grid(motion.maps, recipe.latent_size, recipe.pose_resize, recipe.pose_detail)
+    frames = torch.from_numpy(windows(motion.num_frames, recipe.num_poses))
+    generator = torch.Generator().manual_seed(seed) if generator is None else generator
+    noise = torch.randn(1, recipe.latent_channels, *recipe.latent_size, generator=generator)
+    return Request(
+        photo_tokens=photo_tokens.float().cpu(),
+        photo_choice=torch.randint(len(photos), (num_calls,), generator=generator),
+        noise=noise,
+        poses=pose_condition(grid[frames].float(), recipe.pose_range),
+        null_tokens=null_tokens,
+        scheduler=scheduler,
+        scheduler_kwargs=dict(scheduler_kwargs or {}),
+        num_inference_steps=num_steps,
+        image_scale=_scale("image_scale", image_scale, chosen.image_scale, recipe.image_scale),
+        pose_scale=_scale("pose_scale", pose_scale, chosen.pose_scale, recipe.pose_scale),
+        step_seed=int(torch.randint(2**62, (), generator=generator)),
+        fps=motion.fps,
+    )
+
+
+def photo_body(photo: Photo, height: int, width: int) -> Motion:
+    """Where the body is in a photo fitted to `height x width`: a motion of one frame.
+
+    Raises:
+        InputError: nobody is in the photo.
+    """
+    clip = Clip(frames=photo[None], fps=1.0, source="photo")
+    return poses.extract(clip, poses.estimator("blazepose"), height=height, width=width)
+
+
+def render_frames(
+    pipe: Components,
+    request: Request,
+    indices: Sequence[int],
+    *,
+    callback: Callable[[int, int], None] | None = None,
+    join_branches: bool = True,
+) -> UInt8[np.ndarray, "n H W 3"]:
+    """Renders some frames of a request as one batch.
+
+    A frame depends on the request and its own index alone: rendered in another batch size it
+    agrees to float rounding (at most one or two grey levels), in the same batch size bitwise.
+
+    Args:
+        pipe: the model that prepared the request.
+        request: from `prepare`.
+        indices: of the frames wanted, in [0, request.num_frames).
+        callback: called after every call of the model with (calls made, calls in all).
+        join_branches: compute the branches of guidance as one batch; less memory without.
+
+    Raises:
+        InputError: an index is out of range.
+    """
+    parts = [(request, indices)]
+    return render_together(pipe, parts, callback=callback, join_branches=join_branches)[0]
+
+
+@torch.no_grad()
+def render_together(
+    pipe: Components,
+    parts: Sequence[tuple[Request, Sequence[int]]],
+    *,
+    callback: Callable[[int, int], None] | None = None,
+    join_branches: bool = True,
+) -> list[UInt8[np.ndarray, "n H W 3"]]:
+    """Renders frames of several requests as one batch; else as `render_frames`.
+
+    Args:
+        pipe: the model that prepared all of them.
+        parts: at least one: requests of which each two `agree`, and the frames wanted of each.
+        callback: as in `render_frames`.
+        join_branches: as in `render_frames`.
+
+    Raises:
+        InputError: an index is out of range, or requests do not agree.
+    """
+    for request, indices in parts:
+        for index in indices:
+            if not 0 <= index < request.num_frames:
+                raise InputError(f"indices must be in [0, {request.num_frames}), got {index}")
+    shared, device = parts[0][0], pipe.execution_device
+    if not all(agree(shared, request) for request, _ in parts[1:]):
+        raise InputError("parts must agree in size, scheduler, steps and scales, got others")
+    scheduler = scheduler_by_name(
+        shared.scheduler, pipe.scheduler.config, **shared.scheduler_kwargs
+    )
+    counts = [len(indices) for _, indices in parts]
+    poses = torch.cat([request.poses[list(indices)] for request, indices in parts]).to(device)
+    denoiser = Denoiser(unet=pipe.unet)
+    null_tokens = None if shared.null_tokens is None else shared.null_tokens.to(device)
+
+    # Not one for each call: there are as many as combinations of the requests' photos.
+    @lru_cache(maxsize=8)
+    def guided(photos: tuple[int, ...]) -> Model:
+        tokens = [
+            request.photo_tokens[photo].expand(count, -1, -1)
+            for (request, _), photo, count in zip(parts, photos, counts, strict=True)
+        ]
+        return guide(
+            denoiser,
+            Conditions(tokens=torch.cat(tokens).to(device), poses=poses, null_tokens=null_tokens),
+            shared.image_scale,
+            shared.pose_scale,
+            join_branches=join_branches,
+        )
+
+    choices = zip(*(request.photo_choice.tolist() for request, _ in parts), strict=True)
+
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        return guided(next(choices))(x, t)
+
+    noise = [
+        request.noise.expand(count, -1, -1, -1)
+        for (request, _), count in zip(parts, counts, strict=True)
+    ]
+    latents = torch.cat(noise).to(device)
+    for step in denoise(
+        model,
+        latents,
+        scheduler,
+        shared.num_inference_steps,
+        seeds=[
+            request.step_seed
+            for (request, _), count in zip(parts, counts, strict=True)
+            for _ in range(count)
+        ],
+    ):
+        latents = step.latents
+        if callback is not None:
+            callback(step.index + 1, step.num_steps)
+    codec = LatentCodec(vae=pipe.vae, image_range=pipe.recipe.image_range)
+    return np.split(video.to_pixels(codec.decode(latents)), np.cumsum(counts)[:-1])
+
+
+def agree(one: Request, other: Request) -> bool:
+    """Whether frames of two requests of the same model can be rendered in one batch."""
+    names = ("scheduler", "num_inference_steps", "image_scale", "pose_scale")
+    return (
+        all(getattr(one, name) == getattr(other, name) for name in names)
+        and dict(one.scheduler_kwargs) == dict(other.scheduler_kwargs)
+        and one.noise.shape == other.noise.shape
+        and one.poses.shape[1:] == other.poses.shape[1:]
+        and one.photo_tokens.shape[1:] == other.photo_tokens.shape[1:]
+        and _same(one.null_tokens, other.null_tokens)
+    )
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return torch.equal(one, other)
+
+
+def _scale(name: str, given: float | None, preset: float | None, recipe: float) -> float:
+    scale = given if given is not None else preset if preset is not None else recipe
+    if not (math.isfinite(scale) and scale >= 0):
+        raise InputError(f"{name} must be a number of at least 0, got {scale}")
+    return float(scale)

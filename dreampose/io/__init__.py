@@ -1,0 +1,1 @@
+"""Reading and writing: videos, photos, files, storage paths, weights, provenance."""

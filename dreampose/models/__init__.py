@@ -1,0 +1,1 @@
+"""Neural networks: denoiser, adapter, VAE codec, LoRA, subjects."""

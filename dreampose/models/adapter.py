@@ -1,0 +1,234 @@
+"""What the denoiser is told: image tokens, pose windows, and their null forms.
+
+Knows nothing of noise, schedulers or files.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own customary name
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformers import CLIPVisionModel
+
+from dreampose.errors import InputError
+from dreampose.models.vae import LatentCodec
+from dreampose.types import Conditions
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+"""Per-channel statistics of CLIP's training images, for pixels in [0, 1] (Radford et al. 2021)."""
+
+
+class ImageAdapter(ModelMixin, ConfigMixin):
+    """c_I = A(c_CLIP, c_VAE): mixes the photo's latents into its CLIP tokens.
+
+    Latents are max-pooled by 2, flattened to one token per channel and projected to the CLIP
+    width; a linear map over the token axis, initialised as eye(n, n + c), then mixes the n CLIP
+    and c latent tokens back to n. At initialisation the result is the CLIP tokens, exactly. Only
+    the mixing starts at zero for the latent tokens: were the projection zero as well, neither
+    would ever receive a gradient. With no latent channels it mixes the CLIP tokens alone.
+
+    A photo of another size than the adapter was made for is pooled likewise and then resampled
+    (bilinear, antialiased) to the grid that the projection knows: each of its weights keeps its
+    place in the frame, as a share of height and width. At the adapter's own size nothing is done.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        num_tokens: int = 50,
+        token_width: int = 768,
+        latent_channels: int = 4,
+        latent_height: int = 80,
+        latent_width: int = 64,
+    ) -> None:
+        super().__init__()
+        self.grid = (latent_height // 2, latent_width // 2)
+        cells = self.grid[0] * self.grid[1]
+        self.project = nn.Linear(cells, token_width) if latent_channels else None
+        self.mix = nn.Linear(num_tokens + latent_channels, num_tokens)
+        with torch.no_grad():
+            self.mix.weight.copy_(torch.eye(num_tokens, num_tokens + latent_channels))
+            self.mix.bias.zero_()
+
+    def forward(
+        self, clip_tokens: Float[Tensor, "b n d"], photo_latents: Float[Tensor, "b c h w"]
+    ) -> Float[Tensor, "b n d"]:
+        """The image condition of each photo.
+
+        Args:
+            clip_tokens: `last_hidden_state` of the image encoder.
+            photo_latents: the same photos' scaled latents, on a grid of any size.
+        """
+        if self.project is None:
+            return self.mix(clip_tokens.transpose(1, 2)).transpose(1, 2)
+        pooled = F.max_pool2d(photo_latents.to(clip_tokens), 2)
+        if tuple(pooled.shape[-2:]) != self.grid:
+            pooled = F.interpolate(
+                pooled.float(), self.grid, mode="bilinear", antialias=True, align_corners=False
+            ).to(clip_tokens)
+        latent_tokens = self.project(rearrange(pooled, "b c h w -> b c (h w)"))
+        tokens = torch.cat([clip_tokens, latent_tokens], dim=1)
+        return self.mix(tokens.transpose(1, 2)).transpose(1, 2)
+
+
+def clip_tokens(
+    image_encoder: CLIPVisionModel, photos: Float[Tensor, "b 3 H W"], fit: str = "letterbox"
+) -> Float[Tensor, "b n d"]:
+    """Tokens of photos in [-1, 1]; differentiable.
+
+    Args:
+        image_encoder: gives its `last_hidden_state`.
+        photos: pixels in [-1, 1], any size.
+        fit: 'letterbox' keeps head and feet, continuing the photo's mean border colour; 'crop'
+            takes the centre square, as the published code does.
+
+    Raises:
+        InputError: `fit` is neither.
+    """
+    if fit == "letterbox":
+        square = _letterbox(photos)
+    elif fit == "crop":
+        side = min(photos.shape[-2:])
+        top, left = (photos.shape[-2] - side) // 2, (photos.shape[-1] - side) // 2
+        square = photos[..., top : top + side, left : left + side]
+    else:
+        raise InputError(f"photo_fit must be 'letterbox' or 'crop', got {fit!r}")
+    side = image_encoder.config.image_size
+    assert isinstance(side, int)
+    resized = F.interpolate(
+        square.float(), size=(side, side), mode="bicubic", antialias=True, align_corners=False
+    ).clamp(-1, 1)
+    mean = resized.new_tensor(CLIP_MEAN)[:, None, None]
+    deviation = resized.new_tensor(CLIP_STD)[:, None, None]
+    pixels = ((resized + 1) / 2 - mean) / deviation
+    return image_encoder(pixels.to(image_encoder.dtype)).last_hidden_state
+
+
+def token_maps(
+    maps: Float[Tensor, "b c h w"], fit: str, num_patches: int
+) -> tuple[Float[Tensor, "b n c"], Float[Tensor, " n"]]:
+    """Means of maps over the patches that `clip_tokens` makes its tokens of.
+
+    Args:
+        maps: over the photo, on any grid, such as its latents.
+        fit: as for `clip_tokens`.
+        num_patches: a square number, the tokens without the class token.
+
+    Returns:
+        The means in the order of the tokens, and the share of each patch that lies in the photo.
+    """
+    height, width = maps.shape[-2:]
+    inside = torch.ones_like(maps[:1, :1])
+    if fit == "letterbox":
+        side = max(height, width)
+        top, left = (side - height) // 2, (side - width) // 2
+        margins = (left, side - width - left, top, side - height - top)
+        maps, inside = F.pad(maps, margins), F.pad(inside, margins)
+    else:
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        area = (..., slice(top, top + side), slice(left, left + side))
+        maps, inside = maps[area], inside[area]
+    grid = math.isqrt(num_patches)
+    seen = F.adaptive_avg_pool2d(inside, grid)
+    means = F.adaptive_avg_pool2d(maps, grid) / seen.clamp_min(1e-6)
+    return rearrange(means, "b c h w -> b (h w) c"), seen.flatten()
+
+
+def _letterbox(photos: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 s s"]:
+    height, width = photos.shape[-2:]
+    side = max(height, width)
+    border = torch.cat(
+        [photos[..., 0, :], photos[..., -1, :], photos[..., :, 0], photos[..., :, -1]], dim=-1
+    )
+    square = border.mean(-1)[..., None, None].expand(-1, -1, side, side).clone()
+    top, left = (side - height) // 2, (side - width) // 2
+    square[..., top : top + height, left : left + width] = photos
+    return square
+
+
+def pose_condition(
+    windows: Float[Tensor, "b p u h w"], pose_range: tuple[float, float] = (0.0, 1.0)
+) -> Float[Tensor, "b pc h w"]:
+    """c_p = [p_{i-2} … p_{i+2}]: the window's maps joined along the channels.
+
+    Args:
+        windows: maps in [0, 1].
+        pose_range: what 0 and 1 become.
+    """
+    low, high = pose_range
+    joined = rearrange(windows, "b p c h w -> b (p c) h w")
+    return joined if (low, high) == (0.0, 1.0) else joined * (high - low) + low
+
+
+@torch.no_grad()
+def encode_blank(
+    image_encoder: CLIPVisionModel,
+    codec: LatentCodec,
+    height: int,
+    width: int,
+    fit: str,
+    device: torch.device | None = None,
+) -> tuple[Float[Tensor, "1 n d"], Float[Tensor, "1 c h w"]]:
+    """Tokens of a black photo and latents of zeros: the adapter's input for the 'black' null image.
+
+    The published code drops the photo by setting its pixels to zero before either encoder.
+    `device` is where they compute, by default where they lie.
+    """
+    black = torch.full((1, 3, height, width), -1.0, device=device or image_encoder.device)
+    return clip_tokens(image_encoder, black, fit), codec.blank(height, width, device)
+
+
+def null_conditions(conditions: Conditions, *, image: bool = True, pose: bool = True) -> Conditions:
+    """The same conditions with image, pose or both replaced by ∅: null tokens, zero maps."""
+    null = conditions.null_tokens
+    if null is None:
+        null = torch.zeros_like(conditions.tokens)
+    return Conditions(
+        tokens=null.to(conditions.tokens).expand_as(conditions.tokens)
+        if image
+        else conditions.tokens,
+        poses=torch.zeros_like(conditions.poses) if pose else conditions.poses,
+        null_tokens=conditions.null_tokens,
+    )
+
+
+def drop_conditions(
+    conditions: Conditions,
+    generator: torch.Generator,
+    *,
+    pose: float,
+    image: float,
+    both: float,
+) -> Conditions:
+    """Nulls the pose alone, the image alone, or both, drawn for each sample on its own.
+
+    Args:
+        conditions: of a training batch.
+        generator: a CPU generator; one uniform number is drawn per sample.
+        pose: probability that only the pose is dropped.
+        image: probability that only the image is dropped.
+        both: probability that both are dropped. The three exclude each other: sum at most 1.
+    """
+    assert pose + image + both <= 1
+    draw = torch.rand(len(conditions.tokens), generator=generator)
+    drop_pose = (draw < pose) | ((draw >= pose + image) & (draw < pose + image + both))
+    drop_image = (draw >= pose) & (draw < pose + image + both)
+    tokens = _zero(conditions.tokens, drop_image)
+    if conditions.null_tokens is not None:
+        tokens = tokens + _zero(conditions.null_tokens.expand_as(tokens), ~drop_image)
+    return Conditions(
+        tokens=tokens,
+        poses=_zero(conditions.poses, drop_pose),
+        null_tokens=conditions.null_tokens,
+    )
+
+
+def _zero(values: Float[Tensor, "b ..."], dropped: Bool[Tensor, " b"]) -> Float[Tensor, "b ..."]:
+    mask = dropped.to(values.device).reshape(-1, *[1] * (values.ndim - 1))
+    return values.masked_fill(mask, 0)

@@ -1,0 +1,1 @@
+"""Command-line options and parsers shared by commands and jobs."""

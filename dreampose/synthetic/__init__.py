@@ -1,0 +1,16 @@
+"""The catwalk: a synthetic fashion data set with exact ground truth. Knows nothing of models."""
+
+from dreampose.synthetic.clip import CatwalkClip, render_clip, skin_through_cloth, write_clip
+from dreampose.synthetic.generate import generate, tasks
+from dreampose.synthetic.identity import Identity, identity
+
+__all__ = [
+    "CatwalkClip",
+    "Identity",
+    "generate",
+    "identity",
+    "render_clip",
+    "skin_through_cloth",
+    "tasks",
+    "write_clip",
+]

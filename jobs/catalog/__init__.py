@@ -1,0 +1,1 @@
+"""Catalogue rendering: table, items, output, HTML page."""

@@ -1,0 +1,330 @@
+"""Reads a catalogue of videos to render and checks all of it at once. Knows nothing of Ray.
+
+A catalogue is a CSV or Parquet file. Columns `item`, `photos` (several joined by ';', or a list)
+and `motion` (a pose track `.npz`, or a video) must be there; `subject`, `seed`, `preset` and
+`truth` (the true video, where one exists, shown beside the result) may be. Paths are relative to
+the catalogue's folder, or else to the current one.
+
+What is wrong with the table refuses all of it; what is wrong with one item fails that item alone.
+"""
+
+import contextlib
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dreampose.config import PRESETS, Recipe
+from dreampose.errors import InputError
+from dreampose.io import video
+from dreampose.poses.motion import Motion
+from serve.config import Settings
+from serve.service.store import checked_name, digest
+
+REQUIRED = ("item", "photos", "motion")
+OPTIONAL = ("subject", "seed", "preset", "truth")
+REASON = "reason"
+"""Column of `failed.csv`; ignored on reading, so that the file can be fed back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One line of a catalogue.
+
+    Attributes:
+        name: names the item's files; unique.
+        photos: photos of one person.
+        motion: a pose track or a video.
+        subject: name of finetuned weights; empty for the base model.
+        seed: of the start noise.
+        preset: how to sample.
+        truth: the true video, if there is one.
+        num_frames: frames of the motion.
+    """
+
+    name: str
+    photos: tuple[Path, ...]
+    motion: Path
+    subject: str
+    seed: int
+    preset: str
+    truth: Path | None
+    num_frames: int
+
+    def cells(self) -> dict[str, str]:
+        """The item as a line of a catalogue that may lie anywhere."""
+        return {
+            "item": self.name,
+            "photos": ";".join(str(path.absolute()) for path in self.photos),
+            "motion": str(self.motion.absolute()),
+            "subject": self.subject,
+            "seed": str(self.seed),
+            "preset": self.preset,
+            "truth": str(self.truth.absolute()) if self.truth else "",
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken:
+    """A line that cannot be rendered.
+
+    Attributes:
+        name: of the item.
+        cells: of the line, by column; paths are absolute.
+        reason: one sentence.
+    """
+
+    name: str
+    cells: Mapping[str, str]
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalog:
+    """A catalogue: what can be rendered, and what cannot; each in the order of the file."""
+
+    items: list[Item]
+    broken: list[Broken]
+
+
+class Contents:
+    """What is known of files, by content: each is read once, under however many names it comes."""
+
+    def __init__(self) -> None:
+        self.digest = cache(digest)
+        self._photos: set[str] = set()
+        self._lengths: dict[str, int] = {}
+
+    def look_at(self, photos: Iterable[Path]) -> None:
+        """Decodes photos side by side; what is wrong with one is told when it is asked for."""
+
+        def look(photo: Path) -> None:
+            with contextlib.suppress(InputError, OSError):
+                self.check_photo(photo)
+
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(look, dict.fromkeys(photos)))
+
+    def check_photo(self, photo: Path) -> None:
+        """Refuses what is no photo.
+
+        Raises:
+            InputError: the file is missing or cannot be decoded.
+        """
+        if not photo.is_file() or self.digest(photo) not in self._photos:
+            video.read_photo(photo)
+            self._photos.add(self.digest(photo))
+
+    def check_truth(self, truth: Path) -> None:
+        """Refuses what is no video, all of which the page will show.
+
+        Raises:
+            InputError: it cannot be decoded.
+        """
+        key = self.digest(truth)
+        if key not in self._lengths:
+            self._lengths[key] = video.count(truth)
+
+    def num_frames(self, motion: Path) -> int:
+        """Frames of a pose track or a video.
+
+        Raises:
+            InputError: the file is missing or is neither.
+        """
+        if not motion.is_file():
+            raise InputError(f"motion must be an existing file, got {str(motion)!r}")
+        key = self.digest(motion) + motion.suffix
+        if key not in self._lengths:
+            is_track = motion.suffix == ".npz"
+            length = Motion.load(motion).num_frames if is_track else video.count(motion)
+            self._lengths[key] = length
+        return self._lengths[key]
+
+
+def read_catalog(
+    path: Path, *, settings: Settings, preset: str, contents: Contents | None = None
+) -> Catalog:
+    """Every item of a catalogue, after looking at every file that it names.
+
+    Args:
+        path: the CSV or Parquet file.
+        settings: which model and which subjects there are.
+        preset: for items that name none.
+        contents: what is known of files already.
+
+    Raises:
+        InputError: the table is not what it must be: a column, a name, no items.
+    """
+    if not path.is_file():
+        raise InputError(f"catalog must be an existing file, got {str(path)!r}")
+    recipe = settings.recipe()
+    with path.open("rb") as file:
+        is_parquet = file.read(4) == b"PAR1"
+    columns, rows = read_parquet(path) if is_parquet else read_csv(path)
+    check_columns(columns)
+    if not rows:
+        raise InputError(f"catalog must hold at least one item, got none in {str(path)!r}")
+    lines = {line: read_line(line, row, path.parent) for line, row in rows}
+    names: set[str] = set()
+    for line, cells in lines.items():
+        # Some filesystems do not tell upper from lower case, and the names become files.
+        if cells["item"].lower() in names:
+            raise InputError(f"line {line}: item must be unique, got {cells['item']!r} again")
+        names.add(cells["item"].lower())
+    contents = contents or Contents()
+    contents.look_at(
+        Path(photo) for cells in lines.values() for photo in cells["photos"].split(";") if photo
+    )
+    items: list[Item] = []
+    broken: list[Broken] = []
+    for cells in lines.values():
+        try:
+            items.append(read_item(cells, settings, recipe, preset, contents))
+        except (InputError, OSError) as error:
+            broken.append(Broken(name=cells["item"], cells=cells, reason=str(error)))
+    return Catalog(items=items, broken=broken)
+
+
+Row = Mapping[str | None, str | list[str] | None]
+
+
+def read_csv(path: Path) -> tuple[Sequence[str], list[tuple[int, Row]]]:
+    """Columns, and rows with their line in the file.
+
+    Raises:
+        InputError: the file is no CSV file in UTF-8.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            rows: list[tuple[int, Row]] = [(reader.line_num, row) for row in reader]
+            return reader.fieldnames or [], rows
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"catalog must be a CSV file in UTF-8, or Parquet, got {str(path)!r}: {error}"
+        ) from error
+
+
+def read_parquet(path: Path) -> tuple[Sequence[str], list[tuple[int, Row]]]:
+    """Columns, and rows with their number; cells become text, lists are joined by ';'.
+
+    Raises:
+        InputError: the file is no Parquet file.
+    """
+
+    def text(value: Any) -> str:
+        if isinstance(value, list):
+            return ";".join(map(str, value))
+        return "" if value is None or value != value else str(value)  # NaN stands for nothing
+
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"catalog must be a Parquet file, got {str(path)!r}: {error}") from error
+    rows = [{name: text(value) for name, value in row.items()} for row in table.to_pylist()]
+    return table.column_names, list(enumerate(rows, start=1))
+
+
+def read_line(line: int, row: Row, folder: Path) -> dict[str, str]:
+    """A line's cells by column; paths become absolute.
+
+    Raises:
+        InputError: it has more cells than there are columns or fewer, or its name is no name.
+    """
+    if None in row or None in row.values():
+        raise InputError(f"line {line}: a line must have as many cells as there are columns")
+    cells = {str(key): str(value).strip() for key, value in row.items() if key != REASON}
+    try:
+        checked_name("item", cells["item"])
+    except InputError as error:
+        raise InputError(f"line {line}: {error}") from error
+
+    def find(cell: str) -> str:
+        # What is nowhere yet is looked for beside the catalogue when failed.csv is given back.
+        beside, here = folder / cell, Path(cell)
+        return str((here if is_there(here) and not is_there(beside) else beside).absolute())
+
+    photos = [cell.strip() for cell in cells["photos"].split(";") if cell.strip()]
+    cells["photos"] = ";".join(map(find, photos))
+    for column in ("motion", "truth"):
+        if cells.get(column):
+            cells[column] = find(cells[column])
+    return cells
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file; of a path that no filesystem can hold there is none."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def check_columns(columns: Sequence[str]) -> None:
+    """Refuses a catalogue that lacks a column, or has one that would be ignored in silence."""
+    missing = [column for column in REQUIRED if column not in columns]
+    if missing:
+        raise InputError(
+            f"catalog must have the columns {', '.join(REQUIRED)}, got no {', '.join(missing)}"
+        )
+    unknown = [column for column in columns if column not in (*REQUIRED, *OPTIONAL, REASON)]
+    if unknown:
+        raise InputError(
+            f"catalog may have the columns {', '.join((*REQUIRED, *OPTIONAL))}, "
+            f"got {', '.join(map(repr, unknown))}"
+        )
+    if len(set(columns)) < len(columns):
+        raise InputError(f"catalog must have each column once, got {', '.join(columns)}")
+
+
+def read_item(
+    cells: Mapping[str, str], settings: Settings, recipe: Recipe, preset: str, contents: Contents
+) -> Item:
+    """One line as an item.
+
+    Raises:
+        InputError: what is wrong with it.
+    """
+    photos = tuple(Path(cell) for cell in cells["photos"].split(";") if cell)
+    if not photos:
+        raise InputError("photos must name at least one file, got none")
+    for photo in photos:
+        contents.check_photo(photo)
+    subject = cells.get("subject", "")
+    if subject:
+        settings.subject_folder(subject)
+    # Tables of numbers with blanks become 7.0 on their way through pandas.
+    seed = (cells.get("seed") or "0").removesuffix(".0")
+    if not seed.isdecimal() or len(seed) > 19 or int(seed) >= 2**63:
+        raise InputError(f"seed must be a whole number from 0 to 2^63 - 1, got {seed!r}")
+    preset = cells.get("preset") or preset
+    if preset not in PRESETS:
+        raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    motion = Path(cells["motion"])
+    num_frames = contents.num_frames(motion)
+    if num_frames < recipe.num_poses:
+        raise InputError(
+            f"motion must hold at least {recipe.num_poses} frames, the model's pose window, "
+            f"got {num_frames} in {str(motion)!r}"
+        )
+    truth = Path(cells["truth"]) if cells.get("truth") else None
+    if truth and not truth.is_file():
+        raise InputError(f"truth must be an existing file, got {str(truth)!r}")
+    if truth:
+        contents.check_truth(truth)
+    return Item(
+        name=cells["item"],
+        photos=photos,
+        motion=motion,
+        subject=subject,
+        seed=int(seed),
+        preset=preset,
+        truth=truth,
+        num_frames=num_frames,
+    )

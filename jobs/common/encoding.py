@@ -1,0 +1,147 @@
+"""One video to one row of training data: the actor of `jobs/preprocess.py`. Starts no Ray."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from dreampose.config import Recipe
+from dreampose.errors import InputError
+from dreampose.types import Clip
+from jobs.common import storage
+from jobs.common.video_list import is_photo_set
+
+DATA_FIELDS = ("name", "height", "width", "num_crops", "crop_scale", "num_recolours")
+"""What of a recipe the data depend on; the numbers of training may change afterwards."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What all rows of one data folder have in common.
+
+    pose: name of the estimator, with its model's file where it has one. model: folder of the model
+    that encodes, or None for frames and poses only.
+    """
+
+    recipe: Recipe
+    pose: str
+    seed: int
+    model: str | None = None
+    model_fingerprint: str | None = None
+
+    def to_json(self) -> str:
+        """For the data folder; where models lie is not part of what it is."""
+        recipe = {name: getattr(self.recipe, name) for name in DATA_FIELDS}
+        if self.recipe.sizes:
+            recipe["sizes"] = [list(size) for size in self.recipe.sizes]
+        values = {
+            "recipe": recipe,
+            "pose": identify_poses(self.pose, self.recipe),
+            "seed": self.seed,
+            "model_fingerprint": self.model_fingerprint,
+        }
+        return json.dumps(values, indent=1) + "\n"
+
+
+def identify_poses(pose: str, recipe: Recipe) -> str:
+    """What the poses of a data folder were made by: the estimator, and channels that are not 2.
+
+    Raises:
+        InputError: no estimator has that name, or its file is missing.
+    """
+    from dreampose import poses
+
+    channels = "" if recipe.pose_channels == 2 else f" of {recipe.pose_channels} channels"
+    return poses.identify(pose) + channels
+
+
+def _read_photos(path: str) -> list[Any]:
+    from dreampose.io import video
+
+    photos: list[Any] = []
+    for name in path.split(";"):
+        with storage.local_copy(name) as file:
+            photos.append(video.read_photo(file))
+    return photos
+
+
+class Encoder:
+    """Turns videos into rows; one that cannot be used becomes a row that says why."""
+
+    def __init__(self, settings: Settings, num_threads: int) -> None:
+        import torch
+
+        from dreampose import poses
+
+        torch.set_num_threads(num_threads)
+        self.settings = settings
+        self.estimator = poses.estimator(settings.pose, channels=settings.recipe.pose_channels)
+        self.pipe = None
+        if settings.model is not None:
+            from dreampose.options import loading as model
+
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            self.pipe = model.load(settings.model).to(device)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Rows of `clip_id, path, subject, row_file` in, rows of training data out."""
+        from dreampose.data import SCHEMA
+
+        return pa.Table.from_pylist([self._row(**row) for row in batch.to_pylist()], schema=SCHEMA)
+
+    def _row(self, *, clip_id: str, path: str, subject: str, row_file: str) -> dict[str, Any]:
+        from dreampose import data, poses
+        from dreampose.io import video
+
+        recipe = self.settings.recipe
+        try:
+            if is_photo_set(path):
+                clip, motion = data.join_stills(_read_photos(path), self.estimator, recipe)
+            else:
+                with storage.local_copy(path, sidecars=(".npz",)) as file:
+                    clip = video.read(file)
+                    height, width = data.working_size(clip, recipe)
+                    motion = self._known_motion(clip, row_file, height, width)
+                    if motion is None:
+                        motion = poses.extract(clip, self.estimator, height=height, width=width)
+            row = data.encode_clip(
+                clip,
+                motion,
+                recipe=recipe,
+                pipe=self.pipe,
+                seed=self.settings.seed,
+                clip_id=clip_id,
+                subject=subject,
+            )
+        except InputError as error:
+            row = data.error_row(
+                clip_id=clip_id, path=path, subject=subject, recipe=recipe, error=str(error)
+            )
+        return row | {"path": path}
+
+    def _known_motion(self, clip: Clip, row_file: str, height: int, width: int) -> Any | None:
+        """The motion behind an earlier row; None where it has to be read anew.
+
+        Painted maps are painted again from the row's joints, which gives the same maps. The others
+        are not in the row at the size that crops are made of.
+        """
+        from dreampose import data, poses
+
+        if not row_file or self.settings.pose != "blazepose":
+            return None
+        columns = ["joints", "joints_shape", "confidence", "estimator"]
+        (row,) = storage.read_table(row_file, columns).to_pylist()
+        if row["joints"] is None:
+            return None
+        factor = height // self.settings.recipe.size_for(*clip.frames.shape[1:3])[0]
+        joints = np.frombuffer(row["joints"], data.ARRAYS["joints"]).reshape(row["joints_shape"])
+        joints = joints * np.array([factor, factor, factor, 1], np.float32)
+        return poses.Motion(
+            maps=poses.paint(joints, height, width),
+            joints=joints,
+            confidence=np.frombuffer(row["confidence"], data.ARRAYS["confidence"]),
+            fps=clip.fps,
+            estimator=row["estimator"],
+        )

@@ -1,0 +1,144 @@
+"""Files on any pyarrow filesystem: this disk, S3, GCS. Knows nothing of what is in them."""
+
+import shutil
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from dreampose.io.files import new_folder
+from dreampose.io.paths import resolve
+
+
+def absolute(uri: str | Path) -> str:
+    """The same place, named so that it means the same in another working directory."""
+    return str(uri) if "://" in str(uri) else resolve(uri)[1]
+
+
+def is_file(uri: str | Path) -> bool:
+    """Whether a file is there."""
+    filesystem, path = resolve(uri)
+    return filesystem.get_file_info(path).type == fs.FileType.File
+
+
+def read_text(uri: str | Path) -> str:
+    """The text of a small UTF-8 file."""
+    filesystem, path = resolve(uri)
+    with filesystem.open_input_file(path) as file:
+        return file.read().decode("utf-8")
+
+
+def write_text(uri: str | Path, text: str) -> None:
+    """Writes a small UTF-8 file that appears whole or not at all."""
+    filesystem, path = resolve(uri)
+    filesystem.create_dir(str(PurePosixPath(path).parent), recursive=True)
+    with filesystem.open_output_stream(f"{path}.part") as file:
+        file.write(text.encode("utf-8"))
+    filesystem.move(f"{path}.part", path)
+
+
+def find(uri: str) -> list[str]:
+    """Files under a folder, or those that match a pattern (`*`, `?`, `[..]`), sorted; or the file.
+
+    The names come back in the form in which the folder was given, URI scheme included.
+    """
+    scheme, separator, rest = uri.rpartition("://")
+    prefix = scheme + separator
+    parts = PurePosixPath(rest).parts
+    fixed = next((i for i, part in enumerate(parts) if set(part) & set("*?[")), len(parts))
+    folder = str(PurePosixPath(*parts[:fixed])) if fixed else "."
+    filesystem, path = resolve(prefix + folder)
+    info = filesystem.get_file_info(path)
+    if info.type == fs.FileType.NotFound:
+        return []
+    if info.type == fs.FileType.File:
+        return [uri]
+    listed = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
+    names = sorted(
+        str(PurePosixPath(folder) / PurePosixPath(file.path).relative_to(path))
+        for file in listed
+        if file.type == fs.FileType.File
+    )
+    if fixed < len(parts):
+        names = [name for name in names if _matches(name, str(PurePosixPath(rest)))]
+    return [prefix + name for name in names]
+
+
+def folders(folder: str) -> list[str]:
+    """Names of the folders in a folder; none where it does not exist."""
+    filesystem, path = resolve(folder)
+    listed = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return sorted(item.base_name for item in listed if item.type == fs.FileType.Directory)
+
+
+def delete_folder(folder: str) -> None:
+    """Deletes a folder and all that is in it."""
+    filesystem, path = resolve(folder)
+    filesystem.delete_dir(path)
+
+
+def parquet_files(folder: str) -> list[str]:
+    """Parquet files of a folder, sorted; none where there is no folder."""
+    filesystem, path = resolve(folder)
+    listed = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    prefix, separator, _ = folder.rpartition("://")
+    return sorted(prefix + separator + file.path for file in listed if file.extension == "parquet")
+
+
+def read_table(file: str, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a Parquet file."""
+    filesystem, path = resolve(file)
+    return pq.read_table(path, columns=list(columns), filesystem=filesystem)
+
+
+def upload_folder(source: Path, uri: str, *, last: str) -> None:
+    """Puts a folder in place of another.
+
+    On this disk it appears whole or not at all. Object stores have no such thing: there the file
+    `last`, without which the folder is not usable, is written after all others.
+    """
+    filesystem, path = resolve(uri)
+    if isinstance(filesystem, fs.LocalFileSystem):
+        with new_folder(path) as part:
+            shutil.copytree(source, part, dirs_exist_ok=True)
+        return
+    if filesystem.get_file_info(path).type != fs.FileType.NotFound:
+        filesystem.delete_dir(path)
+    files = sorted(file for file in source.rglob("*") if file.is_file())
+    for file in sorted(files, key=lambda file: file == source / last):
+        target = f"{path}/{file.relative_to(source).as_posix()}"
+        filesystem.create_dir(str(PurePosixPath(target).parent), recursive=True)
+        fs.copy_files(str(file), target, destination_filesystem=filesystem)
+
+
+@contextmanager
+def local_copy(uri: str, sidecars: tuple[str, ...] = ()) -> Generator[Path, None, None]:
+    """A file's path on this disk for the length of the block; a remote one is copied.
+
+    Args:
+        uri: the file.
+        sidecars: suffixes of files of the same stem that come along where they exist.
+    """
+    if "://" not in uri:
+        yield Path(uri)
+        return
+    filesystem, path = resolve(uri)
+    with TemporaryDirectory() as folder:
+        wanted = [PurePosixPath(path)]
+        wanted += [PurePosixPath(path).with_suffix(suffix) for suffix in sidecars]
+        for source in wanted:
+            if filesystem.get_file_info(str(source)).type == fs.FileType.File:
+                target = Path(folder) / source.name
+                fs.copy_files(str(source), str(target), source_filesystem=filesystem)
+        yield Path(folder) / PurePosixPath(path).name
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Glob match part by part, so that `*` stays within a folder."""
+    names, patterns = PurePosixPath(name).parts, PurePosixPath(pattern).parts
+    return len(names) == len(patterns) and all(map(fnmatch, names, patterns))

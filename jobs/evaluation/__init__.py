@@ -1,0 +1,1 @@
+"""Evaluation and ablation of rendered clips."""

@@ -1,0 +1,356 @@
+"""Clips of a method beside the true ones: finds, pairs and reads them. Knows nothing of scores.
+
+A clip is a video file, or a folder with PNGs and no video in it, at any depth; its name is its path
+without the suffix. Folders must lie on a disk that every node reaches.
+"""
+
+import contextlib
+import csv
+import hashlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from jaxtyping import UInt8
+from PIL import Image
+
+from dreampose.errors import InputError
+from dreampose.io import video
+from jobs.common.video_list import SUFFIXES
+
+MANIFEST = "manifest.csv"
+_COLUMN = "column:"
+_PNG_FPS = 30.0
+"""Frame rate at which PNGs are shown; no score depends on it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """One clip of one method, and the true one.
+
+    Attributes:
+        method: who made it.
+        clip: its name, the same in both folders.
+        pred: file or folder of PNGs.
+        truth: file or folder of PNGs.
+        num_frames: of both.
+        height: of both, as they are scored.
+        width: of both, as they are scored.
+        fitted: whether frames are brought to that size first.
+    """
+
+    method: str
+    clip: str
+    pred: Path
+    truth: Path
+    num_frames: int
+    height: int
+    width: int
+    fitted: bool = False
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """What `read` brings frames to; `None` leaves them."""
+        return (self.height, self.width) if self.fitted else None
+
+
+def methods(flags: Sequence[str]) -> dict[str, str]:
+    """Folder of each method; a folder without a name is called by its own.
+
+    Raises:
+        InputError: a flag is not DIR or NAME=DIR, or names a method again.
+    """
+    found: dict[str, str] = {}
+    for flag in flags:
+        name, separator, folder = flag.partition("=")
+        if not separator or Path(flag).is_dir():
+            name, folder = Path(flag).absolute().name, flag
+        if not name or not folder:
+            raise InputError(f"pred must be DIR or NAME=DIR, got {flag!r}")
+        if name in found:
+            raise InputError(f"pred must name each method once, got {name!r} twice")
+        found[name] = folder
+    return found
+
+
+def pair(
+    preds: Mapping[str, str],
+    truth: str,
+    *,
+    common: bool = False,
+    size: tuple[int, int] | None = None,
+) -> list[Pair]:
+    """Every clip of every method with its true one, by method and name.
+
+    Args:
+        preds: folder of each method.
+        truth: folder of the true clips.
+        common: leave out clips that not all of the folders hold, instead of refusing them.
+        size: height and width in pixels that all frames are brought to, whole (`video.fit`), before
+            they are compared; without it both must have the same.
+
+    Raises:
+        InputError: a folder or a counterpart is missing, or frames differ in number or size.
+    """
+    if size is not None and min(size) < 1:
+        raise InputError(f"size must be at least 1x1, got {size[0]}x{size[1]}")
+    true_clips = find(truth, "truth")
+    all_found = {method: find(folder, "pred") for method, folder in preds.items()}
+    if common:
+        shared = set(true_clips).intersection(*all_found.values())
+        if not shared:
+            raise InputError("pred and truth must have a clip in common, got none")
+        true_clips = {clip: path for clip, path in true_clips.items() if clip in shared}
+    sizes = {clip: measure(path) for clip, path in true_clips.items()}
+    pairs: list[Pair] = []
+    for method, found in all_found.items():
+        if common:
+            found = {clip: path for clip, path in found.items() if clip in true_clips}
+        folder = preds[method]
+        _require_all(true_clips, found, f"pred must hold every clip of truth ({method})", folder)
+        _require_all(found, true_clips, f"truth must hold every clip of pred ({method})", truth)
+        for clip, path in found.items():
+            got, expected = measure(path), sizes[clip]
+            if got[0] != expected[0] or (size is None and got != expected):
+                hint = "" if got[0] != expected[0] else "; --size brings both to one size"
+                raise InputError(
+                    f"pred must have the truth's {_describe(expected)}, got {_describe(got)} "
+                    f"in {str(path)!r}{hint}"
+                )
+            num_frames, height, width = got if size is None else (got[0], *size)
+            pairs.append(
+                Pair(
+                    method=method,
+                    clip=clip,
+                    pred=path,
+                    truth=true_clips[clip],
+                    num_frames=num_frames,
+                    height=height,
+                    width=width,
+                    fitted=size is not None,
+                )
+            )
+    return pairs
+
+
+def left_out(pairs: Sequence[Pair], preds: Mapping[str, str], truth: str) -> list[str]:
+    """Names of the clips that some folder holds and no pair does."""
+    paired = {pair.clip for pair in pairs}
+    folders = [(truth, "truth"), *((folder, "pred") for folder in preds.values())]
+    return sorted({clip for folder in folders for clip in find(*folder)} - paired)
+
+
+def other_rates(pairs: Sequence[Pair]) -> list[str]:
+    """What is to be said of clips that play faster or slower than the true ones.
+
+    No score asks how long a frame lasts, and pictures have no rate: nothing is refused for it.
+    """
+    truths = {path: _rate(path) for path in dict.fromkeys(pair.truth for pair in pairs)}
+    found: list[str] = []
+    for pair in pairs:
+        pred, truth = _rate(pair.pred), truths[pair.truth]
+        if pred and truth and abs(pred - truth) > 0.01 * truth:
+            found.append(f"{pair.method}/{pair.clip} ({pred:g} instead of {truth:g})")
+    return found
+
+
+def find(folder: str, field: str) -> dict[str, Path]:
+    """Clips of a folder by their names, sorted.
+
+    Raises:
+        InputError: the folder is missing, holds no clip, or holds two of the same name.
+    """
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise InputError(f"{field} must be an existing folder on this disk, got {folder!r}")
+    root = root.absolute()
+    files: list[Path] = []
+    for inside, folders, names in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [Path(inside, name) for name in names if not name.startswith(".")]
+    videos = [file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()]
+    with_video = {file.parent for file in videos}
+    with_pictures = {file.parent for file in files if file.suffix.lower() == ".png"} - with_video
+    clips: dict[str, Path] = {}
+    for path in sorted([*videos, *with_pictures]):
+        inside = path.relative_to(root)
+        name = (inside.with_suffix("") if path in videos else inside).as_posix()
+        if name in clips:
+            raise InputError(f"{field} must hold each clip once, got {name!r} twice in {folder!r}")
+        clips[name] = path
+    if not clips:
+        raise InputError(f"{field} must hold videos or folders of PNGs, got neither in {folder!r}")
+    return clips
+
+
+def measure(path: Path) -> tuple[int, int, int]:
+    """Number, height and width of a clip's frames, of a video from its header and first frame.
+
+    Raises:
+        InputError: it cannot be read, or its pictures differ in size.
+    """
+    if path.is_dir():
+        sizes = {file: _picture_size(file) for file in _pictures(path)}
+        first = next(iter(sizes.values()))
+        for file, size in sizes.items():
+            if size != first:
+                raise InputError(
+                    f"pictures of a clip must have one size, got {size[0]}x{size[1]} after "
+                    f"{first[0]}x{first[1]} in {str(file)!r}"
+                )
+        return (len(sizes), *first)
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            num_frames = stream.frames or sum(1 for _ in container.decode(stream))
+            height, width = stream.height, stream.width
+            container.seek(0)
+            # What cannot be decoded is told clip by clip, when it is scored.
+            with contextlib.suppress(FFmpegError, StopIteration):
+                height, width, _ = video.upright(next(container.decode(stream))).shape
+            return num_frames, height, width
+    except (FFmpegError, IndexError) as error:
+        raise InputError(
+            f"video must be a file that FFmpeg can decode, got {str(path)!r} ({error})"
+        ) from error
+
+
+def read(
+    path: Path, size: tuple[int, int] | None = None
+) -> tuple[UInt8[np.ndarray, "t H W 3"], float]:
+    """Frames of a clip and how many of them make a second.
+
+    Args:
+        path: file or folder of PNGs.
+        size: height and width that frames are brought to, whole; `None` leaves them.
+
+    Raises:
+        InputError: it cannot be decoded.
+    """
+    if path.is_dir():
+        frames, fps = np.stack([video.read_photo(file) for file in _pictures(path)]), _PNG_FPS
+    else:
+        clip = video.read(path)
+        frames, fps = clip.frames, clip.fps
+    return (frames if size is None else video.fit(frames, *size)), fps
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of a clip's file, or of its pictures in order."""
+    digest = hashlib.sha256()
+    for file in _pictures(path) if path.is_dir() else [path]:
+        with file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
+
+
+def identities(clips: Sequence[str], truth: str, rule: str | None) -> dict[str, str]:
+    """Who is seen in each clip.
+
+    Args:
+        clips: names of clips.
+        truth: folder of the true clips, with a `manifest.csv` where a column is asked for.
+        rule: `column:NAME`, a column of the manifest; or a regular expression that is searched for
+            in the clip's name, whose first group (or whole match) is the person. `None` stands for
+            the manifest's column `subject` where there is one, else for a person a clip.
+
+    Raises:
+        InputError: the rule cannot be applied to every clip.
+    """
+    manifest = Path(truth).expanduser() / MANIFEST
+    if rule is None:
+        rows = _manifest(manifest) if manifest.is_file() else []
+        if not rows or "subject" not in rows[0]:
+            return {clip: clip for clip in clips}
+        rule = f"{_COLUMN}subject"
+    if rule.startswith(_COLUMN):
+        column = rule.removeprefix(_COLUMN)
+        if not manifest.is_file():
+            raise InputError(f"truth must have a {MANIFEST} for identity {rule!r}, got none")
+        rows = _manifest(manifest)
+        if not rows or column not in rows[0] or "path" not in rows[0]:
+            raise InputError(
+                f"{MANIFEST} must have the columns 'path' and {column!r}, got "
+                f"{', '.join(rows[0]) if rows else 'no row'}"
+            )
+        people = {Path(row["path"]).with_suffix("").as_posix(): row[column] for row in rows}
+        people |= {row["path"]: row[column] for row in rows}
+        for clip in clips:
+            if not people.get(clip):
+                raise InputError(
+                    f"{MANIFEST} must name a {column} for every clip, not for {clip!r}"
+                )
+        return {clip: people[clip] for clip in clips}
+    try:
+        pattern = re.compile(rule)
+    except re.error as error:
+        raise InputError(
+            f"identity must be a regular expression, got {rule!r} ({error})"
+        ) from error
+    found: dict[str, str] = {}
+    for clip in clips:
+        match = pattern.search(clip)
+        person = match and (match.group(1) if pattern.groups else match.group(0))
+        if not person:
+            raise InputError(
+                f"identity must be found in every clip's name, got {rule!r} for {clip!r}"
+            )
+        found[clip] = person
+    return found
+
+
+def _require_all(
+    wanted: Mapping[str, Path], found: Mapping[str, Path], rule: str, folder: str
+) -> None:
+    missing = sorted(wanted.keys() - found.keys())
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise InputError(f"{rule}, got no {missing[0]!r}{more} in {folder!r}")
+
+
+def _rate(path: Path) -> float | None:
+    """Frames per second by a video's header; None for pictures."""
+    if path.is_dir():
+        return None
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        return float(stream.average_rate or stream.guessed_rate or 0) or None
+
+
+def _describe(size: tuple[int, int, int]) -> str:
+    return f"{size[0]} frames of {size[1]}x{size[2]}"
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """PNGs of a folder in the order of the numbers in their names: 2 comes before 10."""
+    files = [
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() == ".png" and not file.name.startswith(".")
+    ]
+
+    def key(file: Path) -> list[tuple[int, str]]:
+        parts = re.split(r"(\d+)", file.name)
+        return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+
+    return sorted(files, key=key)
+
+
+def _picture_size(file: Path) -> tuple[int, int]:
+    try:
+        with Image.open(file) as picture:
+            return picture.height, picture.width
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(
+            f"picture must be one that can be decoded, got {str(file)!r} ({error})"
+        ) from error
+
+
+def _manifest(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        return [{k: v or "" for k, v in row.items() if k} for row in csv.DictReader(file)]

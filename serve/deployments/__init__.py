@@ -1,0 +1,1 @@
+"""Ray Serve deployments: renderer, sampler, extractor, finetuning."""

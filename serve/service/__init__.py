@@ -1,0 +1,1 @@
+"""Service logic behind the HTTP API, independent of Ray."""

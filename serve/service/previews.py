@@ -1,0 +1,102 @@
+"""Thumbnails, sheets of frames, poses drawn over a video. Knows nothing of HTTP or Ray.
+
+They are made when they are first asked for and kept beside what they show.
+"""
+
+import io
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from dreampose import poses
+from dreampose.io import video
+from dreampose.io.paths import Place, new_file, on_disk
+from dreampose.poses.motion import Motion
+from serve.service.store import VideoFolder, write_atomically
+from serve.service.uploads import CONTAINERS
+
+SHEET_FRAMES = 25
+SHEET_COLUMNS = 5
+
+
+def thumbnail(folder: VideoFolder) -> Place:
+    """The first frame as WebP."""
+    path = folder.path / "thumbnail.webp"
+    if not path.exists():
+        with Image.open(on_disk(folder.poster)) as image:
+            buffer = io.BytesIO()
+            image.convert("RGB").save(buffer, format="WEBP", quality=85)
+        write_atomically(path, buffer.getvalue())
+    return path
+
+
+def spritesheet(folder: VideoFolder) -> Place:
+    """Up to 25 frames, evenly spread, five to a row from left to right, as JPEG."""
+    path = folder.path / "spritesheet.jpg"
+    if not path.exists():
+        result = on_disk(folder.result)
+        number = video.count(result)
+        chosen = np.linspace(0, number - 1, min(SHEET_FRAMES, number)).round().astype(int)
+        # Not all of the video at once, which may be a hundred times these.
+        frames = [frame for index, frame in enumerate(video.frames_of(result)) if index in chosen]
+        height, width = frames[0].shape[:2]
+        rows = math.ceil(len(chosen) / SHEET_COLUMNS)
+        sheet = Image.new("RGB", (SHEET_COLUMNS * width, rows * height), (255, 255, 255))
+        for place, frame in enumerate(frames):
+            row, column = divmod(place, SHEET_COLUMNS)
+            sheet.paste(Image.fromarray(frame), (column * width, row * height))
+        buffer = io.BytesIO()
+        sheet.save(buffer, format="JPEG", quality=85)
+        write_atomically(path, buffer.getvalue())
+    return path
+
+
+def poses_over_video(track: Place, upload: Place | None) -> Place:
+    """A motion's poses as an MP4, over the video they were read from or over black.
+
+    One frame is in memory at a time, since an uploaded video may be large.
+
+    Args:
+        track: file of the poses; the MP4 is kept beside it.
+        upload: a video that was looked at when it came; `None` where there was none.
+    """
+    path = track.with_suffix(".mp4")
+    if not path.exists():
+        motion = Motion.load(on_disk(track))
+        blank = np.zeros((motion.height, motion.width, 3), np.uint8)
+        frames = _decode(on_disk(upload)) if upload else (blank for _ in range(motion.num_frames))
+        drawn = (
+            poses.draw_preview(frame[None], motion.between(index, index + 1))[0]
+            for index, frame in enumerate(frames)
+        )
+        with new_file(path) as part:
+            video.write(part, drawn, motion.fps)
+    return path
+
+
+def _decode(upload: Path) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    # The suffix is the service's own and names the format that the first bytes showed.
+    with av.open(str(upload), format=CONTAINERS[upload.suffix[1:]]) as container:
+        for frame in container.decode(container.streams.video[0]):
+            yield video.upright(frame)
+
+
+def jpeg(frame: np.ndarray) -> bytes:
+    """One frame (H W 3, 8-bit RGB) as a small file, to be shown while others are rendered."""
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, format="JPEG", quality=80)
+    return buffer.getvalue()
+
+
+def smaller(picture: bytes, height: int) -> bytes:
+    """A picture of our own, no higher than so many pixels, as JPEG."""
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(picture)) as image:
+        image.thumbnail((16 * height, height))
+        image.save(buffer, format="JPEG", quality=80)
+    return buffer.getvalue()
