@@ -27,7 +27,7 @@ from dreampose.models.subject import (
     save_subject,
 )
 from dreampose.models.unet import widen
-from dreampose.models.vae import VAE, is_cosine_encoder, start_as_cosines
+from dreampose.models.vae import VAE, init_cosine_transform, is_cosine_encoder
 from dreampose.pipeline import DreamPosePipeline
 
 __all__ = [
@@ -58,7 +58,7 @@ def build(recipe: Recipe, *, seed: int = 0) -> DreamPosePipeline:
         torch.manual_seed(seed)
         vae: VAE = getattr(diffusers, recipe.vae_class)(**recipe.vae)
         if isinstance(vae, AutoencoderTiny) and is_cosine_encoder(vae):
-            start_as_cosines(vae)
+            init_cosine_transform(vae)
         encoder = CLIPVisionModel(CLIPVisionConfig(**recipe.image_encoder))
         unet = UNet2DConditionModel(**recipe.unet)
         return assemble(recipe, vae, encoder, unet)

@@ -25,7 +25,7 @@ from dreampose.io import video
 from dreampose.io.files import new_file
 from dreampose.models.adapter import clip_tokens
 from dreampose.models.subject import Components, fingerprint
-from dreampose.models.vae import LATENT_SCALE, LatentCodec, images_at_once
+from dreampose.models.vae import LATENT_SCALE, LatentCodec, encode_batch_size
 from dreampose.types import Clip
 
 ARRAYS: Mapping[str, np.dtype[Any]] = {
@@ -236,7 +236,7 @@ def _encode(
     encoder: Any, frames: UInt8[np.ndarray, "t H W 3"], module: nn.Module
 ) -> Shaped[np.ndarray, "t ..."]:
     parameter = next(module.parameters())
-    count = images_at_once(*frames.shape[1:3], at_most=ENCODE_BATCH)
+    count = encode_batch_size(*frames.shape[1:3], at_most=ENCODE_BATCH)
     parts = [
         encoder(video.to_model(frames[start : start + count]).to(parameter))
         for start in range(0, len(frames), count)

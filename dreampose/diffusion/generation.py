@@ -25,7 +25,7 @@ from dreampose.diffusion.schedulers import scheduler_by_name
 from dreampose.errors import InputError
 from dreampose.io import video
 from dreampose.models import subject
-from dreampose.models.adapter import clip_tokens, encode_blank, pose_condition
+from dreampose.models.adapter import clip_tokens, encode_black_photo, pose_condition
 from dreampose.models.subject import Components, Photo
 from dreampose.models.unet import Denoiser
 from dreampose.models.vae import LatentCodec
@@ -153,7 +153,7 @@ def prepare(
     photo_tokens = pipe.adapter(tokens.to(pipe.adapter.dtype), codec.encode(images))
     null_tokens = None
     if recipe.null_image == "black":
-        blank, blank_latents = encode_blank(
+        blank, blank_latents = encode_black_photo(
             pipe.image_encoder,
             codec,
             recipe.height,

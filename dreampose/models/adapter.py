@@ -1,12 +1,9 @@
-"""What the denoiser is told: image tokens, pose windows, and their null forms.
-
-Knows nothing of noise, schedulers or files.
-"""
+"""Image adapter, pose condition, null conditions and condition dropout."""
 
 import math
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own customary name
+import torch.nn.functional as F  # noqa: N812 - the customary name
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from einops import rearrange
@@ -24,17 +21,24 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class ImageAdapter(ModelMixin, ConfigMixin):
-    """c_I = A(c_CLIP, c_VAE): mixes the photo's latents into its CLIP tokens.
+    """Image condition c_I = A(c_CLIP, c_VAE) from CLIP tokens and VAE latents of the photo.
 
     Latents are max-pooled by 2, flattened to one token per channel and projected to the CLIP
-    width; a linear map over the token axis, initialised as eye(n, n + c), then mixes the n CLIP
-    and c latent tokens back to n. At initialisation the result is the CLIP tokens, exactly. Only
-    the mixing starts at zero for the latent tokens: were the projection zero as well, neither
-    would ever receive a gradient. With no latent channels it mixes the CLIP tokens alone.
+    width. A linear map over the token axis, initialised as eye(n, n + c), mixes the n CLIP tokens
+    and c latent tokens to n tokens, so at initialisation the output equals the CLIP tokens. Only
+    the mixing weights of the latent tokens start at zero: if the projection were zero too, neither
+    would receive a gradient. With `latent_channels=0` only the CLIP tokens are mixed.
 
-    A photo of another size than the adapter was made for is pooled likewise and then resampled
-    (bilinear, antialiased) to the grid that the projection knows: each of its weights keeps its
-    place in the frame, as a share of height and width. At the adapter's own size nothing is done.
+    If the photo's size differs from the size the adapter was built for, the pooled latents are
+    resampled (bilinear, antialiased) to the grid of the projection. At the adapter's own size
+    nothing is resampled.
+
+    Args:
+        num_tokens: CLIP tokens per photo, class token included.
+        token_width: width of a token.
+        latent_channels: channels of the VAE latents; 0 leaves them out.
+        latent_height: rows of the latent grid.
+        latent_width: columns of the latent grid.
     """
 
     @register_to_config
@@ -58,11 +62,11 @@ class ImageAdapter(ModelMixin, ConfigMixin):
     def forward(
         self, clip_tokens: Float[Tensor, "b n d"], photo_latents: Float[Tensor, "b c h w"]
     ) -> Float[Tensor, "b n d"]:
-        """The image condition of each photo.
+        """Returns the image condition of each photo.
 
         Args:
             clip_tokens: `last_hidden_state` of the image encoder.
-            photo_latents: the same photos' scaled latents, on a grid of any size.
+            photo_latents: scaled latents of the same photos, of any height and width.
         """
         if self.project is None:
             return self.mix(clip_tokens.transpose(1, 2)).transpose(1, 2)
@@ -79,16 +83,16 @@ class ImageAdapter(ModelMixin, ConfigMixin):
 def clip_tokens(
     image_encoder: CLIPVisionModel, photos: Float[Tensor, "b 3 H W"], fit: str = "letterbox"
 ) -> Float[Tensor, "b n d"]:
-    """Tokens of photos in [-1, 1]; differentiable.
+    """Encodes photos into CLIP tokens; differentiable.
 
     Args:
-        image_encoder: gives its `last_hidden_state`.
+        image_encoder: its `last_hidden_state` is returned.
         photos: pixels in [-1, 1], any size.
-        fit: 'letterbox' keeps head and feet, continuing the photo's mean border colour; 'crop'
-            takes the centre square, as the published code does.
+        fit: 'letterbox' pads the photo to a square with its mean border colour; 'crop' takes the
+            centre square, as the published code does.
 
     Raises:
-        InputError: `fit` is neither.
+        InputError: `fit` is neither 'letterbox' nor 'crop'.
     """
     if fit == "letterbox":
         square = _letterbox(photos)
@@ -109,18 +113,18 @@ def clip_tokens(
     return image_encoder(pixels.to(image_encoder.dtype)).last_hidden_state
 
 
-def token_maps(
+def patch_means(
     maps: Float[Tensor, "b c h w"], fit: str, num_patches: int
 ) -> tuple[Float[Tensor, "b n c"], Float[Tensor, " n"]]:
-    """Means of maps over the patches that `clip_tokens` makes its tokens of.
+    """Averages maps over the image patches that the tokens of `clip_tokens` stand for.
 
     Args:
-        maps: over the photo, on any grid, such as its latents.
+        maps: values over the photo on any grid, such as its latents.
         fit: as for `clip_tokens`.
-        num_patches: a square number, the tokens without the class token.
+        num_patches: tokens without the class token, a square number.
 
     Returns:
-        The means in the order of the tokens, and the share of each patch that lies in the photo.
+        The mean of each patch in token order, and the fraction of each patch inside the photo.
     """
     height, width = maps.shape[-2:]
     inside = torch.ones_like(maps[:1, :1])
@@ -155,11 +159,11 @@ def _letterbox(photos: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 s s"]:
 def pose_condition(
     windows: Float[Tensor, "b p u h w"], pose_range: tuple[float, float] = (0.0, 1.0)
 ) -> Float[Tensor, "b pc h w"]:
-    """c_p = [p_{i-2} … p_{i+2}]: the window's maps joined along the channels.
+    """Concatenates the maps of a pose window along the channels: c_p = [p_{i-2} … p_{i+2}].
 
     Args:
-        windows: maps in [0, 1].
-        pose_range: what 0 and 1 become.
+        windows: pose maps in [0, 1].
+        pose_range: values that 0 and 1 are mapped to.
     """
     low, high = pose_range
     joined = rearrange(windows, "b p c h w -> b (p c) h w")
@@ -167,7 +171,7 @@ def pose_condition(
 
 
 @torch.no_grad()
-def encode_blank(
+def encode_black_photo(
     image_encoder: CLIPVisionModel,
     codec: LatentCodec,
     height: int,
@@ -175,17 +179,33 @@ def encode_blank(
     fit: str,
     device: torch.device | None = None,
 ) -> tuple[Float[Tensor, "1 n d"], Float[Tensor, "1 c h w"]]:
-    """Tokens of a black photo and latents of zeros: the adapter's input for the 'black' null image.
+    """Encodes a black photo: the adapter's input for the null image condition 'black'.
 
-    The published code drops the photo by setting its pixels to zero before either encoder.
-    `device` is where they compute, by default where they lie.
+    The published code drops the photo by setting its pixels to zero before both encoders.
+
+    Args:
+        image_encoder: encodes the black pixels.
+        codec: encodes an image whose values are 0 in the VAE's own range.
+        height: in pixels.
+        width: in pixels.
+        fit: as for `clip_tokens`.
+        device: where to compute, by default the device of the models.
+
+    Returns:
+        Tokens of the black photo and its scaled latents.
     """
     black = torch.full((1, 3, height, width), -1.0, device=device or image_encoder.device)
-    return clip_tokens(image_encoder, black, fit), codec.blank(height, width, device)
+    return clip_tokens(image_encoder, black, fit), codec.encode_zeros(height, width, device)
 
 
 def null_conditions(conditions: Conditions, *, image: bool = True, pose: bool = True) -> Conditions:
-    """The same conditions with image, pose or both replaced by ∅: null tokens, zero maps."""
+    """Replaces image tokens, pose maps or both by the null condition ∅.
+
+    Args:
+        conditions: of one batch.
+        image: replace the tokens by `null_tokens`, or by zeros where these are None.
+        pose: replace the pose maps by zeros.
+    """
     null = conditions.null_tokens
     if null is None:
         null = torch.zeros_like(conditions.tokens)
@@ -206,14 +226,14 @@ def drop_conditions(
     image: float,
     both: float,
 ) -> Conditions:
-    """Nulls the pose alone, the image alone, or both, drawn for each sample on its own.
+    """Drops the pose, the image or both at random, independently for each sample.
 
     Args:
         conditions: of a training batch.
         generator: a CPU generator; one uniform number is drawn per sample.
         pose: probability that only the pose is dropped.
         image: probability that only the image is dropped.
-        both: probability that both are dropped. The three exclude each other: sum at most 1.
+        both: probability that both are dropped; the three probabilities sum to at most 1.
     """
     assert pose + image + both <= 1
     draw = torch.rand(len(conditions.tokens), generator=generator)

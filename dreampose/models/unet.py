@@ -1,4 +1,4 @@
-"""The widened UNet: (x, t, conditions) -> prediction. Knows nothing of guidance or sampling."""
+"""The denoising UNet with extra input channels for poses."""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,17 @@ from dreampose.types import Conditions
 
 
 def widen(unet: UNet2DConditionModel, extra_channels: int) -> UNet2DConditionModel:
-    """Adds input channels, in place, so that at first they change nothing.
+    """Adds zero-initialised input channels to a UNet, in place.
 
-    The new kernels are zero and the bias of the old convolution is kept (paper: 4 -> 14 channels,
-    the ten of the five-pose window). Returns the same UNet.
+    The weights of the old channels and the bias are kept, so the output is at first independent of
+    the new channels (paper: 4 -> 14 channels, ten of them for the five-pose window).
+
+    Args:
+        unet: changed in place.
+        extra_channels: how many input channels to add.
+
+    Returns:
+        The same UNet.
     """
     old = unet.conv_in
     new = nn.Conv2d(
@@ -39,19 +46,19 @@ def widen(unet: UNet2DConditionModel, extra_channels: int) -> UNet2DConditionMod
 
 @dataclass(frozen=True, kw_only=True)
 class Denoiser:
-    """Predicts what the scheduler's `prediction_type` names, for a batch of noisy latents."""
+    """Predicts noise, velocity or sample, as the scheduler's `prediction_type` says."""
 
     unet: UNet2DConditionModel
 
     def __call__(
         self, x: Float[Tensor, "b c h w"], t: Shaped[Tensor, "*b"], conditions: Conditions
     ) -> Float[Tensor, "b c h w"]:
-        """One forward of the UNet: the pose window is joined to the latents as channels.
+        """Runs the UNet on the latents and the pose window, concatenated along the channels.
 
         Args:
-            x: noisy latents, as the scheduler scales them.
-            t: timesteps, one for all or one per sample.
-            conditions: of the same batch size.
+            x: noisy latents, scaled by the scheduler.
+            t: timestep, a scalar for the whole batch or one per sample.
+            conditions: image tokens and pose maps with the same batch size.
         """
         inputs = torch.cat([x, conditions.poses.to(x)], dim=1).to(self.unet.dtype)
         tokens = conditions.tokens.to(inputs)

@@ -11,7 +11,7 @@ from dreampose.config import Recipe
 from dreampose.diffusion.guidance import guide
 from dreampose.models.adapter import clip_tokens
 from dreampose.models.unet import Denoiser
-from dreampose.models.vae import images_at_once
+from dreampose.models.vae import encode_batch_size
 from dreampose.pipeline import DreamPosePipeline
 from dreampose.planning.bare import (
     batch_of,
@@ -40,7 +40,7 @@ def encoding(recipe: Recipe, *, precision: str = "fp32", batch_size: int = 1) ->
 
 def subject_encoding(recipe: Recipe) -> Cost:
     """A batch of views, as `finetune_subject` encodes them before its steps, by VAE and CLIP."""
-    count = images_at_once(recipe.height, recipe.width, at_most=photo_crops.ENCODE_BATCH)
+    count = encode_batch_size(recipe.height, recipe.width, at_most=photo_crops.ENCODE_BATCH)
     cost = encoding(recipe, batch_size=count)
     waiting = 4 * (cost.parameters["unet"] + cost.parameters["adapter"])
     return replace(cost, held_bytes=cost.held_bytes - waiting, peak_bytes=cost.peak_bytes - waiting)

@@ -24,9 +24,9 @@ from dreampose.io import video
 from dreampose.models.adapter import (
     clip_tokens,
     drop_conditions,
-    encode_blank,
+    encode_black_photo,
+    patch_means,
     pose_condition,
-    token_maps,
 )
 from dreampose.models.unet import Denoiser
 from dreampose.models.vae import LatentCodec
@@ -117,7 +117,7 @@ def encode_blank_photo(
         return None
     codec = LatentCodec(vae=pipe.vae, image_range=recipe.image_range)
     return {
-        recipe.at(*size).latent_size: encode_blank(
+        recipe.at(*size).latent_size: encode_black_photo(
             pipe.image_encoder, codec, *size, recipe.photo_fit
         )
         for size in recipe.frame_sizes
@@ -245,7 +245,7 @@ class BaseStage(Stage):
         assert batch.photo_poses is not None
         shown = torch.cat([batch.photo_latents, _POSE_UNIT * batch.photo_poses], dim=1)
         patches = tokens[:, 1:]
-        truth, seen = token_maps(shown, self._recipe.photo_fit, patches.shape[1])
+        truth, seen = patch_means(shown, self._recipe.photo_fit, patches.shape[1])
         return losses.reading_loss(self.reader(patches), truth, seen)
 
     def save(self, folder: Path) -> None:

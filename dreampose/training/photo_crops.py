@@ -20,7 +20,7 @@ from dreampose.errors import InputError
 from dreampose.io import video
 from dreampose.models.adapter import clip_tokens
 from dreampose.models.subject import Photo
-from dreampose.models.vae import LatentCodec, images_at_once
+from dreampose.models.vae import LatentCodec, encode_batch_size
 from dreampose.pipeline import DreamPosePipeline
 from dreampose.types import Clip
 
@@ -97,7 +97,7 @@ def encode_views(
     device = pipe.vae.device
     latents: list[Tensor] = []
     tokens: list[Tensor] = []
-    count = images_at_once(recipe.height, recipe.width, at_most=ENCODE_BATCH)
+    count = encode_batch_size(recipe.height, recipe.width, at_most=ENCODE_BATCH)
     for start in range(0, len(pixels), count):
         images = video.to_model(np.stack(pixels[start : start + count])).to(device)
         latents.append(codec.encode(images).float().cpu())

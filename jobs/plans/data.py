@@ -104,7 +104,7 @@ def preprocess(args: argparse.Namespace) -> "Plan":
     """
     from dreampose import planning
     from dreampose.data.schema import ENCODE_BATCH
-    from dreampose.models.vae import images_at_once
+    from dreampose.models.vae import encode_batch_size
     from jobs.common import video_list
 
     recipe = rates.recipe_of(args)
@@ -116,7 +116,7 @@ def preprocess(args: argparse.Namespace) -> "Plan":
     views = recipe.num_crops + recipe.num_recolours
     count, cost = 1, None
     if args.model is not None:
-        count = images_at_once(recipe.height, recipe.width, at_most=ENCODE_BATCH)
+        count = encode_batch_size(recipe.height, recipe.width, at_most=ENCODE_BATCH)
         cost = planning.encoding(recipe, batch_size=count)
     return planning.Plan(
         title=f"{num_clips:,} videos to data of {recipe.name}",

@@ -12,8 +12,8 @@ from dreampose.models.adapter import (
     clip_tokens,
     drop_conditions,
     null_conditions,
+    patch_means,
     pose_condition,
-    token_maps,
 )
 from dreampose.types import Conditions
 
@@ -82,14 +82,14 @@ def test_letterbox_bars_continue_the_border(encoder):
 
 def test_maps_are_averaged_over_what_each_token_sees():
     maps = torch.arange(48.0).reshape(1, 1, 8, 6)
-    means, share = token_maps(maps, "letterbox", 16)
+    means, share = patch_means(maps, "letterbox", 16)
     # Eight by eight cells with one of margin on either side, two by two cells a token.
     assert share.tolist() == [0.5, 1, 1, 0.5] * 4
     grid = maps[0, 0]
     assert means[0, 0, 0] == grid[0:2, 0].mean()
     assert means[0, 5, 0] == grid[2:4, 1:3].mean()
     assert means[0, 15, 0] == grid[6:8, 5].mean()
-    means, share = token_maps(maps, "crop", 9)
+    means, share = patch_means(maps, "crop", 9)
     assert share.tolist() == [1.0] * 9
     assert means[0, 0, 0] == grid[1:3, 0:2].mean()
 

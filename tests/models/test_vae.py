@@ -6,7 +6,7 @@ import scipy.fft
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 
-from dreampose.models.vae import LatentCodec, calibrate, is_cosine_encoder, start_as_cosines
+from dreampose.models.vae import LatentCodec, calibrate, init_cosine_transform, is_cosine_encoder
 
 FOUR = (4, 4, 8, 8)
 
@@ -75,7 +75,7 @@ def test_encoding_is_deterministic_unless_a_generator_draws(images):
 @torch.no_grad()
 def test_a_light_encoder_without_blocks_is_the_cosine_transform(images):
     vae = linear(16, 32)
-    start_as_cosines(vae)
+    init_cosine_transform(vae)
     latents = vae.encode(images).latents.numpy()
     # The same written plainly: opponent colours, then the orthonormal transform of 8x8 blocks.
     pixels = images.numpy() / 2 + 0.5
@@ -100,7 +100,7 @@ def test_a_light_encoder_without_blocks_is_the_cosine_transform(images):
 @torch.no_grad()
 def test_a_light_autoencoder_starts_as_a_small_colour_copy(images):
     vae = linear(16, 32)
-    start_as_cosines(vae)
+    init_cosine_transform(vae)
     # Not too far from grey: the decoder bends strong latents with a tanh.
     images = images * 0.2 + 0.5
     means = torch.nn.functional.avg_pool2d(images, 8)

@@ -17,7 +17,7 @@ from dreampose.models.adapter import (
     CLIP_MEAN,
     CLIP_STD,
     drop_conditions,
-    encode_blank,
+    encode_black_photo,
     pose_condition,
 )
 from dreampose.models.vae import LatentCodec
@@ -178,7 +178,7 @@ def test_ranges_can_be_others(pipe):
 def test_dropped_photos_are_black_photos_in_training(pipe, adapter):
     recipe = pipe.recipe
     codec = LatentCodec(vae=pipe.vae, image_range=recipe.image_range)
-    blank = encode_blank(pipe.image_encoder, codec, 80, 64, recipe.photo_fit)
+    blank = encode_black_photo(pipe.image_encoder, codec, 80, 64, recipe.photo_fit)
     null = pipe.adapter(*blank)
     close(null, published_tokens(pipe, adapter, torch.zeros(1, 3, 80, 64)))
     conditions = Conditions(
