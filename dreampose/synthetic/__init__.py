@@ -1,4 +1,4 @@
-"""The catwalk: a synthetic fashion data set with exact ground truth. Knows nothing of models."""
+"""Synthetic fashion data set ("catwalk") with exact ground truth."""
 
 from dreampose.synthetic.clip import CatwalkClip, render_clip, skin_through_cloth, write_clip
 from dreampose.synthetic.generate import generate, tasks

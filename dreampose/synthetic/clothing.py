@@ -1,62 +1,73 @@
-"""The clothes of one person, cut and fitted to the resting body. Knows nothing of poses or pixels.
+"""Garments fitted to a body in its rest pose, and skirt draping.
 
-Tops, trousers and shoes are sheets over the mesh's garment helper, let out and smoothed as cloth;
-the skirt is draped anew around every pose (see `skirt`).
+Tops, trousers and shoes are offset and smoothed copies of the mesh's garment helper. Skirts are
+draped around the legs of every pose: the radius of a ring in each direction is the support
+function (the farthest extent) of the legs at its height, so legs never pass through the cloth.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 
-from dreampose.synthetic import skirt
 from dreampose.synthetic.identity import Identity
-from dreampose.synthetic.layers import Layer, Measures, Surface, along_arm, around_axis
-from dreampose.synthetic.mesh import Mesh, relax, vertex_normals
+from dreampose.synthetic.mesh import (
+    BodyMeasurements,
+    Layer,
+    Mesh,
+    Surface,
+    along_arm,
+    around_axis,
+    laplacian_smooth,
+    vertex_normals,
+)
 from dreampose.synthetic.patterns import TRUNK_RADIUS
 
 ARM_RADIUS, LEG_RADIUS = 0.5, 0.8
-"""Radii in dm with which angles around limbs become cloth widths."""
+"""Radii in dm that convert angles around limbs to cloth coordinates."""
 ASIDE = 60.0
-"""Cloth width by which limbs lie beside the trunk, so that a print on the chest is there alone."""
+"""Offset in dm of the limbs' cloth coordinates, so that a print on the chest does not repeat."""
 OVERLAP = 0.3
-"""How far in dm skin goes on under an edge of cloth."""
+"""Depth in dm to which skin is kept under the edge of a garment."""
+SKIRT_RINGS = 34
+SKIRT_COLUMNS = 48
+"""Columns around the body; the first one is repeated at the end, so coordinates do not wrap."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Skirt:
-    """What stays the same of a skirt from pose to pose; heights are in the frame of the hips."""
+    """Pose-independent parameters of a skirt, in dm relative to the hips."""
 
     surface: Surface
     heights: Float[np.ndarray, " ring"]
     flare: Float[np.ndarray, " ring"]
     folds: Float[np.ndarray, "ring column"]
     swing: float
-    """How far in dm the hem lags behind the hips."""
+    """Distance by which the hem lags behind the hips."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clothes:
-    """Garment layers, and how much of the body they cover."""
+    """Garment layers and the region of the body that they cover."""
 
     layers: tuple[Layer, ...]
     skirt: Skirt | None
     covered: Float[np.ndarray, " b"]
-    """For every body point the depth in dm under the nearest edge of cloth; negative is bare."""
+    """Depth in dm of every body point under the nearest garment edge; negative is uncovered."""
     cloth_bottom: float
-    """Cloth coordinate of the lowest hem, for gradients."""
+    """Cloth coordinate of the lowest hem, where gradients end."""
 
 
-def dress(
-    mesh: Mesh, person: Identity, points: Float[np.ndarray, "v 3"], measures: Measures
+def fit_clothes(
+    mesh: Mesh, person: Identity, points: Float[np.ndarray, "v 3"], measures: BodyMeasurements
 ) -> Clothes:
-    """Cuts the person's outfit.
+    """Fits the person's outfit to the body.
 
     Args:
         mesh: the base mesh.
-        person: whose outfit.
-        points: all points of the resting, shaped body.
-        measures: of that body.
+        person: source of the garment parameters.
+        points: all points of the shaped body in its rest pose, dm.
+        measures: measurements of that body.
     """
     has_skirt = person.outfit in ("dress", "skirt")
     tucked = has_skirt
@@ -105,7 +116,7 @@ def dress(
         cloth_bottom = measures.waist - hem
     shoes = _let_out(tights, faces, np.full(len(tights), 0.07), rounds=3)
     shoe_keep = _shoe_field(mesh, person, measures, shoes, weights)
-    # A sole: nothing of the shoe curves up from the floor.
+    # Flatten the sole.
     sole = measures.floor - 0.12
     shoes[:, 1] = np.where(
         shoes[:, 1] < measures.floor + 0.22, sole + 0.25 * (shoes[:, 1] - sole), shoes[:, 1]
@@ -123,8 +134,8 @@ def _let_out(
     ease: Float[np.ndarray, " v"],
     rounds: int = 8,
 ) -> Float[np.ndarray, "v 3"]:
-    """Cloth that bridges hollows and lies at least `ease` outside of the points."""
-    smooth = relax(points, faces, rounds=rounds)
+    """Smoothed surface that bridges hollows and lies at least `ease` dm outside of `points`."""
+    smooth = laplacian_smooth(points, faces, rounds=rounds)
     normals = vertex_normals(points, faces)
     gap = ((smooth - points) * normals).sum(1)
     return smooth + normals * np.maximum(0, ease - gap)[:, None]
@@ -133,12 +144,12 @@ def _let_out(
 def _top_field(
     mesh: Mesh,
     person: Identity,
-    measures: Measures,
+    measures: BodyMeasurements,
     points: Float[np.ndarray, "v 3"],
     weights: Float[np.ndarray, "v bone"],
     hem: float,
 ) -> Float[np.ndarray, " v"]:
-    """Depth in dm inside the top: from neckline, sleeve ends and hem."""
+    """Signed distance in dm to the top's neckline, sleeve ends and hem; positive is inside."""
     arm = along_arm(mesh, measures, points, weights)
     shoulder = measures.head("LeftArm")
     length = float(np.linalg.norm(measures.head("LeftForeArm") - shoulder))
@@ -152,7 +163,7 @@ def _top_field(
     front = np.clip((z - neck[2]) / 0.5, 0, 1)
     collar = neck[1] + 0.18 - 0.12 * (z - neck[2])
     collar = collar - (0.35 + person.neckline) * front * np.exp(-((x / 0.85) ** 2))
-    # Beyond the neck there is shoulder, which no neckline reaches.
+    # The neckline does not extend to the shoulders.
     collar = collar + 3 * np.clip(np.abs(x) - 0.9, 0, None)
     return np.minimum(np.minimum(sleeve, collar - y), np.where(arm > 0.1, 1.0, y - hem))
 
@@ -164,7 +175,7 @@ def _leg_field(
     waist: float,
     hem: float,
 ) -> Float[np.ndarray, " v"]:
-    """Depth in dm inside the trousers: from waist and hem."""
+    """Signed distance in dm to the trousers' waist and hem; positive is inside."""
     arms = [k for k, n in enumerate(mesh.bone_names) if "Arm" in n or "Hand" in n or "Thumb" in n]
     arms += [k for k, n in enumerate(mesh.bone_names) if "Finger" in n and k not in arms]
     on_arm = weights[:, arms].sum(1) > 0.3
@@ -174,11 +185,11 @@ def _leg_field(
 def _shoe_field(
     mesh: Mesh,
     person: Identity,
-    measures: Measures,
+    measures: BodyMeasurements,
     points: Float[np.ndarray, "v 3"],
     weights: Float[np.ndarray, "v bone"],
 ) -> Float[np.ndarray, " v"]:
-    """Depth in dm inside the shoe; pumps are cut low in front, trainers reach the ankle."""
+    """Signed distance in dm to the edge of pumps (low in front) or of trainers (ankle-high)."""
     names = [f"{side}{bone}" for side in ("Left", "Right") for bone in ("Leg", "Foot", "ToeBase")]
     bones = [mesh.bone(name) for name in names]
     on_foot = weights[:, bones].sum(1) > 0.5
@@ -191,9 +202,9 @@ def _shoe_field(
 
 
 def _widen_legs(
-    person: Identity, measures: Measures, points: Float[np.ndarray, "v 3"]
+    person: Identity, measures: BodyMeasurements, points: Float[np.ndarray, "v 3"]
 ) -> Float[np.ndarray, "v 3"]:
-    """Straight to wide trouser legs: the radius around each leg does not fall below a line."""
+    """Widens trouser legs to a minimum radius that grows linearly along the leg."""
     result = points.copy()
     for side, sign in (("Left", 1), ("Right", -1)):
         knee, ankle = measures.head(f"{side}Leg"), measures.head(f"{side}Foot")
@@ -209,17 +220,17 @@ def _widen_legs(
     return result
 
 
-def _skirt(person: Identity, measures: Measures, surface: Surface) -> Skirt:
-    """The skirt's cut, in the frame of the hips."""
+def _skirt(person: Identity, measures: BodyMeasurements, surface: Surface) -> Skirt:
+    """Parameters of the person's skirt."""
     random = np.random.default_rng([person.pattern_seed, 7])
     origin = measures.head("Hips")[1]
     top = measures.waist - origin
     bottom = measures.waist + person.hem * (measures.ankle - measures.waist) - origin
-    heights = np.linspace(top, bottom, skirt.NUM_RINGS)
-    down = np.linspace(0, 1, skirt.NUM_RINGS)
+    heights = np.linspace(top, bottom, SKIRT_RINGS)
+    down = np.linspace(0, 1, SKIRT_RINGS)
     length = top - bottom
     flare = 0.95 + (0.13 + 0.12 * person.flare) * length * down
-    angles = np.linspace(-np.pi, np.pi, skirt.NUM_COLUMNS + 1)
+    angles = np.linspace(-np.pi, np.pi, SKIRT_COLUMNS + 1)
     waves = int(random.integers(6, 10))
     depth = (0.012 + 0.03 * person.flare) * length
     folds = (1 + np.sin(waves * angles + random.uniform(0, 6))) / 2
@@ -235,12 +246,12 @@ def _skirt(person: Identity, measures: Measures, surface: Surface) -> Skirt:
 
 def _cloth_coordinates(
     mesh: Mesh,
-    measures: Measures,
+    measures: BodyMeasurements,
     points: Float[np.ndarray, "v 3"],
     weights: Float[np.ndarray, "v bone"],
     faces: np.ndarray,
 ) -> Float[np.ndarray, "f 3 2"]:
-    """Cloth coordinates of face corners: around trunk, arm or leg, and down from the waist."""
+    """Cloth coordinates (around, down) in dm of face corners, per trunk, arm or leg."""
     arm = along_arm(mesh, measures, points, weights)[faces].mean(1)
     side = np.where(points[faces, 0].mean(1) > 0, 1, -1)
     below = (points[faces, 1].mean(1) < measures.hips - 0.9) & (arm < 0)
@@ -259,3 +270,78 @@ def _cloth_coordinates(
         far = ((points - shoulder) @ axis)[faces] + measures.waist - shoulder[1]
         down = np.where(on_arm, far, down)
     return np.stack([around, down], -1)
+
+
+def _column_directions() -> Float[np.ndarray, "column 2"]:
+    """Unit vectors (x, z) of the columns; the first and the last one point backwards."""
+    angles = np.linspace(-np.pi, np.pi, SKIRT_COLUMNS + 1)
+    return np.stack([np.sin(angles), np.cos(angles)], 1)
+
+
+def skirt_faces() -> Int64[np.ndarray, "f 3"]:
+    """Outward-facing triangles of a grid of `SKIRT_RINGS` x `SKIRT_COLUMNS + 1` points."""
+    ring, column = np.mgrid[: SKIRT_RINGS - 1, :SKIRT_COLUMNS]
+    corner = (ring * (SKIRT_COLUMNS + 1) + column).ravel()
+    below = corner + SKIRT_COLUMNS + 1
+    first = np.stack([corner, below, corner + 1], 1)
+    second = np.stack([corner + 1, below, below + 1], 1)
+    return np.concatenate([first, second])
+
+
+def drape_skirt(
+    covered: Float[np.ndarray, "n 3"],
+    heights: Float[np.ndarray, " ring"],
+    *,
+    margin: float,
+    flare: Float[np.ndarray, " ring"],
+    folds: Float[np.ndarray, "ring column"],
+    sway: Float[np.ndarray, "ring 2"],
+) -> Float[np.ndarray, "ring column 3"]:
+    """Drapes a skirt around the points that it covers. Lengths are in dm.
+
+    Args:
+        covered: body and garment points relative to the hips.
+        heights: height of each ring relative to the hips, decreasing from the waist to the hem.
+        margin: distance between the cloth and the points.
+        flare: minimum radius of each ring (an A-line widens downwards).
+        folds: radius added per ring and column, not negative.
+        sway: horizontal shift of each ring's centre; the points stay covered.
+
+    Returns:
+        Points of the grid that `skirt_faces` connects.
+    """
+    around = _column_directions()
+    step = np.abs(np.diff(heights)).max()
+    reach = covered[:, [0, 2]] @ around.T
+    rings = np.empty((len(heights), len(around)))
+    centres = np.zeros((len(heights), 2))
+    for ring, height in enumerate(heights):
+        near = np.abs(covered[:, 1] - height) < step * 1.1
+        if near.any():
+            low, high = covered[near][:, [0, 2]].min(0), covered[near][:, [0, 2]].max(0)
+            centres[ring] = (low + high) / 2
+            rings[ring] = reach[near].max(0)
+        else:
+            centres[ring] = centres[ring - 1]
+            rings[ring] = rings[ring - 1]
+    # The skirt hangs from the hips: its centre follows the legs only in part.
+    centres = 0.35 * _smooth_rings(centres) + 0.65 * centres[0] + sway
+    radii = rings - centres @ around.T
+    for ring in range(1, len(heights)):
+        # Below its widest point the cloth falls nearly straight instead of clinging.
+        radii[ring] = np.maximum(radii[ring], radii[ring - 1] * 0.985)
+    # The waistband fits closely; the ease grows over the first rings below it.
+    ease = np.clip(np.arange(len(heights)) / 5, 0.15, 1)[:, None]
+    base = np.maximum(radii + margin * ease, flare[:, None])
+    for _ in range(3):
+        base += ease**2 * np.maximum(_smooth_rings(base) - base, 0)
+    radii = base + folds
+    points = np.empty((len(heights), len(around), 3))
+    points[..., [0, 2]] = centres[:, None] + radii[..., None] * around
+    points[..., 1] = heights[:, None]
+    return points
+
+
+def _smooth_rings(values: Float[np.ndarray, "ring k"]) -> Float[np.ndarray, "ring k"]:
+    padded = np.concatenate([values[:1], values, values[-1:]])
+    return (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4

@@ -1,7 +1,7 @@
-"""How a person walks and turns: bone rotations frame by frame. Knows nothing of shapes or pixels.
+"""Procedural gait: bone rotations of every frame.
 
-Rotations are about the axes of the resting body: x to its left, y up, z ahead. The walk is on the
-spot (the camera follows); the renderer puts the lowest sole on the floor.
+Rotations are about the axes of the rest pose: x to the body's left, y up, z forward. The person
+walks in place, as if the camera followed; `scene.pose` puts the lowest sole on the floor.
 """
 
 from collections.abc import Mapping
@@ -18,38 +18,42 @@ MOTIONS = ("walk", "turn", "across")
 
 @dataclass(frozen=True, kw_only=True)
 class Pose:
-    """One frame: rotation per bone, heading in degrees, sideways shift in dm, gait phase."""
+    """Pose of the skeleton in one frame."""
 
     rotations: Mapping[str, Float[np.ndarray, "3 3"]]
+    """Local rotation by bone name; bones that are missing do not rotate."""
     yaw: float
+    """Heading in degrees; 0 faces +z."""
     shift: float
+    """Sideways shift in dm."""
     phase: float
+    """Phase of the gait cycle in radians."""
 
 
 def poses(
     person: Identity, *, motion: str, num_frames: int, fps: float, arm_lift: float, stance: float
 ) -> list[Pose]:
-    """The frames of a clip.
+    """Poses of the frames of a clip.
 
-    A walk starts within 30 degrees of the camera and veers a little. A turn starts there too and
-    goes once around in clips of up to three seconds, at the person's turn rate in longer ones. A
-    walk across starts there too, veers to the side in the first half and goes on across the
-    picture: brisk, with long steps and arms that swing far and bend as they come forward.
+    Every motion starts within 30 degrees of the camera. 'walk' veers slightly. 'turn' makes one
+    full turn in clips of up to three seconds and uses the person's turn rate in longer ones.
+    'across' veers by 90 degrees in the first half and continues across the picture: a brisk walk
+    with long steps and a wide arm swing with bent elbows.
 
     Args:
-        person: whose gait.
+        person: source of the gait parameters.
         motion: one of `MOTIONS`.
-        num_frames: at least one.
-        fps: frames per second.
-        arm_lift: degrees by which the resting arms are lowered.
-        stance: degrees by which the resting legs are closed.
+        num_frames: at least 1.
+        fps: frames per second, positive.
+        arm_lift: degrees by which the arms are lowered from the rest pose.
+        stance: degrees by which the legs are closed from the rest pose.
     """
     assert motion in MOTIONS
     seconds = num_frames / fps
     stride = 0.45 if motion == "turn" else 1.0
     bend = 0.0
     if motion == "across":
-        # How far elbows bend comes from a gait parameter that there is, so that people differ.
+        # Derived from an existing parameter: a new one would change the random draws of `identity`.
         bend = 10 + 17 * (person.sway - 2)
         person = replace(person, stride=1.25 * person.stride, arm_swing=1.9 * person.arm_swing)
     result = []
@@ -68,7 +72,7 @@ def poses(
 
 
 def _yaw(person: Identity, motion: str, time: float, seconds: float) -> float:
-    """Where a person heads, that many seconds into a clip; see `poses`."""
+    """Heading in degrees at `time` seconds of a clip that lasts `seconds`; see `poses`."""
     if motion == "turn":
         rate = person.turn_rate
         if seconds < 3:
@@ -82,7 +86,7 @@ def _yaw(person: Identity, motion: str, time: float, seconds: float) -> float:
 
 
 def _bump(phase: float, centre: float, width: float) -> float:
-    """A smooth bump of height one around a phase, `width` radians to its half height."""
+    """Periodic Gaussian of height 1 at `centre`; `width` is its half width at half height."""
     away = (phase - centre + np.pi) % (2 * np.pi) - np.pi
     return float(np.exp(-np.log(2) * (away / width) ** 2))
 
@@ -94,7 +98,7 @@ def _rotations(
     pelvis = rotation("y", -4 * stride * swing) @ rotation("z", person.sway * 0.6 * np.cos(phase))
     turns = {
         "Hips": pelvis,
-        # The trunk undoes most of the pelvis, and the shoulders swing against the stride.
+        # The trunk cancels most of the pelvis rotation; the shoulders swing against the stride.
         "LowerBack": rotation("z", -person.sway * 0.45 * np.cos(phase)),
         "Spine": rotation("y", 9 * stride * swing) @ rotation("x", 1.5),
         "Neck": rotation("y", -4 * stride * swing),
@@ -107,7 +111,7 @@ def _rotations(
         close = -sign * (stance + 1.5 * stride)
         turns[f"{side}UpLeg"] = rotation("x", hip) @ rotation("z", close)
         turns[f"{side}Leg"] = rotation("x", knee)
-        # The sole's pitch is set outright: the foot undoes what the leg above it does.
+        # The sole's pitch is absolute: the foot inverts the rotation of the leg.
         leg = turns[f"{side}UpLeg"] @ turns[f"{side}Leg"]
         turns[f"{side}Foot"] = leg.T @ rotation("x", level)
         turns[f"{side}ToeBase"] = rotation("x", -18 * stride * _bump(own, 4.6, 0.4))
@@ -116,7 +120,7 @@ def _rotations(
         turns[f"{side}Arm"] = rotation("x", forward) @ lowered
         turns[f"{side}Shoulder"] = rotation("z", -sign * 0.2 * arm_lift)
         if bend:
-            # Most where the arm is ahead, about the axis that it has once it is lowered.
+            # The elbow bends most when the arm is in front, about the axis of the lowered arm.
             elbow = rotation("x", -bend * (0.1 + 0.45 * (1 - np.sin(own))))
             turns[f"{side}ForeArm"] = lowered.T @ elbow @ lowered @ rotation("x", 31)
         else:

@@ -1,4 +1,4 @@
-"""A whole catwalk data set: many people, a clip per motion, one manifest. Knows nothing of Ray."""
+"""Generation of a whole synthetic data set: clips and manifest."""
 
 import csv
 import io
@@ -16,16 +16,16 @@ from dreampose.synthetic.identity import check_split, identity
 
 MANIFEST = "manifest.csv"
 DEFAULT_MOTIONS = ("walk", "turn")
-"""What people do in data sets and in the benchmark unless something else is asked for."""
+"""Default motions of data sets and of the benchmark."""
 SUFFIXES = (".npz", ".json", ".mp4")
-"""A clip's files in the order in which they are written."""
+"""Files of a clip in the order in which they are written."""
 MAX_IDENTITIES = 100_000
-"""People per data set seed."""
+"""Largest number of people per data set seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipTask:
-    """One clip to render: a row of the manifest."""
+    """One clip to render; a row of the manifest."""
 
     path: str
     """File name of the MP4, relative to the manifest."""
@@ -37,7 +37,7 @@ class ClipTask:
     height: int
     width: int
     number: int
-    """Which person of the split: the first argument of `identity`."""
+    """Number of the person in the split; first argument of `identity`."""
 
 
 def tasks(
@@ -50,10 +50,19 @@ def tasks(
     width: int,
     motions: Sequence[str] = DEFAULT_MOTIONS,
 ) -> list[ClipTask]:
-    """The clips of a data set in their fixed order, the motions of each person.
+    """Clips of a data set: all motions of the first person, then of the second, and so on.
+
+    Args:
+        identities: number of people, 1 to `MAX_IDENTITIES`.
+        frames: frames per clip, at least 1.
+        split: 'train', 'val' or 'test'.
+        seed: not negative; people of different seeds differ.
+        height: pixels, even, at least 32.
+        width: pixels, even, at least 32.
+        motions: names of `gait.MOTIONS`; duplicates are dropped.
 
     Raises:
-        InputError: an argument is outside its range.
+        InputError: an argument is out of range.
     """
     check_split(split)
     if not 1 <= identities <= MAX_IDENTITIES:
@@ -63,7 +72,7 @@ def tasks(
     unknown = [motion for motion in motions if motion not in MOTIONS]
     if not motions or unknown:
         raise InputError(
-            f"motions must be of {', '.join(MOTIONS)}, got {', '.join(unknown) or 'none'}"
+            f"motions must be among {', '.join(MOTIONS)}, got {', '.join(unknown) or 'none'}"
         )
     if seed < 0:
         raise InputError(f"seed must not be negative, got {seed}")
@@ -91,10 +100,10 @@ def tasks(
 
 
 def is_done(out: Path, task: ClipTask) -> bool:
-    """Whether the clip's three files are there; the MP4 is written last.
+    """Whether all three files of the clip exist.
 
     Raises:
-        InputError: the clip that is there has another size or length.
+        InputError: the existing clip has another size or length.
     """
     path = out / task.path
     if not all(path.with_suffix(suffix).is_file() for suffix in SUFFIXES):
@@ -104,10 +113,10 @@ def is_done(out: Path, task: ClipTask) -> bool:
 
 
 def check_same(facts: str, task: ClipTask) -> None:
-    """Compares a finished clip's JSON with the clip that is wanted under its name.
+    """Checks that a finished clip's JSON matches the task.
 
     Raises:
-        InputError: size or length differ.
+        InputError: the size or the number of frames differs.
     """
     found = json.loads(facts)
     for name in ("num_frames", "height", "width"):
@@ -115,12 +124,12 @@ def check_same(facts: str, task: ClipTask) -> None:
         if found.get(name, wanted) != wanted:
             raise InputError(
                 f"out must be a new folder or hold clips of {name} {wanted}, "
-                f"got {found[name]} in {task.path}"
+                f"got {name} {found[name]} in {task.path}"
             )
 
 
 def render_task(out: Path, task: ClipTask) -> None:
-    """Renders and writes one clip, unless it is there."""
+    """Renders and writes one clip, unless it exists."""
     if is_done(out, task):
         return
     person = identity(task.number, task.split)
@@ -136,7 +145,7 @@ def render_task(out: Path, task: ClipTask) -> None:
 
 
 def manifest_text(rows: Sequence[ClipTask]) -> str:
-    """The manifest's CSV, one row per clip."""
+    """Manifest as CSV text, one row per clip."""
     text = io.StringIO()
     names = [field.name for field in fields(ClipTask)]
     writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n")
@@ -153,13 +162,18 @@ def _render(argument: tuple[Path, ClipTask]) -> ClipTask:
 def generate(
     out: str | Path, plan: Sequence[ClipTask], *, workers: int = 1
 ) -> Iterator[tuple[int, int]]:
-    """Renders the clips of `tasks` into a folder, skipping finished ones; the manifest comes last.
+    """Renders the clips of a plan that `tasks` made. Finished clips are skipped.
+
+    Args:
+        out: folder of the data set; its manifest is written last.
+        plan: clips to render.
+        workers: number of processes, at least 1.
 
     Yields:
-        Clips done and clips in all, after each clip.
+        Number of finished clips and number of all clips: once at the start, then after each clip.
 
     Raises:
-        InputError: an argument is outside its range.
+        InputError: `workers` is out of range, or the folder holds clips of another size.
     """
     out = Path(out)
     if workers < 1:

@@ -1,4 +1,4 @@
-"""Hair: a shell over the scalp, with a curtain or a bun. Knows nothing of poses or pixels."""
+"""Hair geometry: a shell over the scalp, hanging hair or a bun."""
 
 from dataclasses import dataclass
 
@@ -6,35 +6,42 @@ import numpy as np
 from jaxtyping import Float
 
 from dreampose.synthetic.identity import Identity
-from dreampose.synthetic.layers import Layer, Measures, Surface
-from dreampose.synthetic.mesh import Mesh, relax, vertex_normals
+from dreampose.synthetic.mesh import (
+    BodyMeasurements,
+    Layer,
+    Mesh,
+    Surface,
+    laplacian_smooth,
+    vertex_normals,
+)
 
 HEAD_LEFT, HEAD_RIGHT, BACK = 24, 23, 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hair:
-    """Hair layers, and how deep in dm every body point lies under hair; negative is bare."""
+    """Hair layers and the region of the body that they cover."""
 
     layers: tuple[Layer, ...]
     covered: Float[np.ndarray, " b"]
+    """Depth in dm of every body point behind the hairline; negative is uncovered."""
 
 
-def grow(
+def make_hair(
     mesh: Mesh,
     person: Identity,
     points: Float[np.ndarray, "v 3"],
-    measures: Measures,
+    measures: BodyMeasurements,
     clothes: Float[np.ndarray, "c 3"],
 ) -> Hair:
-    """Makes the person's hair.
+    """Builds the person's hair.
 
     Args:
         mesh: the base mesh.
-        person: whose hair.
-        points: all points of the resting, shaped body.
-        measures: of that body.
-        clothes: points of the top, which long hair lies over.
+        person: source of the hair style.
+        points: all points of the shaped body in its rest pose, dm.
+        measures: measurements of that body.
+        clothes: points of the top, over which long hair falls.
     """
     body = points[: len(mesh.lips)]
     marks = points[mesh.landmarks]
@@ -46,12 +53,12 @@ def grow(
     head = body[used]
     field = np.full(len(body), -1.0)
     field[used] = _scalp_field(person, head, eyes, ears)
-    smooth = relax(head, faces, rounds=25)
+    smooth = laplacian_smooth(head, faces, rounds=25)
     thick = {"short": 0.12, "bob": 0.26, "long": 0.24, "bun": 0.13}[person.hair_style]
     normals = vertex_normals(smooth, faces)
     lift = np.maximum(0, ((head - smooth) * normals).sum(1))
     is_ear = np.minimum(*(np.linalg.norm(head - marks[k], axis=1) for k in (7, 8))) < 0.5
-    # Around the ears the shell lies close, so the skin below it stays.
+    # Near the ears the shell is close to the skin, so the skin below it is kept.
     under = field.copy()
     under[used] = np.where(is_ear, np.minimum(under[used], 0.1), under[used])
     lift = np.where(is_ear, np.minimum(lift, 0.05), lift)
@@ -85,7 +92,7 @@ def _scalp_field(
     eyes: Float[np.ndarray, "3"],
     ears: Float[np.ndarray, "3"],
 ) -> Float[np.ndarray, " v"]:
-    """Depth in dm behind the hairline: forehead, temples, ears and nape."""
+    """Depth in dm behind the hairline (forehead, temples, ears, nape); negative is in front."""
     x, y, z = head.T
     nape = ears[1] - {"short": 0.45, "bob": 0.9, "long": 0.9, "bun": 0.55}[person.hair_style]
     forehead = y - (eyes[1] + 0.72 - 0.25 * np.abs(x))
@@ -104,13 +111,13 @@ def _scalp_field(
 def _curtain(
     mesh: Mesh,
     person: Identity,
-    measures: Measures,
+    measures: BodyMeasurements,
     cover: Float[np.ndarray, "n 3"],
     body: Float[np.ndarray, "b 3"],
     eyes: Float[np.ndarray, "3"],
     ears: Float[np.ndarray, "3"],
 ) -> Layer:
-    """Hair that hangs from the back of the head over whatever is below."""
+    """Hair that hangs from the back of the head over the points of `cover`."""
     long = person.hair_style == "long"
     top = eyes[1] + 0.35
     bottom = measures.head("Neck")[1] - (1.3 if long else 0.05)
@@ -128,7 +135,7 @@ def _curtain(
         near = np.abs(inside[:, 1] - height) < step
         radii[ring] = np.maximum(reach[near].max(0), 0.3)
         if ring:
-            # Hair hangs from its widest place and narrows slowly.
+            # Below its widest ring the hair narrows slowly.
             radii[ring] = np.maximum(radii[ring], radii[ring - 1] - 0.03)
     radii = np.minimum(radii, 1.15 / np.maximum(np.abs(around[:, 0]), 0.35)) + 0.05
     strands = 0.03 * np.sin(9 * angles + 1.3) * np.linspace(0, 1, num_rings)[:, None]
@@ -172,7 +179,7 @@ def _bun(
     body: Float[np.ndarray, "b 3"],
     eyes: Float[np.ndarray, "3"],
 ) -> Layer:
-    """A knot of hair at the back of the crown."""
+    """An ellipsoid at the back of the crown."""
     near = shell[np.abs(shell[:, 1] - (eyes[1] + 0.55)) < 0.25]
     middle = np.array([0.0, eyes[1] + 0.6, near[:, 2].min() - 0.15])
     rows, columns = 10, 16
@@ -209,7 +216,7 @@ def _nearest_body(
     points: Float[np.ndarray, "v 3"],
     faces: np.ndarray,
 ) -> tuple[np.ndarray, Float[np.ndarray, "f 3 2"]]:
-    """Part and atlas place of hair faces: those of the head or back right under each face."""
+    """DensePose part and UV of hair faces, from the nearest face of the head or back."""
     under = np.flatnonzero(np.isin(mesh.body_parts, (HEAD_LEFT, HEAD_RIGHT, BACK)))
     under = under[body[mesh.body_faces[under]][..., 2].mean(1) < 0.5 * body[:, 2].max()]
     centres = body[mesh.body_faces[under]].mean(1)

@@ -1,7 +1,7 @@
-"""Who walks: body, skin, hair, clothes, gait and studio of one person. Knows nothing of meshes.
+"""Random parameters of a synthetic person and their studio.
 
-Train, val and test are disjoint by construction: identity seeds and pattern seeds carry the split
-in their remainder, and every pair of cloth colours belongs to exactly one split.
+The splits are disjoint by construction: the remainder modulo three of identity seeds and pattern
+seeds encodes the split, and every pair of cloth colours belongs to exactly one split.
 """
 
 from dataclasses import asdict, dataclass
@@ -43,7 +43,7 @@ CLOTH_COLOURS = {
     "khaki": (172, 162, 122),
 }
 COLOUR_JITTER = 5
-"""Largest change of a cloth colour's channel: small, so that colours stay apart."""
+"""Largest change of a channel of a cloth colour; small enough to keep the colours distinct."""
 SKIN_TONES = (
     (246, 206, 180),
     (236, 188, 156),
@@ -80,15 +80,15 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """Everything that makes one person and their studio; angles are degrees, lengths dm."""
+    """Parameters of one person and their studio; angles in degrees, lengths in decimetres."""
 
     seed: int
-    """Remainder modulo three is the split's place in `SPLITS`."""
+    """Its remainder modulo three is the index of the split in `SPLITS`."""
     split: str
     pattern_seed: int
-    """Remainder modulo three is the split's place in `SPLITS`."""
+    """Its remainder modulo three is the index of the split in `SPLITS`."""
     targets: tuple[tuple[str, float], ...]
-    """Weighted shape targets of the body."""
+    """Names and weights of the body's shape targets."""
     skin: Colour
     hair: Colour
     hair_style: str
@@ -99,30 +99,34 @@ class Identity:
     """Pattern of the skirt or trousers; a dress has one pattern."""
     colour_pair: tuple[str, str]
     colours: tuple[Colour, Colour]
-    """Main and second cloth colour; the second is also the first pattern's accent."""
+    """Main and second cloth colour; the second is also the accent of the first pattern."""
     shoes: Colour
     sleeve: float
     """Sleeve length: 0 none, 1 to the elbow, 2 to the wrist."""
     neckline: float
     """Depth of the neckline in front."""
     hem: float
-    """Length of a skirt as a share of the way from the waist to the ankles."""
+    """Length of a skirt as a fraction of the distance from the waist to the ankles."""
     flare: float
-    """How much an A-line skirt or the trouser legs widen."""
+    """Widening of an A-line skirt or of trouser legs, 0 to 1."""
     loose: float
-    """Ease of the top over the body."""
+    """Ease of the top, 0 to 1."""
     stride: float
+    """Amplitude of the hip angle."""
     cadence: float
     """Strides (two steps) per second."""
     arm_swing: float
+    """Amplitude of the arm angle."""
     sway: float
+    """Amplitude of the pelvis roll."""
     phase: float
+    """Phase of the gait cycle in the first frame, in radians."""
     start_yaw: float
-    """Within 30 degrees of the camera."""
+    """Heading in the first frame, -30 to 30; 0 faces the camera."""
     walk_yaw: float
-    """How far the person veers during a walk."""
+    """Change of heading during a walk."""
     turn_rate: float
-    """Signed degrees per second of a turn, reached in clips long enough; see `gait`."""
+    """Signed degrees per second of a turn in clips of at least 3 s; see `gait.poses`."""
     camera_height: float
     camera_distance: float
     camera_yaw: float
@@ -134,12 +138,12 @@ class Identity:
     backdrop: Colour
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """JSON-serialisable values."""
         return asdict(self)
 
 
 def colour_pairs(split: str) -> list[tuple[str, str]]:
-    """The unordered pairs of cloth colours that belong to a split: about 7 : 1 : 2 of them."""
+    """Unordered pairs of cloth colours of a split; train, val, test get about 70, 10, 20 %."""
     pairs = list(combinations(CLOTH_COLOURS, 2))
     owners = {"train": (0, 1, 3, 4, 6, 7, 9), "val": (2,), "test": (5, 8)}[split]
     names = list(CLOTH_COLOURS)
@@ -149,7 +153,7 @@ def colour_pairs(split: str) -> list[tuple[str, str]]:
 
 
 def check_split(split: str) -> None:
-    """Refuses a split that does not exist.
+    """Checks the name of a split.
 
     Raises:
         InputError: `split` is not one of `SPLITS`.
@@ -159,14 +163,14 @@ def check_split(split: str) -> None:
 
 
 def identity(seed: int, split: str) -> Identity:
-    """The person of that number in that split; the same number gives the same person.
+    """Draws a person. The result is identical for identical arguments.
 
     Args:
-        seed: not negative.
+        seed: number of the person in the split, not negative.
         split: 'train', 'val' or 'test'.
 
     Raises:
-        InputError: an argument is outside its range.
+        InputError: an argument is out of range.
     """
     check_split(split)
     if seed < 0:
@@ -185,7 +189,7 @@ def identity(seed: int, split: str) -> Identity:
         red, green, blue = np.clip(np.array(colour) + random.integers(-size, size + 1, 3), 0, 255)
         return int(red), int(green), int(blue)
 
-    # Numbers in a row take outfits and patterns in turn, so that small sets hold all of them.
+    # Consecutive numbers cycle through outfits and patterns, so small sets contain all of them.
     outfit = OUTFITS[seed % len(OUTFITS)]
     pattern = PATTERNS[(seed // len(OUTFITS)) % len(PATTERNS)]
     female = outfit != "trousers" or bool(random.random() < 0.4)
@@ -238,7 +242,7 @@ def identity(seed: int, split: str) -> Identity:
 
 
 def _body(random: np.random.Generator, *, female: bool, tone: int) -> tuple[tuple[str, float], ...]:
-    """Shape targets of an adult: ancestry, age, weight, muscle, height and proportions."""
+    """Shape targets of an adult: ancestry, age, weight, muscle, height, proportions."""
     gender = "female" if female else "male"
     lean = {"african": 0.2, "asian": 0.2, "caucasian": 0.2}
     lean["caucasian" if tone < 2 else "asian" if tone < 4 else "african"] += 1.2

@@ -1,4 +1,4 @@
-"""Cloth patterns as functions of cloth coordinates. Knows nothing of bodies or light."""
+"""Procedural cloth patterns."""
 
 from collections.abc import Callable
 
@@ -9,19 +9,19 @@ from jaxtyping import Float32, Float64
 from dreampose.synthetic.identity import PATTERNS
 
 TRUNK_RADIUS = 1.5
-"""Radius in dm with which angles around trunk and skirt become cloth widths."""
+"""Radius in dm that converts angles around trunk and skirt to cloth coordinates."""
 Weights = Float32[np.ndarray, " n"] | Float64[np.ndarray, " n"]
 Pattern = Callable[[Weights, Weights], Weights]
-"""(around, down) in dm to the accent colour's share, 0 to 1."""
+"""Maps cloth coordinates (around, down) in dm to the share of the accent colour, in [0, 1]."""
 
 
 def make(kind: str, seed: int, *, bottom: float) -> Pattern:
-    """The pattern of that kind which a seed draws.
+    """Creates a pattern with random parameters.
 
     Args:
         kind: one of `PATTERNS`.
-        seed: of scales, angles and the logo.
-        bottom: cloth coordinate of the lowest hem, where a gradient ends.
+        seed: seed of the scales, offsets and the logo.
+        bottom: cloth coordinate in dm of the lowest hem, where a gradient ends.
     """
     assert kind in PATTERNS
     random = np.random.default_rng([seed, 11])
@@ -64,19 +64,19 @@ def make(kind: str, seed: int, *, bottom: float) -> Pattern:
 
 
 def _whole(period: float) -> float:
-    """The period nearest to that one which fits a whole number of times around the trunk."""
+    """Nearest period that divides the circumference of the trunk."""
     around = 2 * np.pi * TRUNK_RADIUS
     return float(around / max(1, round(around / period)))
 
 
 def _band(phase: Weights, share: float, period: float) -> Weights:
-    """Bands of one period each, `share` of it filled, with edges 0.05 dm soft."""
+    """Periodic bands with a duty cycle of `share` and edges that are 0.05 dm soft."""
     away = np.abs(phase - np.floor(phase) - 0.5)
     return np.clip((share / 2 - away) * period / 0.05 + 0.5, 0, 1)
 
 
 def _logo(random: np.random.Generator) -> Pattern:
-    """A print on the chest: a shape with one letter cut out of it."""
+    """A print on the chest: a disc or rectangle with a letter cut out, or a star."""
     side = 96
     picture = np.zeros((side, side), np.uint8)
     shape = int(random.integers(3))
@@ -104,7 +104,7 @@ def _logo(random: np.random.Generator) -> Pattern:
         y = np.asarray(((down - height) / reach + 1) * side / 2 - 0.5, np.float32)
         if not len(x):
             return np.zeros_like(around)
-        # OpenCV limits a map's side to 32767: the list of pixels is folded into rows.
+        # OpenCV limits the side of a map to 32767: reshape the list of pixels to rows of 1024.
         rows = -(-len(x) // 1024)
         maps = [np.pad(m, (0, rows * 1024 - len(m))).reshape(rows, 1024) for m in (x, y)]
         found = cv2.remap(soft, maps[0], maps[1], cv2.INTER_LINEAR, borderValue=0)

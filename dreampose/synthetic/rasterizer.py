@@ -1,4 +1,4 @@
-"""Which triangle each pixel shows: an exact z-buffer. Knows nothing of people or colours."""
+"""Triangle rasterization with an exact z-buffer."""
 
 from dataclasses import dataclass
 
@@ -8,16 +8,17 @@ from jaxtyping import Bool, Float32, Int64
 
 @dataclass(frozen=True, kw_only=True)
 class Fragments:
-    """Every place where a triangle covers a pixel centre."""
+    """Pairs of a triangle and a pixel whose centre it covers."""
 
     pixel: Int64[np.ndarray, " n"]
     """Index into the flattened picture."""
     face: Int64[np.ndarray, " n"]
     bary: Float32[np.ndarray, "n 3"]
+    """Barycentric coordinates of the pixel centre."""
     depth: Float32[np.ndarray, " n"]
 
     def take(self, rows: Int64[np.ndarray, " m"] | Bool[np.ndarray, " n"]) -> "Fragments":
-        """A selection of the fragments."""
+        """Selects fragments by index or mask."""
         return Fragments(
             pixel=self.pixel[rows],
             face=self.face[rows],
@@ -29,15 +30,18 @@ class Fragments:
 def fragments(
     points: Float32[np.ndarray, "v 3"], faces: Int64[np.ndarray, "f 3"], height: int, width: int
 ) -> Fragments:
-    """Rasterises triangles.
+    """Rasterizes triangles.
 
     Args:
-        points: x and y in pixels, depth growing away from the camera.
-        faces: triangles; give only those that can be seen, each costs its bounding box.
-        height: of the picture.
-        width: of the picture.
+        points: x and y in pixels, and depth, which increases away from the camera.
+        faces: triangles; the cost of each is the area of its bounding box.
+        height: height of the picture in pixels.
+        width: width of the picture in pixels.
+
+    Returns:
+        Fragments ordered from far to near triangles.
     """
-    # Numpy reduces an axis of three slowly: the corners stay apart.
+    # Separate corners: numpy is slow at reductions over an axis of length 3.
     a, b, c = (points[faces[:, corner]] for corner in range(3))
     order = np.argsort(-np.minimum(np.minimum(a[:, 2], b[:, 2]), c[:, 2]), kind="stable")
     a, b, c = a[order], b[order], c[order]
@@ -57,7 +61,7 @@ def fragments(
     down = offset // columns
     x = first[row, 0] + (offset - down * columns)
     y = first[row, 1] + down
-    # Barycentrics are affine in x and y: three coefficients a triangle and coordinate.
+    # Barycentric coordinates are affine in x and y.
     area = (b[:, 1] - c[:, 1]) * (a[:, 0] - c[:, 0]) + (c[:, 0] - b[:, 0]) * (a[:, 1] - c[:, 1])
     safe = np.where(np.abs(area) < 1e-9, np.float32(np.inf), area)
     ax, ay = (b[:, 1] - c[:, 1]) / safe, (c[:, 0] - b[:, 0]) / safe
@@ -78,12 +82,12 @@ def fragments(
 
 
 def nearest(found: Fragments, num_pixels: int) -> Int64[np.ndarray, " hits"]:
-    """Rows of the fragments that are seen: for every covered pixel the one of least depth."""
+    """Indices of the visible fragments: the one of least depth for every covered pixel."""
     depth = np.full(num_pixels, np.inf, np.float32)
     winner = np.full(num_pixels, -1, np.int64)
     rows = np.arange(len(found.pixel))
-    # Fragments come from far to near, so the first round is nearly right; each further round
-    # writes only fragments nearer than what is there, which ends at the exact minimum.
+    # Fragments are ordered from far to near, so the first pass is nearly right. Each further pass
+    # writes only fragments nearer than the current one, until the minimum is exact.
     while len(rows):
         pixel = found.pixel[rows]
         depth[pixel] = found.depth[rows]

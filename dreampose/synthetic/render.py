@@ -1,7 +1,8 @@
-"""One frame: picture and exact ground truth of a posed scene. Knows nothing of files or clips.
+"""Rendering of one frame with its ground truth.
 
-The same bits on every x86 processor with AVX2 (LOG.md): colours are sums and products of 32 bits,
-which all round alike, and sines and exponentials of 64, whose last bit, which differs, is lost.
+The result is bit-identical on every x86 processor with AVX2 (LOG.md). Colours are sums and
+products in float32, which round identically everywhere. Sines and exponentials are computed in
+float64, and rounding to float32 removes the last bit, which differs between processors.
 """
 
 from dataclasses import dataclass
@@ -10,65 +11,63 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from dreampose.synthetic import camera as studio
-from dreampose.synthetic import patterns, rasterizer
-from dreampose.synthetic.layers import GARMENTS, Surface
-from dreampose.synthetic.mesh import unit
-from dreampose.synthetic.scene import Posed, Scene
+from dreampose.synthetic import camera, patterns, rasterizer
+from dreampose.synthetic.mesh import GARMENTS, Surface, unit
+from dreampose.synthetic.scene import PosedScene, Scene
 
 SUPERSAMPLING = 2
-"""Samples per pixel and axis."""
+"""Samples per pixel along each axis."""
 GLOSS = np.zeros(len(Surface))
-"""Strength of the highlight of each surface."""
+"""Strength of the specular highlight of each surface."""
 GLOSS[[Surface.SKIN, Surface.EYES, Surface.HAIR, Surface.SHOES]] = 0.16, 0.5, 0.22, 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
-class Frame:
-    """A picture and, for each pixel, what it shows."""
+class RenderedFrame:
+    """A picture and its ground truth; `clip` explains the arrays."""
 
     image: UInt8[np.ndarray, "H W 3"]
     parts: UInt8[np.ndarray, "H W"]
     atlas: Float32[np.ndarray, "H W 2"]
     surface: UInt8[np.ndarray, "H W"]
     garment: UInt8[np.ndarray, "H W"]
-    """The garment whose outer side would be seen if there were no skin; 0 where there is none."""
+    """Garment whose outer side is visible when skin is removed; 0 where there is none."""
     garment_parts: UInt8[np.ndarray, "H W"]
-    """Body part under that garment."""
+    """DensePose part under that garment."""
     joints: Float32[np.ndarray, "33 3"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Set:
-    """What stays the same from frame to frame of a clip."""
+class RenderSetup:
+    """Data that all frames of a clip share."""
 
     scene: Scene
-    camera: studio.Camera
+    view: camera.Camera
     backdrop: Float32[np.ndarray, "H W 3"]
     prints: dict[int, patterns.Pattern]
 
 
-def prepare(scene: Scene, *, height: int, width: int) -> Set:
-    """Sets up camera, backdrop and cloth prints."""
+def prepare(scene: Scene, *, height: int, width: int) -> RenderSetup:
+    """Creates the camera, backdrop and cloth patterns for pictures of `height` x `width`."""
     person = scene.person
-    tall = float(scene.points[:, 1].max() - scene.measures.floor)
+    stature = float(scene.points[:, 1].max() - scene.measures.floor)
     big = SUPERSAMPLING
-    view = studio.camera(person, tall=tall, height=height * big, width=width * big)
+    view = camera.make_camera(person, stature=stature, height=height * big, width=width * big)
     bottom = scene.clothes.cloth_bottom
     first = patterns.make(person.pattern, person.pattern_seed, bottom=bottom)
     second = patterns.make(person.second_pattern, person.pattern_seed + 3, bottom=bottom)
-    return Set(
+    return RenderSetup(
         scene=scene,
-        camera=view,
-        backdrop=studio.backdrop(person, view, height * big, width * big),
+        view=view,
+        backdrop=camera.backdrop(person, view, height * big, width * big),
         prints={Surface.TOP: first, Surface.DRESS: first, Surface.BOTTOM: second},
     )
 
 
-def draw(stage: Set, posed: Posed) -> Frame:
-    """Renders one pose."""
-    scene, view = stage.scene, stage.camera
-    height, width, _ = stage.backdrop.shape
+def draw(setup: RenderSetup, posed: PosedScene) -> RenderedFrame:
+    """Renders one frame."""
+    scene, view = setup.scene, setup.view
+    height, width, _ = setup.backdrop.shape
     seen = view.project(posed.points)
     first, second, third = (seen[scene.faces[:, corner], :2] for corner in range(3))
     edge1, edge2 = second - first, third - first
@@ -85,9 +84,9 @@ def draw(stage: Set, posed: Posed) -> Frame:
         pixel=found.pixel, face=chosen[found.face], bary=found.bary, depth=found.depth
     )
     hits = found.take(rasterizer.nearest(found, height * width))
-    colour = _shade(stage, posed, hits, front)
-    ground = studio.shadow(scene.person, view, posed.points[::3], height, width)
-    picture = stage.backdrop * (1 - ground)[..., None]
+    colour = _shade(setup, posed, hits, front)
+    ground = camera.shadow(scene.person, view, posed.points[::3], height, width)
+    picture = setup.backdrop * (1 - ground)[..., None]
     flat = picture.reshape(-1, 3)
     depth = np.full(height * width, np.nan, np.float32)
     depth[hits.pixel] = hits.depth
@@ -96,19 +95,19 @@ def draw(stage: Set, posed: Posed) -> Frame:
         picture, (width // SUPERSAMPLING, height // SUPERSAMPLING), interpolation=cv2.INTER_AREA
     )
     image = np.clip(np.rint(small), 0, 255).astype(np.uint8)
-    return _with_truth(stage, posed, image, found, hits, front)
+    return _with_truth(setup, posed, image, found, hits, front)
 
 
 def _with_truth(
-    stage: Set,
-    posed: Posed,
+    setup: RenderSetup,
+    posed: PosedScene,
     image: UInt8[np.ndarray, "H W 3"],
     found: rasterizer.Fragments,
     hits: rasterizer.Fragments,
     front: np.ndarray,
-) -> Frame:
-    scene = stage.scene
-    height, width, _ = stage.backdrop.shape
+) -> RenderedFrame:
+    scene = setup.scene
+    height, width, _ = setup.backdrop.shape
     rows = slice(SUPERSAMPLING // 2, None, SUPERSAMPLING)
 
     def grid(pixel: np.ndarray, values: np.ndarray, kind: type) -> np.ndarray:
@@ -120,9 +119,9 @@ def _with_truth(
     worn = np.isin(scene.surface[found.face], GARMENTS) & front[found.face]
     outer = found.take(worn)
     outer = outer.take(rasterizer.nearest(outer, height * width))
-    joints = stage.camera.project(posed.landmarks)
+    joints = setup.view.project(posed.landmarks)
     hips = joints[[23, 24], 2].mean()
-    pixels_per_dm = stage.camera.focal / hips / SUPERSAMPLING
+    pixels_per_dm = setup.view.focal / hips / SUPERSAMPLING
     joints = np.stack(
         [
             joints[:, 0] / SUPERSAMPLING - 0.5,
@@ -131,7 +130,7 @@ def _with_truth(
         ],
         1,
     )
-    return Frame(
+    return RenderedFrame(
         image=image,
         parts=grid(hits.pixel, scene.parts[hits.face], np.uint8),
         atlas=grid(hits.pixel, atlas, np.float32),
@@ -143,9 +142,9 @@ def _with_truth(
 
 
 def _shade(
-    stage: Set, posed: Posed, hits: rasterizer.Fragments, front: np.ndarray
+    setup: RenderSetup, posed: PosedScene, hits: rasterizer.Fragments, front: np.ndarray
 ) -> Float32[np.ndarray, "n 3"]:
-    scene, person = stage.scene, stage.scene.person
+    scene, person = setup.scene, setup.scene.person
     corners = scene.faces[hits.face]
     bary = hits.bary
     normal = np.einsum("nk,nkc->nc", bary, posed.normals.astype(np.float32)[corners])
@@ -156,7 +155,7 @@ def _shade(
     colour = np.empty((len(surface), 3), np.float32)
     cloth = np.einsum("nk,nkc->nc", bary, scene.cloth[hits.face].astype(np.float32))
     first, second = (np.array(c, np.float32) for c in person.colours)
-    for kind, print_on in stage.prints.items():
+    for kind, print_on in setup.prints.items():
         own = np.flatnonzero(surface == kind)
         base, accent = (second, first) if kind == Surface.BOTTOM else (first, second)
         share = print_on(cloth[own, 0], cloth[own, 1]).astype(np.float32)
@@ -170,27 +169,27 @@ def _shade(
     rest = np.einsum("nk,nkc->nc", bary[bare], scene.points.astype(np.float32)[corners[bare]])
     lips = np.einsum("nk,nk->n", bary[bare], scene.lips.astype(np.float32)[corners[bare]])
     colour[bare] = _face(scene, surface[bare], rest, lips)
-    light = studio.light_direction(person).astype(np.float32)
+    light = camera.light_direction(person).astype(np.float32)
     key = _along(normal, light)
-    # A wrapped key light, a fill from the camera, sky from above, and bounce from the floor.
+    # Wrapped diffuse key light, fill light from the camera, and light from above.
     wrapped = np.clip((key + 0.35) / 1.35, 0, 1)
-    towards = stage.camera.turn[2].astype(np.float32)
+    towards = setup.view.turn[2].astype(np.float32)
     facing = np.clip(_along(normal, towards), 0, 1)
     amount = 0.36 + 0.5 * wrapped + 0.16 * facing + 0.06 * normal[:, 1]
     rough = GLOSS[surface]
     squared = np.square(np.clip(_along(normal, unit(light + towards)), 0, 1))
     gloss = rough * squared * np.square(np.square(np.square(squared)))
     amount = np.where(outside, amount, amount * 0.45).astype(np.float32)
-    tint = studio.light_colour(person).astype(np.float32)
+    tint = camera.light_colour(person).astype(np.float32)
     return colour * amount[:, None] * tint + 255 * gloss[:, None].astype(np.float32) * 0.35
 
 
 def _along(
     vectors: Float32[np.ndarray, "n 3"], direction: Float32[np.ndarray, "3"]
 ) -> Float32[np.ndarray, " n"]:
-    """How long the vectors are in that direction.
+    """Dot products with `direction`.
 
-    Not by BLAS, whose last bit goes by the processor, and now and then is a level of a colour.
+    BLAS is avoided: its last bit depends on the processor and can change a colour by one level.
     """
     x, y, z = (vectors[:, axis] * direction[axis] for axis in range(3))
     return x + y + z
@@ -202,7 +201,7 @@ def _face(
     rest: Float32[np.ndarray, "n 3"],
     lips: Float32[np.ndarray, " n"],
 ) -> Float32[np.ndarray, "n 3"]:
-    """Colours of skin and eyes, painted on the resting head."""
+    """Colours of skin and eyes in [0, 255], from positions on the body in its rest pose."""
     person = scene.person
     marks = scene.anchors[len(scene.mesh.bone_names) :]
     skin = np.array(person.skin, np.float32)
@@ -236,7 +235,7 @@ def _face(
 
 
 def _occlusion(depth: Float32[np.ndarray, "H W"]) -> Float[np.ndarray, " n"]:
-    """Darkening in creases and behind near limbs, from how far a pixel lies behind its vicinity."""
+    """Screen-space ambient occlusion: light kept, from the depth relative to the local mean."""
     covered = np.isfinite(depth)
     filled = np.where(covered, depth, 0)
     size = max(3, depth.shape[0] // 28)

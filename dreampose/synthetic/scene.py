@@ -1,21 +1,26 @@
-"""One dressed person, ready to be posed: all layers joined. Knows nothing of cameras or colours."""
+"""Dressed person: all mesh layers joined, and their posing."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int64
 
-from dreampose.synthetic import clothing, hair, patterns, skirt
+from dreampose.synthetic import clothing, hair, patterns
+from dreampose.synthetic.clothing import SKIRT_COLUMNS, SKIRT_RINGS, drape_skirt, skirt_faces
 from dreampose.synthetic.gait import Pose
 from dreampose.synthetic.identity import Identity
-from dreampose.synthetic.layers import Layer, Measures, Surface, measure, trim
 from dreampose.synthetic.mesh import (
+    BodyMeasurements,
+    Layer,
     Mesh,
+    Surface,
     bone_transforms,
     load,
+    measure,
     rotation,
     shape,
     skin,
+    trim,
     unit,
     vertex_normals,
 )
@@ -25,24 +30,24 @@ LEG_BONES = ("UpLeg", "Leg")
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A person's sheets at rest, joined into one list of points and one of faces.
+    """Layers of a dressed person in the rest pose, joined into one mesh.
 
-    The skirt's points come last and are filled in by `pose`.
+    The skirt's points come last; `pose` computes them.
     """
 
     mesh: Mesh
     person: Identity
-    measures: Measures
+    measures: BodyMeasurements
     clothes: clothing.Clothes
     anchors: Float[np.ndarray, "a 3"]
     anchor_weights: Float[np.ndarray, "a bone"]
-    """Bone heads and landmarks."""
+    """Skinning weights of the anchors, which are bone heads and then landmarks."""
     points: Float[np.ndarray, "v 3"]
     normals: Float[np.ndarray, "v 3"]
     weights: Float[np.ndarray, "v bone"]
     keep: Float[np.ndarray, " v"]
     under_skirt: Int64[np.ndarray, " legs"]
-    """Points that a skirt covers."""
+    """Indices of the points that a skirt covers."""
     skirt_points: slice
     faces: Int64[np.ndarray, "f 3"]
     surface: Int64[np.ndarray, " f"]
@@ -52,14 +57,16 @@ class Scene:
     cloth: Float[np.ndarray, "f 3 2"]
     lips: Float[np.ndarray, " v"]
     soles: Int64[np.ndarray, " s"]
-    """Points of the shoes."""
+    """Indices of the points of the shoes."""
     arm_lift: float
+    """Degrees by which the arms are lowered so that the hands hang beside the hips."""
     stance: float
+    """Degrees between a resting leg and the vertical."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Posed:
-    """The scene in one pose, standing on the floor y = 0."""
+class PosedScene:
+    """A scene in one pose, in world coordinates; the floor is y = 0."""
 
     points: Float[np.ndarray, "v 3"]
     normals: Float[np.ndarray, "v 3"]
@@ -68,16 +75,16 @@ class Posed:
 
 
 def build(person: Identity) -> Scene:
-    """Shapes, dresses and joins."""
+    """Shapes the body, fits clothes and hair to it, and joins the layers."""
     mesh = load()
     points = shape(mesh, dict(person.targets))
     measures = measure(mesh, points)
-    clothes = clothing.dress(mesh, person, points, measures)
+    clothes = clothing.fit_clothes(mesh, person, points, measures)
     top = clothes.layers[0]
     top_points = top.points[np.unique(top.faces[(top.keep[top.faces] > 0).all(1)])]
-    grown = hair.grow(mesh, person, points, measures, top_points)
+    styled = hair.make_hair(mesh, person, points, measures, top_points)
     num_body = len(mesh.lips)
-    covered = np.maximum(clothes.covered, grown.covered)
+    covered = np.maximum(clothes.covered, styled.covered)
     body = Layer(
         surface=Surface.SKIN,
         points=points[:num_body],
@@ -98,7 +105,7 @@ def build(person: Identity) -> Scene:
         atlas=_eye_atlas(mesh, points),
         cloth=np.zeros((len(mesh.eye_faces), 3, 2)),
     )
-    layers = [trim(layer) for layer in (body, eyes, *clothes.layers, *grown.layers)]
+    layers = [trim(layer) for layer in (body, eyes, *clothes.layers, *styled.layers)]
     if clothes.skirt is not None:
         layers.append(_skirt_layer(mesh, clothes.skirt))
     starts = np.cumsum([0, *(len(layer.points) for layer in layers)])
@@ -157,8 +164,8 @@ def build(person: Identity) -> Scene:
     )
 
 
-def pose(scene: Scene, frame: Pose) -> Posed:
-    """Poses every sheet, drapes the skirt, turns the person and sets the lower foot down."""
+def pose(scene: Scene, frame: Pose) -> PosedScene:
+    """Poses all layers, drapes the skirt, applies the heading and puts the lower foot on y = 0."""
     transforms = bone_transforms(scene.mesh, scene.measures.heads, frame.rotations)
     points, normals = skin(scene.points, scene.normals, scene.weights, transforms)
     anchors, _ = skin(scene.anchors, np.zeros_like(scene.anchors), scene.anchor_weights, transforms)
@@ -172,13 +179,13 @@ def pose(scene: Scene, frame: Pose) -> Posed:
         down = np.linspace(0, 1, len(cut.heights))
         lag = frame.phase - 0.9
         sway = cut.swing * np.stack([down**2 * np.sin(lag), 0.4 * down**2 * np.cos(2 * lag)], 1)
-        rings = skirt.drape(
+        rings = drape_skirt(
             local, cut.heights, margin=0.1, flare=cut.flare, folds=cut.folds, sway=sway
         )
         cloth = rings.reshape(-1, 3) @ hips[:, :3].T + centre
         points[scene.skirt_points] = cloth
-        shapes = vertex_normals(cloth, skirt.faces()).reshape(*rings.shape)
-        # The first and last column are the same line of cloth.
+        shapes = vertex_normals(cloth, skirt_faces()).reshape(*rings.shape)
+        # The first and the last column are the same points of the cloth.
         seam = unit(shapes[:, 0] + shapes[:, -1])
         shapes[:, 0] = shapes[:, -1] = seam
         normals[scene.skirt_points] = shapes.reshape(-1, 3)
@@ -189,20 +196,21 @@ def pose(scene: Scene, frame: Pose) -> Posed:
     points, anchors, normals = points @ turn.T, anchors @ turn.T, normals @ turn.T
     ground = points[scene.soles, 1].min()
     hips = anchors[0]
-    hips = anchors[0]
     move = np.array([frame.shift - hips[0] * 0.5, -ground, -hips[2] * 0.5])
     heads = len(scene.mesh.bone_names)
-    return Posed(points=points + move, normals=normals, keep=keep, landmarks=anchors[heads:] + move)
+    return PosedScene(
+        points=points + move, normals=normals, keep=keep, landmarks=anchors[heads:] + move
+    )
 
 
 def _skirt_layer(mesh: Mesh, cut: clothing.Skirt) -> Layer:
-    """The skirt's sheet; its points are placed by `pose`."""
-    faces = skirt.faces()
-    rings, columns = skirt.NUM_RINGS, skirt.NUM_COLUMNS + 1
+    """Layer of the skirt; `pose` computes its points."""
+    faces = skirt_faces()
+    rings, columns = SKIRT_RINGS, SKIRT_COLUMNS + 1
     angles = np.linspace(-np.pi, np.pi, columns)
     around = np.tile(angles * patterns.TRUNK_RADIUS, rings)
     down = np.repeat(cut.heights[0] - cut.heights, columns)
-    # The atlas was made for a skirt down to the ankles: a shorter one takes its upper rings.
+    # The stored UV are those of a skirt down to the ankles: a shorter one uses its upper rings.
     share = (cut.heights[0] - cut.heights[-1]) / FULL_SKIRT
     band = np.minimum((np.arange(rings - 1) + 0.5) * min(share, 1.0), rings - 1.5).astype(int)
     row, column = np.mgrid[: rings - 1, : columns - 1]
@@ -222,11 +230,11 @@ def _skirt_layer(mesh: Mesh, cut: clothing.Skirt) -> Layer:
 
 
 FULL_SKIRT = 8.8
-"""Length in dm of the skirt for which the mesh file holds places on the atlas."""
+"""Length in dm of the skirt whose UV the mesh file holds."""
 
 
 def _eye_atlas(mesh: Mesh, points: Float[np.ndarray, "v 3"]) -> Float[np.ndarray, "e 3 2"]:
-    """The eyes lie on the atlas where the lids around them do."""
+    """UV of the eyes: those of the nearest eyelid."""
     body = points[: len(mesh.lips)]
     heads = np.flatnonzero(np.isin(mesh.body_parts, (23, 24)))
     centres = body[mesh.body_faces[heads]].mean(1)
@@ -239,8 +247,8 @@ def _eye_atlas(mesh: Mesh, points: Float[np.ndarray, "v 3"]) -> Float[np.ndarray
     return result
 
 
-def _arm_lift(measures: Measures, inner: Float[np.ndarray, "n 3"]) -> float:
-    """Degrees to lower the resting arms until the hands hang just beside the hips."""
+def _arm_lift(measures: BodyMeasurements, inner: Float[np.ndarray, "n 3"]) -> float:
+    """Degrees by which to lower the arms until the hands hang beside the hips."""
     shoulder, elbow = measures.head("LeftArm"), measures.head("LeftForeArm")
     wrist = measures.head("LeftHand")
     hip = np.abs(inner[np.abs(inner[:, 1] - measures.hips) < 0.6][:, 0])

@@ -1,4 +1,4 @@
-"""A clip's ground truth says what its pixels show."""
+"""Rendered clips and their ground truth."""
 
 import dataclasses
 import os
@@ -11,12 +11,11 @@ import pytest
 from dreampose.errors import InputError
 from dreampose.synthetic import clip, gait, scene
 from dreampose.synthetic.identity import identity
-from dreampose.synthetic.layers import Surface
-from dreampose.synthetic.mesh import load, shape
+from dreampose.synthetic.mesh import Surface, load, shape
 
 SIZE = {"height": 160, "width": 128}
 LEFT, RIGHT = {5, 8, 10, 12, 14, 15, 17, 19, 21, 4}, {6, 7, 9, 11, 13, 16, 18, 20, 22, 3}
-LIMBS = {  # landmark of the left side: parts that may be seen at it
+LIMBS = {  # left landmark: DensePose parts that may be visible there
     15: {4, 19, 21},
     25: {8, 10, 12, 14},
     27: {5, 12, 14},
@@ -42,7 +41,7 @@ def clips():
     ]
 
 
-def test_the_same_person_gives_the_same_bits(clips):
+def test_rendering_is_deterministic(clips):
     again = clip.render_clip(identity(0, "test"), motion="turn", num_frames=6, fps=5, **SIZE)
     for name in ("frames", "parts", "uv", "cloth", "garment", "joints"):
         np.testing.assert_array_equal(getattr(again, name), getattr(clips[0], name))
@@ -60,11 +59,11 @@ cv2.resize = shrink
 render_clip(identity(5, "train"), motion="walk", num_frames=1, height=160, width=128)
 print(seen.hexdigest())
 """
-"""Prints a checksum of the pictures from which frames are made, before they are of 8 bits."""
+"""Prints a checksum of the supersampled float32 pictures."""
 
 
-def test_other_processors_give_the_same_bits():
-    """As far as they can be had here: BLAS and numpy without this one's vector code."""
+def test_frames_do_not_depend_on_the_processor():
+    """BLAS and numpy with the instruction sets of older processors."""
     older = {"OPENBLAS_CORETYPE": "Prescott", "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4"}
     here, there = (
         subprocess.run(
@@ -89,7 +88,7 @@ def test_skin_through_cloth_is_counted(clips):
     poked = np.where(thigh, Surface.SKIN, made.cloth).astype(np.uint8)
     worn = np.isin(poked, (Surface.TOP, Surface.BOTTOM, Surface.SHOES)).sum()
     share = clip.skin_through_cloth(dataclasses.replace(made, cloth=poked))
-    # The skirt's inner side is no outer side of a garment, so a few pixels do not count.
+    # A few pixels show the inner side of the skirt, which does not count.
     assert share == pytest.approx(thigh.sum() / worn, rel=0.1)
 
 
@@ -105,7 +104,7 @@ def test_maps_cover_the_person_and_nothing_else(clips):
         assert (share < 0.4).all()
 
 
-def test_the_tallest_are_shown_whole():
+def test_tall_people_fit_into_the_picture():
     tall = [number for number in range(60) if _height(number) > 19]
     assert tall
     for number in tall[:2]:
@@ -121,7 +120,7 @@ def _height(number):
     return np.ptp(points[:13380, 1])
 
 
-def test_the_atlas_is_continuous_inside_a_part(clips):
+def test_uv_are_continuous_inside_a_part(clips):
     for made in clips:
         same = (made.parts[:, :, 1:] == made.parts[:, :, :-1]) & (made.parts[:, :, 1:] > 0)
         same &= (made.cloth[:, :, 1:] == made.cloth[:, :, :-1]) & (made.cloth[:, :, 1:] > 3)
@@ -130,16 +129,16 @@ def test_the_atlas_is_continuous_inside_a_part(clips):
         assert (jump > 0.15).mean() < 0.02
 
 
-def test_the_atlas_tells_left_from_right_and_front_from_back(clips):
+def test_uv_separate_left_from_right_and_front_from_back(clips):
     made = clips[0]
     places = {part: made.uv[made.parts == part].mean(0) for part in (8, 7, 1, 2, 23, 24)}
     assert np.linalg.norm(places[7] - places[8]) > 0.1
     front, back = made.uv[made.parts == 2], made.uv[made.parts == 1]
-    # The trunk's back lies at both sides of its front on the atlas.
+    # On the atlas, the back of the trunk lies on both sides of its front.
     assert np.abs(back[:, 0] - 0.38).mean() > np.abs(front[:, 0] - 0.38).mean() + 0.05
 
 
-def test_joints_lie_on_the_limbs_they_name(clips):
+def test_landmarks_lie_on_their_limbs(clips):
     right = total = 0
     for made in clips:
         for frame in range(len(made.frames)):
@@ -151,7 +150,7 @@ def test_joints_lie_on_the_limbs_they_name(clips):
                     column, row = np.round(made.joints[frame, point, :2]).astype(int)
                     seen = set(made.parts[frame, row - 2 : row + 3, column - 2 : column + 3].flat)
                     other = RIGHT if point == left_point else LEFT
-                    # A limb behind another one or under the skirt's cloth cannot be judged.
+                    # Skip limbs that another limb or the skirt occludes.
                     if allowed & seen or seen & other - allowed:
                         total += 1
                         right += bool(allowed & seen)
@@ -159,17 +158,17 @@ def test_joints_lie_on_the_limbs_they_name(clips):
     assert right / total > 0.85
 
 
-def test_the_turn_shows_the_back_and_every_clip_starts_in_front(clips):
+def test_clips_start_in_front_view_and_only_a_turn_shows_the_back(clips):
     for made in clips:
         nose, ears = made.joints[:, 0, 2], made.joints[:, [7, 8], 2].mean(1)
         assert nose[0] < ears[0]
         shoulders = made.joints[:, 11, 0] - made.joints[:, 12, 0]
-        assert shoulders[0] > 0, "a person who looks at us has the left shoulder on our right"
+        assert shoulders[0] > 0, "in front view the left shoulder is on the right of the picture"
         if made.motion != "across":
             assert (shoulders.min() < 0) == (made.motion == "turn")
 
 
-def test_a_walk_across_goes_aside_with_elbows_that_bend_forward(clips):
+def test_a_walk_across_turns_sideways_and_bends_the_elbows_forward(clips):
     made = clips[-1]
     assert made.motion == "across"
     late = made.joints[3:, :, :2]
@@ -195,7 +194,7 @@ def test_feet_stand_on_the_floor():
 
 
 @pytest.mark.parametrize("number", range(9))
-def test_everyone_is_clothed(number):
+def test_garments_cover_chest_and_hips(number):
     dressed = scene.build(identity(number, "val"))
     cover, sizes = dressed.clothes.covered, dressed.measures
     body = shape(dressed.mesh, dict(dressed.person.targets))[: len(cover)]
@@ -222,7 +221,7 @@ def test_everyone_is_clothed(number):
         ({"fps": 0.0}, "fps"),
     ],
 )
-def test_bad_input_is_named(change, named):
+def test_errors_name_the_argument(change, named):
     wanted = {"motion": "walk", "num_frames": 1, "height": 64, "width": 48, "fps": 24.0}
     with pytest.raises(InputError, match=f"^{named} must"):
         clip.render_clip(identity(0, "train"), **(wanted | change))

@@ -1,4 +1,4 @@
-"""A data set on disk: complete, resumable, described by its manifest."""
+"""Generation of data sets: files, manifest, resuming."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ def folder(tmp_path_factory):
     return out
 
 
-def test_every_clip_has_video_truth_and_parameters(folder):
+def test_every_clip_has_a_video_ground_truth_and_parameters(folder):
     with (folder / "manifest.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["motion"] for row in rows] == ["walk", "turn"]
@@ -40,15 +40,15 @@ def test_every_clip_has_video_truth_and_parameters(folder):
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
-def test_other_motions_are_asked_for_by_name(tmp_path):
+def test_motions_are_chosen_by_name(tmp_path):
     assert list(generate(tmp_path, tasks(**WANTED, motions=["across"])))[-1] == (1, 1)
     with (tmp_path / "manifest.csv").open() as file:
         assert [row["motion"] for row in csv.DictReader(file)] == ["across"]
-    with pytest.raises(InputError, match=r"^motions must be of walk, turn, across, got run"):
+    with pytest.raises(InputError, match=r"^motions must be among walk, turn, across, got run"):
         tasks(**WANTED, motions=["walk", "run"])
 
 
-def test_a_second_run_renders_only_what_is_missing(folder):
+def test_a_second_run_renders_only_missing_clips(folder):
     walk, turn = sorted(folder.glob("*.mp4"), key=lambda path: "turn" in path.name)
     before, bits = walk.stat().st_mtime_ns, turn.read_bytes()
     turn.unlink()
@@ -57,8 +57,8 @@ def test_a_second_run_renders_only_what_is_missing(folder):
     assert turn.read_bytes() == bits
 
 
-def test_a_folder_of_other_clips_is_refused(folder):
-    with pytest.raises(InputError, match=r"^out must .* num_frames 5, got 3"):
+def test_a_folder_with_clips_of_another_length_is_an_error(folder):
+    with pytest.raises(InputError, match=r"^out must .* num_frames 5, got num_frames 3"):
         list(generate(folder, tasks(**(WANTED | {"frames": 5}))))
 
 
@@ -73,7 +73,7 @@ def test_a_folder_of_other_clips_is_refused(folder):
         (["--identities", "1", "--workers", "0"], "workers must"),
     ],
 )
-def test_bad_flags_give_one_line_and_code_2(tmp_path, capsys, flags, named):
+def test_invalid_arguments_print_one_line_and_return_2(tmp_path, capsys, flags, named):
     assert main(["catwalk", "--out", str(tmp_path / "out"), *flags]) == 2
     complaint = capsys.readouterr().err.strip().splitlines()[-1]
     assert named in complaint

@@ -1,4 +1,4 @@
-"""People of different splits share nothing that a model could learn by heart."""
+"""Parameters of synthetic people, and the separation of the splits."""
 
 from itertools import combinations
 
@@ -24,7 +24,7 @@ def test_splits_share_no_seed_pattern_or_colour_pair(one, other):
     for facet in (
         lambda person: person.seed,
         lambda person: person.pattern_seed,
-        lambda person: person.pattern_seed + 3,  # what the second garment's pattern is drawn from
+        lambda person: person.pattern_seed + 3,  # seed of the second garment's pattern
         lambda person: frozenset(person.colour_pair),
         lambda person: frozenset(person.colours),
     ):
@@ -36,18 +36,18 @@ def test_every_colour_pair_belongs_to_exactly_one_split():
     assert sorted(owned) == sorted(combinations(CLOTH_COLOURS, 2))
 
 
-def test_jitter_leaves_cloth_colours_apart():
+def test_jittered_cloth_colours_stay_distinct():
     for one, other in combinations(CLOTH_COLOURS.values(), 2):
         assert np.abs(np.subtract(one, other)).max() > 2 * COLOUR_JITTER
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_a_small_set_holds_every_outfit_with_every_pattern(split):
+def test_eighteen_people_cover_all_outfits_and_patterns(split):
     seen = {(person.outfit, person.pattern) for person in PEOPLE[split][:18]}
     assert seen == {(outfit, pattern) for outfit in OUTFITS for pattern in PATTERNS}
 
 
-def test_people_are_adults_who_differ():
+def test_people_are_adults_and_differ():
     people = PEOPLE["train"]
     names = {name for person in people for name, _ in person.targets}
     assert not [name for name in names if "child" in name or "baby" in name]
@@ -56,7 +56,7 @@ def test_people_are_adults_who_differ():
     assert all(abs(person.start_yaw) <= 30 for person in people)
 
 
-def test_the_same_number_is_the_same_person():
+def test_identity_is_deterministic():
     assert identity(7, "val") == identity(7, "val")
     assert identity(7, "val") != identity(8, "val")
 
@@ -64,6 +64,6 @@ def test_the_same_number_is_the_same_person():
 @pytest.mark.parametrize(
     ("seed", "split", "named"), [(-1, "train", "seed"), (0, "dev", "split"), (0, "", "split")]
 )
-def test_bad_input_is_named(seed, split, named):
+def test_errors_name_the_argument(seed, split, named):
     with pytest.raises(InputError, match=f"^{named} must"):
         identity(seed, split)

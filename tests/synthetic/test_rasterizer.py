@@ -1,4 +1,4 @@
-"""The z-buffer against one that looks at every pixel and triangle in turn."""
+"""Rasterizer against a plain loop over pixels and triangles."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from dreampose.synthetic import rasterizer
 
 
 def _slow(points, faces, height, width):
-    """Nearest triangle of every pixel, by the half-plane rule; -1 where there is none."""
+    """Index of the nearest triangle of every pixel by the half-plane rule; -1 if none."""
     result = np.full((height, width), -1)
     depth = np.full((height, width), np.inf)
     for index, face in enumerate(faces):
@@ -39,7 +39,7 @@ def test_equals_a_plain_loop_over_pixels():
     np.testing.assert_allclose(place[:, 1], hits.pixel // width + 0.5, atol=1e-3)
 
 
-def test_what_lies_outside_or_on_edge_shows_nothing():
+def test_triangles_outside_the_picture_or_without_area_have_no_fragments():
     points = np.array([[-9, -9, 1], [-5, -9, 1], [-9, -5, 1], [3, 3, 1], [3, 3, 1], [3, 3, 1]])
     found = rasterizer.fragments(points.astype(np.float32), np.arange(6).reshape(2, 3), 8, 8)
     assert len(found.pixel) == 0

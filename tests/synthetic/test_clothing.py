@@ -1,14 +1,14 @@
-"""A skirt covers the legs in every stride."""
+"""Skirt draping."""
 
 import numpy as np
 import pytest
 
-from dreampose.synthetic import gait, scene, skirt
+from dreampose.synthetic import clothing, gait, scene
 from dreampose.synthetic.identity import identity
 
 
 @pytest.mark.parametrize("number", [3, 7])
-def test_no_leg_reaches_the_cloth(number):
+def test_legs_stay_inside_the_skirt(number):
     dressed = scene.build(identity(number, "train"))
     cut = dressed.clothes.skirt
     assert cut is not None
@@ -17,10 +17,9 @@ def test_no_leg_reaches_the_cloth(number):
     )
     for pose in poses:
         posed = scene.pose(dressed, pose)
-        rings = posed.points[dressed.skirt_points].reshape(skirt.NUM_RINGS, -1, 3)
+        rings = posed.points[dressed.skirt_points].reshape(clothing.SKIRT_RINGS, -1, 3)
         legs = posed.points[dressed.under_skirt]
-        # The hips tilt a little: each leg point is held against the ring nearest in height, by
-        # whether the ring's polygon winds around it.
+        # Each leg point must lie inside the polygon of the ring nearest in height.
         for middle, ring in zip(rings[6:-1].mean(1), rings[6:-1], strict=True):
             near = legs[np.abs(legs[:, 1] - middle[1]) < 0.08]
             outline = ring[:-1, [0, 2]]
