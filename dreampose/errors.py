@@ -19,3 +19,15 @@ class SeveralPeopleWarning(UserWarning):
 
 class PartsOnlyWarning(UserWarning):
     """A pose video tells the parts of the body but no U and V, which are set to 0.5."""
+
+
+class VideoWarning(UserWarning):
+    """A video is cut off, damaged or irregular; the message says how, and what is done."""
+
+
+class PhotoWarning(UserWarning):
+    """A photo's colours or contents are only partly usable; the message says what is done."""
+
+
+class TableWarning(UserWarning):
+    """Rows of a table cannot be used, or are repeated; the message names the lines."""

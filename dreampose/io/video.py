@@ -1,32 +1,34 @@
-"""Reading, writing and resizing of photos and videos; sole owner of the [-1, 1] convention.
-
-Knows nothing of models. Pixels travel as 8-bit RGB arrays; models see floats in [-1, 1].
-"""
+"""Videos and photos as pixels, and the [-1, 1] range that models see."""
 
 import itertools
-from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import cv2
 import numpy as np
 import torch
-from av.container import InputContainer
-from av.error import FFmpegError
-from av.video.stream import VideoStream
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from dreampose.errors import InputError
+from dreampose.io.decoder import VideoReader
 from dreampose.io.files import new_file
+from dreampose.io.photos import read as read_photo
 from dreampose.types import Clip
 
-BACKGROUND = 255
-"""Grey level that letterboxing fills in."""
+__all__ = [
+    "VideoReader",
+    "count",
+    "fit",
+    "frames_of",
+    "read",
+    "read_photo",
+    "to_model",
+    "to_pixels",
+    "write",
+]
 
 
 def to_model(frames: UInt8[np.ndarray, "b H W 3"]) -> Float[Tensor, "b 3 H W"]:
@@ -40,20 +42,23 @@ def to_pixels(images: Float[Tensor, "b 3 H W"]) -> UInt8[np.ndarray, "b H W 3"]:
     return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def read(path: str | Path, *, max_frames: int | None = None) -> Clip:
-    """Decodes the first video stream of a file, all of it or its first `max_frames` frames.
+def read(path: str | Path, *, max_frames: int | None = None, strict: bool = False) -> Clip:
+    """Decodes a video, all of it or its first `max_frames` frames; see `VideoReader`.
 
-    Upright, as players show it: phones film lying and note the turn beside the frames.
+    The frames of a long video take much memory: `VideoReader` gives them one by one.
 
     Raises:
-        InputError: the file is missing, is not a video, or holds no frame.
+        InputError: the file is missing, is not a video, or holds no frame; or is cut off, damaged
+            or changes its size, where `strict`.
     """
-    with _opened(path) as (container, stream):
-        rate = stream.average_rate or stream.guessed_rate
-        decoded = itertools.islice(container.decode(stream), max_frames)
-        frames = [upright(frame) for frame in decoded]
-    _require(len(frames), rate, path)
-    return Clip(frames=np.stack(frames), fps=float(rate or 0), source=str(path))
+    reader = VideoReader(path, strict=strict)
+    length = reader.num_frames if max_frames is None else min(max_frames, reader.num_frames)
+    frames = np.empty((length, reader.height, reader.width, 3), np.uint8)
+    number = 0
+    for frame in itertools.islice(reader, length):
+        frames[number] = frame
+        number += 1
+    return Clip(frames=frames[:number], fps=reader.fps, source=reader.source)
 
 
 def frames_of(path: str | Path) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
@@ -62,59 +67,16 @@ def frames_of(path: str | Path) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
     Raises:
         InputError: the file is missing or is not a video.
     """
-    with _opened(path) as (container, stream):
-        for frame in container.decode(stream):
-            yield upright(frame)
+    yield from VideoReader(path)
 
 
 def count(path: str | Path) -> int:
-    """Number of the frames that `read` gives, at least one; keeps none in memory.
+    """Number of the frames that `read` gives, at least one; all of the video is decoded.
 
     Raises:
         InputError: as `read`.
     """
-    with _opened(path) as (container, stream):
-        rate = stream.average_rate or stream.guessed_rate
-        number = sum(1 for _ in container.decode(stream))
-    _require(number, rate, path)
-    return number
-
-
-@contextmanager
-def _opened(path: str | Path) -> Generator[tuple[InputContainer, VideoStream]]:
-    """A file and its first video stream; what is wrong with them becomes a sentence."""
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"video must be an existing file, got {str(path)!r}")
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise InputError(f"video must hold a video stream, got none in {str(path)!r}")
-            stream = container.streams.video[0]
-            # PyAV's types do not say that it is missing where FFmpeg has no such decoder.
-            decoder: Any = stream.codec_context
-            if decoder is None:
-                raise InputError(f"video must be of a codec that can be decoded, got {str(path)!r}")
-            stream.thread_type = "AUTO"
-            yield container, stream
-    except FFmpegError as error:
-        raise InputError(
-            f"video must be a file that FFmpeg can decode, got {str(path)!r} ({error.strerror})"
-        ) from error
-
-
-def _require(num_frames: int, rate: Fraction | None, path: str | Path) -> None:
-    if not num_frames:
-        raise InputError(f"video must hold at least one frame, got zero in {str(path)!r}")
-    if not rate:
-        raise InputError(f"video must state its frames per second, got none in {str(path)!r}")
-
-
-def upright(frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
-    """A decoded frame as RGB, turned by the quarters that its video asks for."""
-    pixels = frame.to_ndarray(format="rgb24")
-    quarters = round(frame.rotation / 90)
-    return np.ascontiguousarray(np.rot90(pixels, quarters)) if quarters % 4 else pixels
+    return VideoReader(path).count()
 
 
 def write(
@@ -164,38 +126,6 @@ def write(
         if stream is None:
             raise InputError(f"frames must hold at least one frame to write {str(path)!r}")
         container.mux(stream.encode(None))
-
-
-def read_photo(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
-    """Decodes a photo upright (its EXIF turn applied) as RGB.
-
-    What is transparent shows white behind it; 16-bit grey is scaled to 8 bits.
-
-    Raises:
-        InputError: the file is missing or is not a picture that can be decoded whole.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"photo must be an existing file, got {str(path)!r}")
-    try:
-        with Image.open(path) as image:
-            return np.array(_opaque(ImageOps.exif_transpose(image)).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(
-            f"photo must be a picture that can be decoded, got {str(path)!r} ({error})"
-        ) from error
-
-
-def _opaque(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        # Pillow would cut off what is above 255.
-        grey = np.asarray(image, np.float64) / 257
-        return Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
-    if not image.has_transparency_data:
-        return image
-    canvas = Image.new("RGBA", image.size, (BACKGROUND,) * 4)
-    canvas.alpha_composite(image.convert("RGBA"))
-    return canvas
 
 
 def fit(

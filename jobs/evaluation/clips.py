@@ -4,7 +4,6 @@ A clip is a video file, or a folder with PNGs and no video in it, at any depth; 
 without the suffix. Folders must lie on a disk that every node reaches.
 """
 
-import contextlib
 import csv
 import hashlib
 import os
@@ -13,9 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import numpy as np
-from av.error import FFmpegError
 from jaxtyping import UInt8
 from PIL import Image
 
@@ -204,20 +201,8 @@ def measure(path: Path) -> tuple[int, int, int]:
                     f"{first[0]}x{first[1]} in {str(file)!r}"
                 )
         return (len(sizes), *first)
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            num_frames = stream.frames or sum(1 for _ in container.decode(stream))
-            height, width = stream.height, stream.width
-            container.seek(0)
-            # What cannot be decoded is told clip by clip, when it is scored.
-            with contextlib.suppress(FFmpegError, StopIteration):
-                height, width, _ = video.upright(next(container.decode(stream))).shape
-            return num_frames, height, width
-    except (FFmpegError, IndexError) as error:
-        raise InputError(
-            f"video must be a file that FFmpeg can decode, got {str(path)!r} ({error})"
-        ) from error
+    reader = video.VideoReader(path)
+    return reader.num_frames, reader.height, reader.width
 
 
 def read(
@@ -317,9 +302,7 @@ def _rate(path: Path) -> float | None:
     """Frames per second by a video's header; None for pictures."""
     if path.is_dir():
         return None
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        return float(stream.average_rate or stream.guessed_rate or 0) or None
+    return video.VideoReader(path).fps
 
 
 def _describe(size: tuple[int, int, int]) -> str:

@@ -5,12 +5,8 @@ They are made when they are first asked for and kept beside what they show.
 
 import io
 import math
-from collections.abc import Iterator
-from pathlib import Path
 
-import av
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
 from dreampose import poses
@@ -18,7 +14,6 @@ from dreampose.io import video
 from dreampose.io.paths import Place, new_file, on_disk
 from dreampose.poses.motion import Motion
 from serve.service.store import VideoFolder, write_atomically
-from serve.service.uploads import CONTAINERS
 
 SHEET_FRAMES = 25
 SHEET_COLUMNS = 5
@@ -69,7 +64,11 @@ def poses_over_video(track: Place, upload: Place | None) -> Place:
     if not path.exists():
         motion = Motion.load(on_disk(track))
         blank = np.zeros((motion.height, motion.width, 3), np.uint8)
-        frames = _decode(on_disk(upload)) if upload else (blank for _ in range(motion.num_frames))
+        frames = (
+            video.frames_of(on_disk(upload))
+            if upload
+            else (blank for _ in range(motion.num_frames))
+        )
         drawn = (
             poses.draw_preview(frame[None], motion.between(index, index + 1))[0]
             for index, frame in enumerate(frames)
@@ -77,13 +76,6 @@ def poses_over_video(track: Place, upload: Place | None) -> Place:
         with new_file(path) as part:
             video.write(part, drawn, motion.fps)
     return path
-
-
-def _decode(upload: Path) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-    # The suffix is the service's own and names the format that the first bytes showed.
-    with av.open(str(upload), format=CONTAINERS[upload.suffix[1:]]) as container:
-        for frame in container.decode(container.streams.video[0]):
-            yield video.upright(frame)
 
 
 def jpeg(frame: np.ndarray) -> bytes:

@@ -80,4 +80,4 @@ def test_a_set_of_photos_is_a_row_of_those_that_show_somebody(model, tiny_recipe
     np.testing.assert_allclose(levels, (40 / 255, 120 / 255), atol=0.02)
     names[0].unlink()
     row = row_of(settings, ";".join(map(str, names)))
-    assert "photo must be an existing file" in row["error"] and row["frames"] is None
+    assert "photo: no such file" in row["error"] and row["frames"] is None

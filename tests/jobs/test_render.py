@@ -118,16 +118,16 @@ def test_a_table_that_is_none_is_one_sentence_and_exit_code_2(shop, capsys, text
 FAULTS = {
     "a.png,walk.npz,berta,,,": "must have finetuned weights, got 'berta'",
     "a.png,walk.npz,../anna,,,": "subject must be 1 to 100",
-    "none.png,walk.npz,,,,": "photo must be an existing file",
-    "a.png;.,walk.npz,,,,": "photo must be an existing file",
+    "none.png,walk.npz,,,,": "photo: no such file",
+    "a.png;.,walk.npz,,,,": "photo: no such file",
     ",walk.npz,,,,": "photos must name at least one",
-    "half.png,walk.npz,,,,": "photo must be a picture",
-    "walk.npz,walk.npz,,,,": "photo must be a picture",
+    "half.png,walk.npz,,,,": "photo: cannot decode",
+    "walk.npz,walk.npz,,,,": "photo: cannot decode",
     "a.png,none.npz,,,,": "motion must be an existing file",
     "a.png,none.mp4,,,,": "motion must be an existing file",
     "a.png,,,,,": "motion must be an existing file",
     "a.png,a.png.npz,,,,": "motion must be an existing file",
-    "a.png,empty.mp4,,,,": "video must be a file",
+    "a.png,empty.mp4,,,,": "video: ",
     "a.png,short.npz,,,,": "motion must hold at least 5 frames",
     "a.png,short.mp4,,,,": "motion must hold at least 5 frames",
     "a.png,walk.npz,,-1,,": "seed must be a whole number",
@@ -136,7 +136,7 @@ FAULTS = {
     f"{'a' * 300}.png,walk.npz,,,,": "File name too long",
     "a.png,walk.npz,,,best,": "preset must be one of exact",
     "a.png,walk.npz,,,,none.mp4": "truth must be an existing file",
-    "a.png,walk.npz,,,,walk.npz": "video must be a file that FFmpeg can decode",
+    "a.png,walk.npz,,,,walk.npz": "video: cannot decode",
 }
 
 

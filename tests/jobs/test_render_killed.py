@@ -143,7 +143,7 @@ def test_a_catalogue_killed_halfway_renders_every_item_once_and_tells_what_is_br
     with (shop / "out" / "failed.csv").open(newline="") as file:
         reasons = {row["item"]: row["reason"] for row in csv.DictReader(file)}
     assert set(reasons) == {"item-07", "item-31"}
-    assert reasons["item-07"].startswith("photo must be a picture that can be decoded")
+    assert reasons["item-07"].startswith("photo: cannot decode")
     assert reasons["item-31"].startswith("motion must hold at least 5 frames")
     assert not list((shop / "out" / ".work" / "videos").iterdir())
 
