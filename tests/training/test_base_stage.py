@@ -192,8 +192,8 @@ def test_offset_noise_lifts_whole_channels_and_is_asked_for(
         seen.append(noise)
         return latents
 
-    monkeypatch.setattr(base_stage.schedule, "add_noise", keep)
-    monkeypatch.setattr(base_stage.schedule, "training_target", lambda _, __, noise, ___: noise)
+    monkeypatch.setattr(base_stage.schedulers, "add_noise", keep)
+    monkeypatch.setattr(base_stage.schedulers, "training_target", lambda _, __, noise, ___: noise)
     monkeypatch.setattr(
         base_stage, "Denoiser", lambda unet: lambda noisy, *_: torch.zeros_like(noisy)
     )
@@ -212,9 +212,9 @@ def test_offset_noise_lifts_whole_channels_and_is_asked_for(
 def test_offset_noise_is_that_of_training_alone(tiny_recipe, tiny_data, monkeypatch):
     data = Dataset(tiny_data, recipe=tiny_recipe, columns=base_stage.columns(tiny_recipe))
     noise = []
-    add_noise = base_stage.schedule.add_noise
+    add_noise = base_stage.schedulers.add_noise
     monkeypatch.setattr(
-        base_stage.schedule, "add_noise", lambda *args: noise.append(args[2]) or add_noise(*args)
+        base_stage.schedulers, "add_noise", lambda *args: noise.append(args[2]) or add_noise(*args)
     )
     for deviation in (0.0, 0.5):
         stage = base_stage.BaseStage(

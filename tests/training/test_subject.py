@@ -124,9 +124,9 @@ def test_finetuning_takes_the_recipes_offset_noise(tiny_pipeline, drawn, monkeyp
     encoded = photo_crops.encode_views(tiny_pipeline, [clip.frames[0]], windows, seed=0)
     facts = checkpoints.describe(tiny_pipeline, "ada", [clip.frames[0]])
     noise = []
-    add_noise = base_stage.schedule.add_noise
+    add_noise = base_stage.schedulers.add_noise
     monkeypatch.setattr(
-        base_stage.schedule, "add_noise", lambda *args: noise.append(args[2]) or add_noise(*args)
+        base_stage.schedulers, "add_noise", lambda *args: noise.append(args[2]) or add_noise(*args)
     )
     for deviation in (0.0, 0.5):
         config = replace(recipe.subject_stage, offset_noise=deviation)
