@@ -6,6 +6,7 @@ there while something is in it.
 """
 
 import functools
+import re
 import shutil
 import tempfile
 import threading
@@ -14,6 +15,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 import pyarrow as pa
 from pyarrow import fs
@@ -23,33 +25,66 @@ from dreampose.io import files
 
 OBJECT_STORES = ("s3", "gcs", "abfs")
 """Filesystems whose files appear whole by themselves, when their writing ends."""
+_OPTION_NAMES = (
+    "access_key|allow_bucket_creation|allow_bucket_deletion|anonymous|background_writes|"
+    "blob_storage_authority|blob_storage_scheme|buffer_size|"
+    "check_directory_existence_before_creation|client_id|client_secret|connect_timeout|"
+    "credential_kind|default_block_size|dfs_storage_authority|dfs_storage_scheme|enable_tls|"
+    "endpoint_override|force_virtual_addressing|kerb_ticket|project_id|region|replication|"
+    "request_timeout|retry_limit_seconds|scheme|secret_key|session_token|tenant_id|"
+    "tls_ca_file_path|user"
+)
+_OPTION_LIST = re.compile(rf"\?(?:{_OPTION_NAMES})=[^?\s]*$")
 MAX_READS = 10
 """Of a file that is replaced while it is read."""
 MAX_COPIED_BYTES = 2 * 2**30
 """Of remote files that a process keeps on this disk."""
 
 
+def split_uri(uri: str) -> tuple[str, str, str]:
+    """Scheme and authority, path within it, and options of a URI: parts that make it when joined.
+
+    Paths are taken as they are written, not percent-decoded, since `#`, `?`, `%` and blanks may
+    stand in the keys of object stores. Options are what follows the last `?` where that is a list
+    of options that pyarrow knows, such as `?region=eu-west-1`.
+    """
+    scheme, _, rest = uri.partition("://")
+    authority, slash, path = rest.partition("/")
+    found = _OPTION_LIST.search(path if slash else authority)
+    options = found.group() if found else ""
+    if slash:
+        return f"{scheme}://{authority}", slash + path.removesuffix(options), options
+    return f"{scheme}://{authority.removesuffix(options)}", "", options
+
+
 def resolve(uri: str | Path) -> tuple[fs.FileSystem, str]:
     """The filesystem of a path or URI, and the path within it (absolute on this disk).
 
+    Paths of URIs are not percent-decoded, but for those of `file:`.
+
     Raises:
-        InputError: the URI's scheme is not one that pyarrow knows.
+        InputError: the URI's scheme is not one that pyarrow supports.
     """
     text = str(uri)
     if "://" not in text:
         return fs.LocalFileSystem(), str(Path(text).expanduser().absolute())
-    try:
-        return fs.FileSystem.from_uri(text)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(
-            f"path must be on this disk or a known storage, got {text!r} ({error})"
-        ) from error
+    root, path, options = split_uri(text)
+    if root == "file://":
+        literal = Path(path + options)
+        return fs.LocalFileSystem(), str(literal if literal.exists() else unquote(str(literal)))
+    filesystem, base = _connect(f"{root}/{options}")
+    return filesystem, str(PurePosixPath(base) / path.lstrip("/"))
 
 
 @functools.cache
 def _connect(root: str) -> tuple[fs.FileSystem, str]:
-    """`resolve`, once for all paths of one storage: connecting takes a while."""
-    return resolve(root)
+    """The filesystem of a storage's root, once for all its paths: connecting takes a while."""
+    try:
+        return fs.FileSystem.from_uri(root)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(
+            f"path must be on this disk or a known storage, got {root!r} ({error})"
+        ) from error
 
 
 @functools.total_ordering
@@ -57,15 +92,12 @@ class RemotePath:
     """A path on a filesystem that is not this disk's; what it has of `pathlib.Path` is alike.
 
     Args:
-        uri: such as `s3://bucket/folder`; what follows a `?` holds for paths below as well.
+        uri: such as `s3://bucket/folder`; its options hold for paths below as well.
     """
 
     def __init__(self, uri: str) -> None:
-        text, self._mark, self._options = uri.partition("?")
-        scheme, _, rest = text.partition("://")
-        authority, _, inside = rest.partition("/")
-        self._root = f"{scheme}://{authority}"
-        self._inside = PurePosixPath(inside)
+        self._root, inside, self._options = split_uri(uri)
+        self._inside = PurePosixPath(inside.lstrip("/"))
 
     def __str__(self) -> str:
         return self._uri(self._inside)
@@ -189,11 +221,11 @@ class RemotePath:
         filesystem.move(part, target)
 
     def _connection(self) -> tuple[fs.FileSystem, str]:
-        return _connect(f"{self._root}/{self._mark}{self._options}")
+        return _connect(f"{self._root}/{self._options}")
 
     def _uri(self, inside: PurePosixPath) -> str:
         tail = "" if inside == PurePosixPath() else f"/{inside}"
-        return f"{self._root}{tail}{self._mark}{self._options}"
+        return f"{self._root}{tail}{self._options}"
 
 
 Place = Path | RemotePath

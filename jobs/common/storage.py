@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,17 +21,39 @@ def absolute(uri: str | Path) -> str:
     return str(uri) if "://" in str(uri) else resolve(uri)[1]
 
 
+def locate(uri: str | Path) -> tuple[fs.FileSystem, fs.FileInfo]:
+    """The filesystem of a path or URI, and what is there.
+
+    A URI is taken as it is written; where there is nothing, percent-decoded.
+    """
+    filesystem, path = resolve(uri)
+    info = filesystem.get_file_info(path)
+    if info.type == fs.FileType.NotFound and "://" in str(uri) and "%" in path:
+        decoded = filesystem.get_file_info(unquote(path))
+        info = info if decoded.type == fs.FileType.NotFound else decoded
+    return filesystem, info
+
+
 def is_file(uri: str | Path) -> bool:
     """Whether a file is there."""
-    filesystem, path = resolve(uri)
-    return filesystem.get_file_info(path).type == fs.FileType.File
+    return locate(uri)[1].type == fs.FileType.File
+
+
+def is_folder(uri: str | Path) -> bool:
+    """Whether a folder is there."""
+    return locate(uri)[1].type == fs.FileType.Directory
+
+
+def read_bytes(uri: str | Path) -> bytes:
+    """The content of a small file."""
+    filesystem, info = locate(uri)
+    with filesystem.open_input_file(info.path) as file:
+        return file.read()
 
 
 def read_text(uri: str | Path) -> str:
     """The text of a small UTF-8 file."""
-    filesystem, path = resolve(uri)
-    with filesystem.open_input_file(path) as file:
-        return file.read().decode("utf-8")
+    return read_bytes(uri).decode("utf-8")
 
 
 def write_text(uri: str | Path, text: str) -> None:
@@ -45,22 +68,28 @@ def write_text(uri: str | Path, text: str) -> None:
 def find(uri: str) -> list[str]:
     """Files under a folder, or those that match a pattern (`*`, `?`, `[..]`), sorted; or the file.
 
+    An existing file or folder is itself, whatever signs are in its name.
     The names come back in the form in which the folder was given, URI scheme included.
     """
+    filesystem, info = locate(uri)
+    if info.type == fs.FileType.File:
+        return [uri]
     scheme, separator, rest = uri.rpartition("://")
     prefix = scheme + separator
     parts = PurePosixPath(rest).parts
-    fixed = next((i for i, part in enumerate(parts) if set(part) & set("*?[")), len(parts))
-    folder = str(PurePosixPath(*parts[:fixed])) if fixed else "."
-    filesystem, path = resolve(prefix + folder)
-    info = filesystem.get_file_info(path)
+    fixed = len(parts)
     if info.type == fs.FileType.NotFound:
-        return []
-    if info.type == fs.FileType.File:
-        return [uri]
-    listed = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
+        fixed = next((i for i, part in enumerate(parts) if set(part) & set("*?[")), len(parts))
+        if fixed == len(parts):
+            return []
+    folder = str(PurePosixPath(*parts[:fixed])) if fixed else "."
+    if fixed < len(parts):
+        filesystem, info = locate(prefix + folder)
+        if info.type != fs.FileType.Directory:
+            return []
+    listed = filesystem.get_file_info(fs.FileSelector(info.path, recursive=True))
     names = sorted(
-        str(PurePosixPath(folder) / PurePosixPath(file.path).relative_to(path))
+        str(PurePosixPath(folder) / PurePosixPath(file.path).relative_to(info.path))
         for file in listed
         if file.type == fs.FileType.File
     )
@@ -127,7 +156,8 @@ def local_copy(uri: str, sidecars: tuple[str, ...] = ()) -> Generator[Path, None
     if "://" not in uri:
         yield Path(uri)
         return
-    filesystem, path = resolve(uri)
+    filesystem, info = locate(uri)
+    path = info.path
     with TemporaryDirectory() as folder:
         wanted = [PurePosixPath(path)]
         wanted += [PurePosixPath(path).with_suffix(suffix) for suffix in sidecars]

@@ -53,6 +53,27 @@ def test_parts_of_a_name_are_those_of_pathlib(root):
     assert sorted([root / "b", root / "a"]) == [root / "a", root / "b"]
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["Look 12 front.mp4", "a+b.mp4", "50%.mp4", "100%25.mp4", "n#1.mp4", "what?.mp4",
+     "x=1&y.mp4", "Größe.mp4", "it's.mp4", "[1].mp4", "a:b.mp4", "what?region=1.mp4 "],
+)  # fmt: skip
+def test_every_name_can_be_read_back(root, name):
+    write(root / name, name.encode())
+    write(root / f"{name} (folder)" / "x", b"x")
+    assert name in [path.name for path in root.glob("*")]
+    assert place(str(root / name)).read_bytes() == name.encode()
+    assert below(root, "*/x") == [f"/{name} (folder)/x"]
+
+
+def test_options_of_a_uri_are_no_part_of_the_path():
+    path = RemotePath("s3://studio/a b/c?region=eu-west-1&scheme=http") / "d?e"
+    assert str(path) == "s3://studio/a b/c/d?e?region=eu-west-1&scheme=http"
+    assert RemotePath(str(path)) == path and path.name == "d?e"
+    assert paths.split_uri("s3://studio/what?.mp4") == ("s3://studio", "/what?.mp4", "")
+    assert paths.split_uri("s3://studio?region=x") == ("s3://studio", "", "?region=x")
+
+
 def test_what_is_taken_away_is_gone(root):
     for name in ("a", "b"):
         write(root / "one" / name, b"x")
