@@ -1,4 +1,4 @@
-# Two commands for a newcomer: `make demo` and `make test`. Both make their own environment first.
+# Two commands for a newcomer: `make demo` and `make test`. Both create their environment first.
 
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -10,9 +10,9 @@ export RAY_TMPDIR ?= /tmp
 export RAY_AUTH_MODE ?= disabled
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
-.PHONY: help install demo test test-ray test-rest test-full test-without-ray check format bench clean
+.PHONY: help install demo test test-ray test-rest test-all test-slow test-full test-without-ray check format bench clean
 
-help: ## what can be made
+help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
 $(STAMP): pyproject.toml constraints.txt
@@ -20,19 +20,26 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
 
-install: $(STAMP) ## an environment in .venv with the pinned versions
+install: $(STAMP) ## create .venv with the pinned versions
 
 demo: $(STAMP) ## motion from an MP4, one subject finetuned, three videos rendered: out/demo/index.html
 	$(BIN)/python examples/demo.py
 
-test: $(STAMP) ## every test, in two processes; each is printed when it has ended
+test: $(STAMP) ## the tests without the long ones, in two processes
 	$(MAKE) --no-print-directory -j 2 --output-sync=target test-ray test-rest
 
 test-ray: $(STAMP) ## the tests that start Ray
-	$(BIN)/python -m pytest -m ray
+	$(BIN)/python -m pytest -m 'ray and not slow'
 
-test-rest: $(STAMP) ## all the others
-	$(BIN)/python -m pytest -m 'not ray'
+test-rest: $(STAMP) ## all others
+	$(BIN)/python -m pytest -m 'not ray and not slow'
+
+test-slow: $(STAMP) ## the long tests
+	$(BIN)/python -m pytest -m slow
+
+test-all: $(STAMP) ## every test
+	$(MAKE) --no-print-directory test
+	$(MAKE) --no-print-directory test-slow
 
 test-full: $(STAMP) ## the paper's model at full size on the CPU (24 GB of memory, up to 25 minutes)
 	$(BIN)/python benchmarks/full_size.py
@@ -53,8 +60,8 @@ format: $(STAMP) ## apply the formatter and the safe fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## how close renders of unseen people come to the truth, beside copying the photo
+bench: $(STAMP) ## scores of renders of unseen subjects, beside copying the photo
 	$(BIN)/python benchmarks/catwalk.py --out out/benchmark
 
-clean: ## remove what the targets above made, the environments included
+clean: ## remove outputs and environments
 	rm -rf out $(VENV) $(VENV)-without-ray *.egg-info .ruff_cache .import_linter_cache
