@@ -48,8 +48,8 @@ from dreampose.errors import InputError
 from dreampose.io.files import new_file
 from dreampose.models import subject
 from dreampose.options import arguments
-from dreampose.options import parser as door
 from dreampose.options.loading import load
+from dreampose.options.parser import CommandParser, run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL_WALK = ROOT / "examples" / "motions" / "real-walk.npz"
@@ -58,7 +58,7 @@ NUM_REAL = 3
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the benchmark and prints its tables."""
-    parser = door.Parser(
+    parser = CommandParser(
         prog="benchmarks/catwalk.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, default=Path("out/benchmark"))
     args = parser.parse_args(argv)
-    return door.attend(parser.prog, lambda: run(args))
+    return run_command(parser.prog, lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from dreampose import synthetic
 from dreampose.errors import InputError
 from dreampose.options import arguments
-from dreampose.options import parser as door
+from dreampose.options.parser import CommandParser, run_command
 
 CHECKSUMS = Path(__file__).with_name("catwalk-v1.sha256")
 NUM_FRAMES, HEIGHT, WIDTH = 48, 160, 128
@@ -44,7 +44,7 @@ SPLITS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Makes splits and compares them with their checksums."""
-    parser = door.Parser(
+    parser = CommandParser(
         prog="benchmarks/data.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="record what was made instead of comparing: for a new version of the benchmark",
     )
     args = parser.parse_args(argv)
-    return door.attend(parser.prog, lambda: run(args))
+    return run_command(parser.prog, lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> None:

@@ -32,8 +32,8 @@ from dreampose.io import video
 from dreampose.io.files import new_file, new_folder
 from dreampose.models.vae import LatentCodec
 from dreampose.options import arguments
-from dreampose.options import parser as door
 from dreampose.options.loading import load
+from dreampose.options.parser import CommandParser, run_command
 from dreampose.types import Clip
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,7 +85,7 @@ CHOICES = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains and scores what is missing, prints a table."""
-    parser = door.Parser(
+    parser = CommandParser(
         prog="benchmarks/explore.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=arguments.positive, default=2, help="that make clips")
     parser.add_argument("--out", type=Path, default=Path("out/exploration"))
     args = parser.parse_args(argv)
-    return door.attend(parser.prog, lambda: run(args))
+    return run_command(parser.prog, lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> None:

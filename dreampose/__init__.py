@@ -1,10 +1,11 @@
-"""Pose-driven fashion video: one photo of a person and a motion become a video.
+"""Pose-driven fashion video from a photo and a motion.
 
-Names of the public interface are imported when first used: importing the package alone is quick
-and loads no torch. diffusers looks a saved pipeline's parts up here by name.
+Public names are imported lazily: importing the package is fast and does not load torch. diffusers
+looks up the components of a saved pipeline here by name.
 """
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,11 +20,14 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# diffusers imports bitsandbytes, which warns on some CPUs about a missing 4-bit kernel.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
 _EXPORTS = {
     "DreamPosePipeline": "dreampose.pipeline",
     "ImageAdapter": "dreampose.models.adapter",
     "InputError": "dreampose.errors",
-    "ModelMixin": "diffusers",  # how diffusers finds out how to load ImageAdapter
+    "ModelMixin": "diffusers",  # diffusers looks up the base class of ImageAdapter here
     "Motion": "dreampose.poses",
     "SubjectMismatchWarning": "dreampose.errors",
     "recipe": "dreampose.recipes",

@@ -1,7 +1,6 @@
-"""The one-machine command line: `python -m dreampose COMMAND`. Knows only which module runs what.
+"""Command line: `python -m dreampose COMMAND`.
 
-A command's module is imported when that command is asked for, so that help and a typing mistake
-answer at once.
+Only the module of the given command is imported, so that `--help` and typing errors are fast.
 """
 
 import argparse
@@ -10,30 +9,26 @@ import sys
 from collections.abc import Sequence
 
 from dreampose import __version__
-from dreampose.options import parser as door
+from dreampose.options.parser import CommandParser, run_command
 
 COMMANDS = {
-    "animate": ("dreampose.cli.animate", "photo + video (or motion file) to MP4"),
-    "pose": ("dreampose.cli.pose", "video to motion file, with a preview of what was seen"),
+    "animate": ("dreampose.cli.animate", "render a video from a photo and a motion"),
+    "pose": ("dreampose.cli.pose", "extract a motion file from a video"),
     "catwalk": ("dreampose.cli.catwalk", "render the synthetic fashion data set"),
-    "import": (
-        "dreampose.cli.import_weights",
-        "published weights, or a Stable Diffusion base, to model",
-    ),
-    "export": ("dreampose.cli.export", "model or subject to diffusers folder, LoRA files, hub"),
-    "info": ("dreampose.cli.info", "what a model folder holds"),
-    "verify": ("dreampose.cli.verify", "whether a video says that it is generated"),
+    "import": ("dreampose.cli.import_weights", "convert published weights to a model folder"),
+    "export": ("dreampose.cli.export", "convert a model or subject to diffusers or LoRA files"),
+    "info": ("dreampose.cli.info", "describe a model or subject folder"),
+    "verify": ("dreampose.cli.verify", "check whether a video is marked as generated"),
 }
-"""Module and summary of every command."""
+"""Module and summary of each command."""
 
 
 def build_parser(command: str | None) -> argparse.ArgumentParser:
-    """The parser of all commands, with the arguments of `command` alone filled in."""
-    parser = door.Parser(
+    """Parser of all commands; only `command` gets its arguments."""
+    parser = CommandParser(
         prog="dreampose",
-        description="One photo of a person and a motion in, a video of that person in that "
-        "motion out.",
-        epilog="`dreampose COMMAND --help` explains a command.",
+        description="Pose-driven fashion video: renders a person in a photo with a given motion.",
+        epilog="`dreampose COMMAND --help` describes a command.",
     )
     parser.add_argument("--version", action="version", version=f"dreampose {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -54,12 +49,12 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command line and returns its exit code (0, or 2 for input that cannot be used)."""
+    """Runs a command line and returns its exit code: 0, or 2 for invalid input."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in arguments if not word.startswith("-")), None)
     parser = build_parser(command)
     values = parser.parse_args(arguments)
-    return door.attend("dreampose", lambda: values.run(values))
+    return run_command("dreampose", lambda: values.run(values))
 
 
 if __name__ == "__main__":

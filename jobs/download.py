@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from dreampose.errors import InputError
 from dreampose.io.files import new_file
 from dreampose.options import arguments
-from dreampose.options import parser as door
+from dreampose.options.parser import CommandParser
 from jobs import plans
 from jobs.common import deepfashion, driver
 from jobs.common.downloads import Fetcher, FetchError, client, sha256
@@ -295,7 +295,7 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = door.Parser(
+    parser = CommandParser(
         prog="jobs/download.py",
         description="Fetches the files of lists, a few at a time and politely, on a machine with\n"
         "a network. Run it again for what failed or broke off: it goes on from there.",

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dreampose.errors import InputError
-from dreampose.options import parser as door
+from dreampose.options.parser import CommandParser, run_command
 from serve.service.store import checked_name, write_atomically
 
 PREFIX = "dp_"
@@ -118,12 +118,12 @@ def _read(path: Path) -> dict[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; gives its exit code."""
-    parser = door.Parser(prog="serve.keys", description="Makes and removes API keys.")
+    parser = CommandParser(prog="serve.keys", description="Makes and removes API keys.")
     parser.add_argument("action", choices=("add", "list", "remove"))
     parser.add_argument("name", nargs="?", help="whose key it is; requests are counted by it")
     parser.add_argument("--file", required=True, type=Path, help="what `keys` in Settings names")
     args = parser.parse_args(argv)
-    return door.attend(parser.prog, lambda: _run(args))
+    return run_command(parser.prog, lambda: _run(args))
 
 
 def _run(args: argparse.Namespace) -> None:

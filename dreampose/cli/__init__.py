@@ -1,1 +1,1 @@
-"""Commands of `python -m dreampose`. Each module has `add_arguments(parser)` and `run(args)`."""
+"""Commands of `python -m dreampose`: each has `add_arguments` and `run`."""

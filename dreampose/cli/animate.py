@@ -1,6 +1,6 @@
-"""One photo (or several) and a motion become an MP4. Knows nothing of Ray.
+"""Renders a video (MP4) from photos of a person and a motion.
 
-The motion is a video of anybody walking, or a motion file that `dreampose pose` wrote.
+The motion is a video of any person, or a motion file written by `dreampose pose`.
 """
 
 import argparse
@@ -18,21 +18,21 @@ from dreampose.options.loading import load as load_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's flags."""
+    """Adds the command's arguments."""
     parser.add_argument(
         "--photo",
         nargs="+",
         required=True,
         type=Path,
         metavar="P",
-        help="one or more photos of the same person; of several, each denoising step picks one",
+        help="one or more photos of the same person; with several, each denoising step uses one",
     )
     parser.add_argument(
         "--motion",
         required=True,
         type=Path,
         metavar="M",
-        help="the motion to follow: a video, or a .npz motion file",
+        help="motion: a video, or a .npz motion file",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="V.mp4", help="MP4 to write")
     arguments.add_model(parser)
@@ -40,21 +40,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--subject",
         type=Path,
         metavar="FOLDER",
-        help="weights finetuned on this person, as jobs/finetune.py writes them",
+        help="weights finetuned on this person by jobs/finetune.py",
     )
     parser.add_argument(
         "--force-subject",
         action="store_true",
-        help="use the subject's weights with any photo, without the warning",
+        help="do not warn if the photo does not look like the subject",
     )
     arguments.add_preset(parser, default="exact")
     parser.add_argument(
-        "--steps", type=int, help="number of denoising steps, instead of the preset's"
+        "--steps", type=int, help="number of denoising steps (default: the preset's)"
     )
-    parser.add_argument("--image-scale", type=float, help="guidance s_I, instead of the recipe's")
-    parser.add_argument("--pose-scale", type=float, help="guidance s_p, instead of the recipe's")
     parser.add_argument(
-        "--seed", type=int, default=0, help="same seed, same video (default: %(default)s)"
+        "--image-scale", type=float, help="image guidance scale s_I (default: the recipe's)"
+    )
+    parser.add_argument(
+        "--pose-scale", type=float, help="pose guidance scale s_p (default: the recipe's)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the noise (default: %(default)s)"
     )
     arguments.add_chunk_size(parser)
     arguments.add_size(parser, what="the video")
@@ -65,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs the command. What can be refused is looked at before the model is loaded."""
+    """Runs the command. Inputs are validated before the model is loaded."""
     check_output(args.out)
     signer = arguments.signer(args)
     photos = [video.read_photo(path) for path in args.photo]
@@ -74,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
     motion = read_motion(args.motion, estimator=args.estimator, recipe=recipe)
     if args.subject is not None:
         pipe.load_subject(args.subject)
-    arguments.place(pipe, args)
+    arguments.place_on_device(pipe, args)
     pipe.set_progress_bar_config(desc=f"{motion.num_frames} frames", unit="step")
     output = pipe(
         photos,
@@ -98,10 +102,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def read_motion(path: Path, *, estimator: str, recipe: Recipe) -> poses.Motion:
-    """The motion of a file that `dreampose pose` wrote, or extracted from a video.
+    """Loads a motion file, or extracts the motion of a video.
 
     Raises:
-        InputError: the file is neither, or nobody can be followed in the video.
+        InputError: the file is neither, or no person can be tracked in the video.
     """
     if zipfile.is_zipfile(path) or path.suffix == ".npz":
         return poses.Motion.load(path)
@@ -112,10 +116,10 @@ def read_motion(path: Path, *, estimator: str, recipe: Recipe) -> poses.Motion:
 
 
 def check_output(path: Path) -> None:
-    """Refuses an output that could not be written after minutes of work.
+    """Checks that a video can be written to `path`.
 
     Raises:
-        InputError: the name does not end in .mp4, or its folder is a file.
+        InputError: the name does not end in .mp4, is a folder, or lies below a file.
     """
     if path.suffix.lower() != ".mp4":
         raise InputError(f"out must end in .mp4, got {str(path)!r}")

@@ -1,7 +1,7 @@
-"""Renders the synthetic fashion data set. Knows nothing of how frames are made.
+"""Renders the synthetic fashion data set.
 
-Clothed people in motion: each clip is an MP4 with exact ground truth (NPZ) and the
-person's parameters (JSON). Run it again to finish what is missing.
+Each clip is an MP4 of a clothed person in motion, with exact ground truth (NPZ) and the
+parameters of the person (JSON). An interrupted run is continued by the same command.
 """
 
 import argparse
@@ -24,25 +24,29 @@ def add_arguments(
     out: Callable[[str], Any] = Path,
     workers: int | None = 1,
 ) -> None:
-    """Adds the data set's flags.
+    """Adds the command's arguments.
 
     Args:
-        parser: to add them to.
-        out: type of `--out`; a job that writes to any storage takes `str`.
-        workers: default of `--workers`; None means as many as fit.
+        parser: parser to extend.
+        out: type of `--out`; `str` for a job that writes to any storage.
+        workers: default of `--workers`; None uses all processors.
     """
-    parser.add_argument("--out", type=out, required=True, help="folder to write to")
-    parser.add_argument("--identities", type=int, required=True, help="people, a clip per motion")
+    parser.add_argument("--out", type=out, required=True, help="folder to write")
+    parser.add_argument(
+        "--identities", type=int, required=True, help="number of people, each with all motions"
+    )
     parser.add_argument(
         "--motions",
         nargs="+",
         choices=MOTIONS,
         default=list(DEFAULT_MOTIONS),
-        help="across is a brisk walk that veers to the side (default: walk turn)",
+        help="motions of each person; across is a brisk walk to the side (default: walk turn)",
     )
     parser.add_argument("--frames", type=int, default=32, help="frames per clip (default: 32)")
-    parser.add_argument("--split", choices=SPLITS, default="train", help="default: train")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other people")
+    parser.add_argument(
+        "--split", choices=SPLITS, default="train", help="split of the people (default: train)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the people (default: 0)")
     parser.add_argument(
         "--size", default="320x256", metavar="HxW", help="height x width (default: 320x256)"
     )
@@ -52,10 +56,10 @@ def add_arguments(
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Height and width from 'HxW'.
+    """Parses height and width from 'HxW'.
 
     Raises:
-        InputError: the text does not have that form.
+        InputError: the text has another form.
     """
     height, cross, width = text.lower().partition("x")
     if not (cross and height.isdecimal() and width.isdecimal()):
@@ -64,10 +68,10 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def plan(arguments: argparse.Namespace) -> list[ClipTask]:
-    """The clips that the flags ask for.
+    """Clips to render for the given arguments.
 
     Raises:
-        InputError: a flag is outside its range.
+        InputError: an argument is out of range.
     """
     height, width = parse_size(arguments.size)
     return tasks(
@@ -82,10 +86,10 @@ def plan(arguments: argparse.Namespace) -> list[ClipTask]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Renders what the flags ask for and shows a progress bar.
+    """Renders the data set with a progress bar.
 
     Raises:
-        InputError: a flag is outside its range.
+        InputError: an argument is out of range.
     """
     progress = generate(arguments.out, plan(arguments), workers=arguments.workers)
     with tqdm(unit="clip", file=sys.stderr) as bar:

@@ -1,8 +1,8 @@
-"""A model or a subject becomes files for other programs, with a model card.
+"""Exports a model or a subject for other programs, with a model card.
 
-A model becomes a diffusers folder. A subject becomes its folder with a card, a LoRA also in kohya's
-layout; with --model, a whole diffusers folder with the subject's weights merged in. Nothing leaves
-this machine without --push-to-hub.
+A model becomes a diffusers folder. A subject becomes a folder of its weights; LoRA weights are
+also written in kohya's layout. With --model, the subject's weights are merged into a complete
+diffusers folder. Nothing is uploaded without --push-to-hub.
 """
 
 import argparse
@@ -20,41 +20,53 @@ DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's flags."""
+    """Adds the command's arguments."""
     parser.add_argument(
         "source", type=Path, metavar="MODEL|SUBJECT", help="folder of a model or of a subject"
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write")
     parser.add_argument(
-        "--model", type=Path, help="of a subject: the base model to merge its weights into"
+        "--model", type=Path, help="base model into which a subject's weights are merged"
     )
     parser.add_argument(
-        "--dtype", choices=DTYPES, default="float16", help="of a model's weights (%(default)s)"
+        "--dtype",
+        choices=DTYPES,
+        default="float16",
+        help="dtype of a model's weights (default: %(default)s)",
     )
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="training data, whose fingerprint the card states"
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="training data; the card states its fingerprint",
     )
-    parser.add_argument("--licence", help="for the card (default: what the source's card states)")
     parser.add_argument(
-        "--push-to-hub", metavar="OWNER/NAME", help="also send the folder to this hub repository"
+        "--licence", help="licence in the card (default: that of the source's card)"
     )
-    parser.add_argument("--private", action="store_true", help="make that repository private")
+    parser.add_argument(
+        "--push-to-hub", metavar="OWNER/NAME", help="upload the folder to this hub repository"
+    )
+    parser.add_argument("--private", action="store_true", help="create a private hub repository")
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command.
 
     Raises:
-        InputError: the source is neither, flags do not go together, or OUT is in the way.
+        InputError: the source is neither a model nor a subject, the arguments contradict each
+            other, or OUT exists.
     """
     export.check_new(args.out)
     if args.private and not args.push_to_hub:
-        raise InputError("private must go with push_to_hub, got private alone")
+        raise InputError("private must be used together with push_to_hub, got private alone")
     if args.push_to_hub:
         hub.check_id(args.push_to_hub)
     is_subject = (args.source / "subject.json").is_file()
     if args.model is not None and not is_subject:
-        raise InputError(f"model must go with a subject, got the model {str(args.source)!r}")
+        raise InputError(
+            f"model must be used with the folder of a subject, got {str(args.source)!r}, which is "
+            "a model"
+        )
     if args.data is not None and not [*args.data.rglob("*.parquet")]:
         raise InputError(f"data must be a folder of Parquet files, got {str(args.data)!r}")
     whole = args.source if not is_subject else args.model

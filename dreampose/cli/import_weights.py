@@ -1,6 +1,6 @@
-"""Published checkpoints and a Stable Diffusion base become a model folder.
+"""Converts published checkpoints and a Stable Diffusion base to a model folder.
 
-With --base alone the model is the paper's starting point, ready for training. Knows nothing of Ray.
+With --base alone, the model is the paper's initialisation for training.
 """
 
 import argparse
@@ -8,11 +8,11 @@ from pathlib import Path
 
 from dreampose import checkpoints, convert, export
 from dreampose.models import card, subject
-from dreampose.options.loading import quiet
+from dreampose.options.loading import silence_libraries
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's flags."""
+    """Adds the command's arguments."""
     parser.add_argument(
         "--base",
         required=True,
@@ -34,18 +34,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CLIP",
         help="folder or hub id of CLIP ViT-B/32 (default: SD/image_encoder, or the hub's)",
     )
-    parser.add_argument(
-        "--revision", help="of a base on the hub: a commit (default: the pinned one)"
-    )
+    parser.add_argument("--revision", help="commit of a base on the hub (default: the pinned one)")
     parser.add_argument(
         "--base-config",
         type=Path,
         metavar="PATH",
-        help="sizes of a base in one file: a folder with unet/config.json and vae/config.json, or "
-        "the original YAML (default: the YAML of the same name beside it, or Stable Diffusion 1.x)",
+        help="architecture of a base in one file: a folder with unet/config.json and "
+        "vae/config.json, or the original YAML (default: the YAML of the same name beside it, or "
+        "Stable Diffusion 1.x)",
     )
-    parser.add_argument("--height", type=int, help="of frames (default: what the weights fit)")
-    parser.add_argument("--width", type=int, help="of frames (default: what the weights fit)")
+    parser.add_argument("--height", type=int, help="frame height (default: that of the weights)")
+    parser.add_argument("--width", type=int, help="frame width (default: that of the weights)")
     for name, what in (("image", "black and white"), ("pose", "0 and 1 of a pose map")):
         low, high = convert.QUIRKS[f"{name}_range"]
         parser.add_argument(
@@ -53,21 +52,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             type=float,
             nargs=2,
             metavar=("LOW", "HIGH"),
-            help=f"what {what} were in the weights' training (default: {low:g} {high:g})",
+            help=f"values of {what} in the training of the weights (default: {low:g} {high:g})",
         )
     parser.add_argument(
-        "--licence", help="of the model, for its card (default: the base's where that is known)"
+        "--licence", help="licence in the model card (default: that of the base, if known)"
     )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs the command; nothing is written unless all fits.
+    """Runs the command. Nothing is written if a checkpoint does not fit.
 
     Raises:
-        InputError: see `dreampose.convert.import_model`; or OUT is in the way.
+        InputError: see `dreampose.convert.import_model`; or OUT exists.
     """
     export.check_new(args.out)
-    quiet()
+    silence_libraries()
     pipe, source = convert.import_model(
         args.base,
         unet=args.unet,

@@ -1,7 +1,4 @@
-"""What a model folder holds: its parts and their sizes, recipe, presets, fingerprint, licence.
-
-A subject's folder is described as well. Knows nothing of Ray.
-"""
+"""Describes a model or subject folder: components, recipe, presets, fingerprint, licence."""
 
 import argparse
 from collections.abc import Iterator
@@ -15,7 +12,7 @@ from dreampose.options.loading import load as load_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares the command's flags."""
+    """Adds the command's arguments."""
     parser.add_argument("model", type=Path, help="folder of a model, or of a finetuned subject")
 
 
@@ -29,10 +26,10 @@ def run(args: argparse.Namespace) -> None:
 
 
 def describe_model(folder: Path) -> Iterator[str]:
-    """Lines about a model folder.
+    """Lines that describe a model folder.
 
     Raises:
-        InputError: it is no model's.
+        InputError: the folder is not a model folder.
     """
     pipe = load_model(folder)
     recipe = pipe.recipe
@@ -68,13 +65,13 @@ def describe_model(folder: Path) -> Iterator[str]:
 
 
 def describe_preset(preset: Preset) -> str:
-    """One line about a preset."""
+    """One line that describes a preset."""
     options = "".join(f", {key}={value}" for key, value in preset.scheduler_kwargs.items())
     return f"{preset.scheduler}, {preset.num_steps} steps{options}"
 
 
 def describe_stages(recipe: Recipe) -> Iterator[str]:
-    """A line for each stage of training in the recipe."""
+    """One line for each training stage of a recipe."""
     for name, stage in vars(recipe).items():
         if isinstance(stage, StageConfig):
             length = f"{stage.num_steps} steps" if stage.num_steps else f"{stage.num_epochs} epochs"
@@ -85,10 +82,10 @@ def describe_stages(recipe: Recipe) -> Iterator[str]:
 
 
 def describe_subject(folder: Path) -> Iterator[str]:
-    """Lines about a finetuned subject's folder.
+    """Lines that describe the folder of a finetuned subject.
 
     Raises:
-        InputError: it is no subject's.
+        InputError: the folder is not a subject folder.
     """
     subject = subjects.read_subject(folder)
     parts = sorted(path.parent.name for path in folder.glob(f"*/{subjects.WEIGHTS}"))
@@ -109,5 +106,5 @@ def describe_subject(folder: Path) -> Iterator[str]:
 
 
 def licence(folder: Path) -> str:
-    """What the folder's model card says; never guessed."""
+    """Licence stated in the folder's model card."""
     return card.stated_licence(folder / "README.md") or "not stated in the folder's README.md"

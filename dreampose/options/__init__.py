@@ -1,1 +1,1 @@
-"""Command-line options and parsers shared by commands and jobs."""
+"""Command-line options shared by commands and jobs."""

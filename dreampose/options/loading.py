@@ -1,4 +1,4 @@
-"""Loading a model for a command line: without the libraries' own progress bars."""
+"""Model loading without library output."""
 
 from pathlib import Path
 
@@ -11,23 +11,23 @@ from dreampose.pipeline import DreamPosePipeline
 
 
 def load(folder: str | Path, dtype: str = "float32") -> DreamPosePipeline:
-    """Reads a model folder in silence: it takes a second, and the command has a bar of its own.
+    """Loads a model without the progress bars and messages of libraries.
 
     Args:
-        folder: of the model.
-        dtype: torch's name of the type of the tensors in memory.
+        folder: model folder.
+        dtype: name of the torch dtype of the weights in memory.
 
     Raises:
-        InputError: the folder holds no model.
+        InputError: the folder is not a model folder.
     """
-    quiet()
+    silence_libraries()
     return checkpoints.load(folder, getattr(torch, dtype))
 
 
-def quiet() -> None:
-    """Switches off the libraries' progress bars and their remarks."""
+def silence_libraries() -> None:
+    """Disables progress bars and messages of diffusers and transformers."""
     diffusers_logging.disable_progress_bar()
-    # It warns of a value that its own AutoencoderTiny writes into the configuration.
+    # diffusers warns about a value that its own AutoencoderTiny writes into the configuration.
     diffusers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()

@@ -1,7 +1,4 @@
-"""How a command line ends: a sentence for a user's mistake, a line per warning. Knows no command.
-
-Used by `python -m dreampose` and by every script in `jobs/`.
-"""
+"""Argument parser and error reporting of command lines."""
 
 import argparse
 import sys
@@ -12,25 +9,29 @@ from typing import NoReturn, TextIO
 from dreampose.errors import InputError
 
 BAD_INPUT = 2
-"""Exit code where the user's input cannot be used; argparse has the same."""
+"""Exit code for invalid input, the same as argparse's."""
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as a shell reports it."""
+"""Exit code after Ctrl-C, the same as a shell's."""
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one line, without the usage text above it."""
+class CommandParser(argparse.ArgumentParser):
+    """Argument parser that reports an error in one line, without the usage text."""
 
     def error(self, message: str) -> NoReturn:
-        """Prints `PROGRAM: error: MESSAGE` and leaves with exit code 2."""
+        """Prints `PROGRAM: error: MESSAGE` and exits with code 2."""
         self.exit(BAD_INPUT, f"{self.prog}: error: {message}\n")
 
 
-def attend(program: str, command: Callable[[], None]) -> int:
+def run_command(program: str, command: Callable[[], None]) -> int:
     """Runs a command and returns its exit code.
 
-    `InputError` becomes one line on stderr and exit code 2, Ctrl-C exit code 130; warnings become
-    one line each. Every other exception passes through with its trace: it is a fault of ours.
+    `InputError` prints one line on stderr and gives exit code 2; Ctrl-C gives exit code 130.
+    A warning prints one line. Other exceptions are bugs and propagate.
+
+    Args:
+        program: name at the start of each line.
+        command: function to run.
     """
 
     def show_warning(
@@ -58,5 +59,5 @@ def attend(program: str, command: Callable[[], None]) -> int:
 
 
 def one_line(message: object) -> str:
-    """The message with every run of white space as one space."""
+    """Message with runs of white space replaced by one space."""
     return " ".join(str(message).split())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from dreampose.errors import InputError
-from dreampose.options import parser as door
+from dreampose.options.parser import CommandParser, run_command
 
 if TYPE_CHECKING:
     from dreampose.planning import Plan
@@ -33,7 +33,7 @@ Stop it whenever you like (Ctrl-C, SIGTERM, even kill -9): the same command goes
 """
 
 
-def parser(name: str, description: str, examples: str) -> door.Parser:
+def parser(name: str, description: str, examples: str) -> CommandParser:
     """A parser whose help ends with examples and with where the job runs.
 
     Args:
@@ -41,7 +41,7 @@ def parser(name: str, description: str, examples: str) -> door.Parser:
         description: for its help.
         examples: for its help.
     """
-    made = door.Parser(
+    made = CommandParser(
         prog=f"jobs/{name}.py",
         description=description,
         epilog=f"Examples:\n{examples}\n{RAY_NOTE.format(name=name)}",
@@ -85,7 +85,7 @@ def run(
             code = job(args)
 
     try:
-        return door.attend(arguments.prog, command) or code
+        return run_command(arguments.prog, command) or code
     except Stopped:
         print(f"{arguments.prog}: stopped; run it again to go on", file=sys.stderr)
         return 128 + signal.SIGTERM

@@ -1,4 +1,4 @@
-"""`dreampose animate` and `info` end to end on a tiny model, and every way to refuse input."""
+"""`dreampose animate` and `info` with a tiny model, and their errors."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ NUM_FRAMES, FPS = 7, 12.0
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one good photo and motion, and a bad file of every kind."""
+    """A folder with a valid photo and motion, and an invalid file of each kind."""
     folder = tmp_path_factory.mktemp("inputs")
     random = np.random.default_rng(0)
     noise = random.integers(0, 255, (64, 48, 3), dtype=np.uint8)
@@ -51,7 +51,7 @@ def write_motion(path: Path, num_frames: int) -> None:
 
 @pytest.fixture
 def animate(inputs: Path, tiny_model: Path, tmp_path: Path) -> Callable[..., int]:
-    """Runs the command with two cheap steps; flags given replace the good ones."""
+    """Runs the command with two steps; arguments replace the valid ones."""
 
     def run(**flags: object) -> int:
         values = {
@@ -79,7 +79,7 @@ def test_video_has_the_frames_and_rate_of_the_motion(
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["video.mp4"]
 
 
-def test_seed_decides_the_video_and_chunks_do_not(
+def test_the_video_depends_on_the_seed_but_not_on_the_chunk_size(
     animate: Callable[..., int], tmp_path: Path
 ) -> None:
     for name, flags in {
@@ -115,7 +115,7 @@ def test_seed_decides_the_video_and_chunks_do_not(
         ({"out": "INPUTS/photo.png/video.mp4"}, "out must lie in a folder"),
     ],
 )
-def test_bad_input_is_one_line_exit_2_and_no_file(
+def test_invalid_input_prints_one_line_and_writes_no_file(
     animate: Callable[..., int],
     inputs: Path,
     tmp_path: Path,
@@ -135,7 +135,7 @@ def test_bad_input_is_one_line_exit_2_and_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_info_names_parts_and_prediction(
+def test_info_lists_components_and_prediction_type(
     tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["info", str(tiny_model)]) == 0
@@ -157,13 +157,13 @@ def test_info_reads_the_licence_from_the_model_card(tmp_path: Path) -> None:
         assert licence(tmp_path) == "Apache-2.0"
 
 
-def test_a_flag_that_cannot_be_is_refused_before_anything_is_read(
+def test_invalid_argument_is_reported_before_files_are_read(
     animate: Callable[..., int], capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
         animate(chunk_size=0, photo="nowhere.png")
     assert stop.value.code == 2
     assert capfd.readouterr().err == (
-        "dreampose animate: error: argument --chunk-size: must be a whole number of at least 1, "
+        "dreampose animate: error: argument --chunk-size: must be an integer of at least 1, "
         "got '0'\n"
     )

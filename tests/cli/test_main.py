@@ -1,4 +1,4 @@
-"""The command line as a user meets it: help, one-line errors, exit codes."""
+"""Command line: help, one-line errors, exit codes."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ def test_module_prints_help_without_loading_torch() -> None:
 
 
 @pytest.mark.parametrize("command", sorted(cli.COMMANDS))
-def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leave:
         cli.main([command, "--help"])
     assert leave.value.code == 0
@@ -43,7 +43,7 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         (["animate", "--seed", "x"], "dreampose animate: error: argument --seed: invalid int"),
     ],
 )
-def test_typing_mistake_is_one_line_and_exit_2(
+def test_invalid_arguments_print_one_line_and_exit_with_2(
     arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as leave:
@@ -55,27 +55,27 @@ def test_typing_mistake_is_one_line_and_exit_2(
     assert captured.err.count("\n") == 1
 
 
-def test_input_error_is_one_line_and_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
+def test_input_error_prints_one_line_and_returns_2(capsys: pytest.CaptureFixture[str]) -> None:
     def command() -> None:
         raise InputError("photo must be a picture,\n  got 'x'")
 
-    assert parser.attend("dreampose", command) == 2
+    assert parser.run_command("dreampose", command) == 2
     assert capsys.readouterr().err == "dreampose: error: photo must be a picture, got 'x'\n"
 
 
-def test_warning_is_one_line_and_exit_0(capsys: pytest.CaptureFixture[str]) -> None:
+def test_warning_prints_one_line_and_returns_0(capsys: pytest.CaptureFixture[str]) -> None:
     def command() -> None:
         warnings.warn("weights belong to\nanother person", SubjectMismatchWarning, stacklevel=1)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        assert parser.attend("dreampose", command) == 0
+        assert parser.run_command("dreampose", command) == 0
     assert capsys.readouterr().err == ("dreampose: warning: weights belong to another person\n")
 
 
-def test_fault_of_the_program_keeps_its_trace() -> None:
+def test_other_exceptions_propagate() -> None:
     def command() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        parser.attend("dreampose", command)
+        parser.run_command("dreampose", command)
