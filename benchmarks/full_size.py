@@ -108,7 +108,7 @@ def render(work: Path, recipe: Recipe) -> str:
 def low_rank(work: Path, recipe: Recipe) -> str:
     """One low-rank step on two views of a person."""
     pipe = _pipeline(work, recipe)
-    lora.add(
+    lora.add_lora(
         {"unet": pipe.unet, "adapter": pipe.adapter},
         rank=recipe.lora_rank,
         targets=recipe.lora_targets,

@@ -211,7 +211,7 @@ def score_real(folder: Path, photo_file: Path, motion_file: Path, protocol: Prot
     pipe = load(protocol.model)
     photo = video.read(photo_file).frames[0]
     motion = poses.Motion.load(motion_file).resample(15.0).between(0, 32)
-    wanted = poses.align(motion, generation.photo_body(photo, motion.height, motion.width))
+    wanted = poses.align(motion, generation.photo_pose(photo, motion.height, motion.width))
     pictures: dict[str, Any] = {}
     for method in ("base", "finetuned"):
         if method == "finetuned":

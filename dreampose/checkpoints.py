@@ -21,7 +21,7 @@ from dreampose.models.adapter import ImageAdapter
 from dreampose.models.subject import (
     MODELS,
     Subject,
-    describe,
+    describe_subject,
     fingerprint,
     read_subject,
     save_subject,
@@ -33,7 +33,7 @@ from dreampose.pipeline import DreamPosePipeline
 __all__ = [
     "Subject",
     "build",
-    "describe",
+    "describe_subject",
     "fingerprint",
     "from_stable_diffusion",
     "load",
@@ -135,7 +135,7 @@ def save(
         dtype: of the tensors on disk; None keeps the model's own.
         text: of a model card, written as README.md.
     """
-    parts: dict[str, Any] = {name: lora.merged(getattr(pipe, name)) for name in MODELS}
+    parts: dict[str, Any] = {name: lora.merge(getattr(pipe, name)) for name in MODELS}
     if dtype is not None:
         parts = {name: _cast(module, dtype) for name, module in parts.items()}
     copied = DreamPosePipeline(**parts, scheduler=pipe.scheduler, recipe=pipe.config["recipe"])

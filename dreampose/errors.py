@@ -1,24 +1,24 @@
-"""What users are told when their input cannot be used. Knows nothing of models or Ray."""
+"""Errors and warnings for invalid user input."""
 
 
 class InputError(ValueError):
-    """Bad input from a user: one sentence that names the field, what was expected and what came.
+    """Invalid user input, described by one sentence: the field, what is expected, the value.
 
-    Every command line turns it into that sentence on stderr and exit code 2; the HTTP service
-    turns it into a 4xx answer. Faults of the program itself are never raised as `InputError`.
+    Command lines print the message to stderr and exit with code 2; the HTTP service returns a 4xx
+    response. Internal errors are never raised as `InputError`.
     """
 
 
 class SubjectMismatchWarning(UserWarning):
-    """Weights finetuned on one person are used with the photo of another."""
+    """Weights finetuned on one subject are used with a photo of another subject."""
 
 
 class SeveralPeopleWarning(UserWarning):
-    """A video shows more than one person; the message names the one that is followed."""
+    """A video shows several people; the message says which one is tracked."""
 
 
 class PartsOnlyWarning(UserWarning):
-    """A pose video tells the parts of the body but no U and V, which are set to 0.5."""
+    """A pose video has body part labels but no UV coordinates, which are set to 0.5."""
 
 
 class VideoWarning(UserWarning):

@@ -47,7 +47,7 @@ def export_model(
             f"`{card.photos_hash(pipe.subject.photos)}`"
         )
     merged = DreamPosePipeline(
-        **{name: lora.merged(part) if name in subjects.MODELS else part
+        **{name: lora.merge(part) if name in subjects.MODELS else part
            for name, part in pipe.components.items()},
         recipe=pipe.config["recipe"],
     )  # fmt: skip
@@ -90,7 +90,7 @@ def export_subject(source: Path, folder: Path, *, licence: str | None = None) ->
                       if path.is_file())  # fmt: skip
 
 
-def kohya(update: lora.Update) -> dict[str, Tensor]:
+def kohya(update: lora.LoraWeights) -> dict[str, Tensor]:
     """A UNet's updates under kohya's names: dots become underscores, and alpha stands beside them.
 
     `LAYER.lora_A.weight` becomes `lora_unet_LAYER.lora_down.weight`.

@@ -1,7 +1,4 @@
-"""The model as a diffusers pipeline: its parts, its folder, one call from photo to frames.
-
-Knows nothing of training or Ray.
-"""
+"""The model as a diffusers pipeline."""
 
 import contextlib
 import itertools
@@ -34,18 +31,19 @@ from dreampose.types import Scheduler
 PhotoInput = str | Path | Image.Image | np.ndarray
 
 OFFLOADING = ("none", "model", "sequential")
-"""Ways of keeping weights in the CPU's memory."""
+"""Modes of `DreamPosePipeline.offload`."""
 
 _TILE = 256
-"""Pixels of a tile's side."""
+"""Side of a VAE tile in pixels."""
 
 
 @dataclass
 class DreamPoseOutput(BaseOutput):
     """A rendered video.
 
-    frames: list of PIL images, or with output_type='np' an array (t H W 3) of 8-bit RGB.
-    fps: frames per second of the motion.
+    Attributes:
+        frames: list of PIL images, or an array (t H W 3) of 8-bit RGB for output_type='np'.
+        fps: frames per second of the motion.
     """
 
     frames: list[Image.Image] | UInt8[np.ndarray, "t H W 3"]
@@ -53,10 +51,10 @@ class DreamPoseOutput(BaseOutput):
 
 
 class DreamPosePipeline(DiffusionPipeline):
-    """One photo of a person and a motion become a video of that person in that motion.
+    """Animates a photo of a subject with a motion.
 
-    The folder is a diffusers pipeline folder, safetensors only; the recipe stands in its
-    `model_index.json`.
+    Saved as a diffusers pipeline folder with safetensors weights; `model_index.json` contains the
+    recipe.
     """
 
     model_cpu_offload_seq = "image_encoder->adapter->unet->vae"
@@ -76,26 +74,26 @@ class DreamPosePipeline(DiffusionPipeline):
         scheduler: SchedulerMixin | Scheduler,
         recipe: Mapping[str, Any] | None = None,
     ) -> None:
-        """Puts the parts together.
+        """Combines the components of a model.
 
         Args:
             vae: an `AutoencoderKL` or `AutoencoderTiny`.
-            image_encoder: its `last_hidden_state` is the photo's tokens.
-            adapter: mixes the photo's latents into them.
-            unet: widened by the pose window's channels.
-            scheduler: the noise process of the weights.
+            image_encoder: its `last_hidden_state` gives the tokens of a photo.
+            adapter: mixes the photo's latents into the tokens.
+            unet: with input channels for latents and pose window.
+            scheduler: the noise schedule the weights were trained with.
             recipe: `Recipe.to_dict()`.
 
         Raises:
-            InputError: the recipe is missing or the UNet was not widened for it.
+            InputError: the recipe is missing, or the UNet has another number of input channels.
         """
         super().__init__()
         if recipe is None:
-            raise InputError("recipe must be given, got none in the model's model_index.json")
+            raise InputError("model_index.json must contain a recipe, got none")
         self.register_modules(
             vae=vae, image_encoder=image_encoder, adapter=adapter, unet=unet, scheduler=scheduler
         )
-        # diffusers would record the defining module, which then could never move.
+        # diffusers would record the module that defines the class, which could then never move.
         self.register_to_config(adapter=("dreampose", "ImageAdapter"), recipe=dict(recipe))
         expected = self.recipe.unet_channels
         actual = unet.config["in_channels"]
@@ -107,61 +105,66 @@ class DreamPosePipeline(DiffusionPipeline):
 
     @property
     def execution_device(self) -> torch.device:
-        """Where the parts compute, also those that lie elsewhere meanwhile (`offload`)."""
+        """Device that computes, also while weights are offloaded to the CPU."""
         return self._execution_device
 
     @property
     def recipe(self) -> Recipe:
-        """Sizes and numbers of the model."""
+        """Configuration of the model."""
         return Recipe.from_dict(self.config["recipe"])
 
     @property
     def subject(self) -> Subject | None:
-        """Whose finetuned weights are loaded; None is the base model."""
+        """Subject whose finetuned weights are loaded; None for the base model."""
         return self._subject
 
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
     ) -> "DreamPosePipeline":
-        """Loads a folder or hub id; float32 unless `dtype` says otherwise, never a pickle."""
+        """Loads a model from a folder or hub id, from safetensors files only.
+
+        Args:
+            pretrained_model_name_or_path: folder or hub id.
+            **kwargs: of `DiffusionPipeline.from_pretrained`; `dtype` is float32 by default.
+        """
         if "dtype" not in kwargs and "torch_dtype" not in kwargs:
             kwargs["dtype"] = torch.float32
         kwargs.setdefault("use_safetensors", True)
         return super().from_pretrained(str(pretrained_model_name_or_path), **kwargs)
 
     def load_subject(self, folder: str | Path) -> None:
-        """Puts a subject's finetuned weights in place of the base model's.
+        """Replaces the base model's weights by those finetuned on a subject.
 
-        A subject that is loaded already is unloaded first.
+        A subject loaded before is unloaded first.
 
         Raises:
-            InputError: the folder is no subject's, or of another base model.
+            InputError: the folder is not a subject folder, or belongs to another base model.
         """
         self.unload_subject()
-        with self._in_one_place():
+        with self._hooks_removed():
             subject, modules = subject_modules(self, folder)
             self._base_modules = {name: getattr(self, name) for name in modules}
             self._replace(modules)
         self._subject = subject
 
     def unload_subject(self) -> None:
-        """Puts the base model's weights back; nothing happens when no subject is loaded."""
+        """Restores the base model's weights; does nothing if no subject is loaded."""
         if self._base_modules:
-            with self._in_one_place():
+            with self._hooks_removed():
                 self._replace(self._base_modules)
         self._base_modules, self._subject = {}, None
 
     def with_subject(self, folder: str | Path) -> "DreamPosePipeline":
-        """Another pipeline with a subject's weights, sharing all other parts with this one.
+        """Makes a pipeline with a subject's weights that shares all other components with this one.
 
         Raises:
-            InputError: the folder is no subject's, or of another base model; or parts of this
-                pipeline are offloaded.
+            InputError: the folder is not a subject folder, or belongs to another base model; or
+                weights of this pipeline are offloaded.
         """
         if self._offloading:
             raise InputError(
-                f"offload must be 'none' where parts are shared, got {self._offloading[0]!r}"
+                f"offload must be 'none' to share components, got {self._offloading[0]!r}"
             )
         subject, modules = subject_modules(self, folder)
         parts: dict[str, Any] = {**self.components, **modules}
@@ -170,15 +173,15 @@ class DreamPosePipeline(DiffusionPipeline):
         return pipe
 
     def offload(self, how: str, device: torch.device | str = "cuda") -> None:
-        """Keeps weights in the CPU's memory and brings them to the device when they are needed.
+        """Keeps weights in CPU memory and moves them to the device when they are used.
 
         Args:
-            how: 'none'; 'model' brings one part at a time, which costs little time; 'sequential'
-                one layer at a time, which needs least memory and is many times slower.
+            how: 'none'; 'model' moves one component at a time, which is almost as fast;
+                'sequential' one layer at a time, which needs least memory but is many times slower.
             device: that computes.
 
         Raises:
-            InputError: `how` is none of these.
+            InputError: `how` is none of the three.
         """
         if how not in OFFLOADING:
             raise InputError(f"offload must be one of {', '.join(OFFLOADING)}, got {how!r}")
@@ -191,26 +194,26 @@ class DreamPosePipeline(DiffusionPipeline):
         else:
             self.to("cpu")
             for name in MODELS:
-                # diffusers' own method does the same, but not on a CPU, where it can be tested.
+                # As enable_sequential_cpu_offload, which refuses a CPU as device (used by tests).
                 cpu_offload(getattr(self, name), torch.device(device))
 
     def split_decoding(self, *, slicing: bool = False, tiling: bool = False) -> None:
-        """Makes the VAE work on less at a time.
+        """Makes the VAE process smaller pieces, which needs less memory.
 
         Args:
-            slicing: on one image of a batch after the other; the images stay the same.
-            tiling: on overlapping tiles of 256 pixels, blended: images differ a little, since each
-                tile is normalised by itself.
+            slicing: one image of a batch at a time; the images do not change.
+            tiling: overlapping tiles of 256 pixels, blended; the images change slightly because
+                each tile is normalised on its own.
         """
         self.vae.use_slicing = slicing
         self.vae.use_tiling = tiling
-        # Not what the VAE's configuration says: it knows its training's size, or nothing at all.
+        # diffusers derives the tile size from the VAE's `sample_size`, which is often not set.
         self.vae.tile_sample_min_size = _TILE
         self.vae.tile_latent_min_size = _TILE // self.recipe.downscale
 
     @contextlib.contextmanager
-    def _in_one_place(self) -> Generator[None, None, None]:
-        """All weights on the CPU for a while, where parts are offloaded, so that they are seen."""
+    def _hooks_removed(self) -> Generator[None, None, None]:
+        """Removes the hooks of offloading temporarily, which hide weights; all are on the CPU."""
         if self._offloading is None:
             yield
             return
@@ -246,31 +249,31 @@ class DreamPosePipeline(DiffusionPipeline):
         output_type: str = "pil",
         callback: Callable[[int, int], None] | None = None,
     ) -> DreamPoseOutput:
-        """Renders the motion with the person of the photo.
+        """Renders a video of the subject in the photo performing the motion.
 
         Args:
-            photo: path, PIL image or array (H W 3) of 8-bit RGB; or several, of one person.
+            photo: path, PIL image or array (H W 3) of 8-bit RGB; or several of one subject.
             motion: a motion or the path of a motion file.
             preset: 'exact' (the paper's sampler), 'balanced' or 'fast'.
-            scheduler: class name of a diffusers scheduler, instead of the preset's.
+            scheduler: class name of a diffusers scheduler; default: the preset's.
             scheduler_kwargs: options of the scheduler.
-            num_inference_steps: instead of the preset's.
+            num_inference_steps: at least 1; default: the preset's.
             image_scale: guidance scale s_I, at least 0; default: the recipe's.
             pose_scale: guidance scale s_p, at least 0; default: the recipe's.
-            seed: of the start noise and all other draws; equal seeds give equal videos.
-            generator: a CPU generator, instead of `seed`; it advances.
-            chunk_size: frames per batch, at least 1; memory grows with it, frames do not change
-                beyond float rounding.
-            align: move and scale the motion onto the photo's body.
-            check_subject: warn when finetuned weights meet another person's photo.
-            join_branches: compute the branches of guidance as one batch.
-            size: height and width of the frames, multiples of 8 in the motion's aspect; default:
-                the model's.
+            seed: of all randomness; equal seeds give equal videos.
+            generator: a CPU generator used instead of `seed`; its state advances.
+            chunk_size: frames per batch, at least 1; larger chunks need more memory, and frames
+                change only by float rounding.
+            align: move and scale the motion to the body in the photo.
+            check_subject: warn if the photo does not show the subject whose weights are loaded.
+            join_branches: compute the guidance branches as one batch.
+            size: height and width of the frames, multiples of 8 with the aspect ratio of the
+                motion; default: the model's.
             output_type: 'pil' or 'np'.
-            callback: called after each step with (steps made, steps in all), all chunks counted.
+            callback: called after each model call with (calls made, total calls of all chunks).
 
         Raises:
-            InputError: an argument is out of its range or of the wrong kind.
+            InputError: an argument is out of range or of the wrong type.
         """
         if chunk_size < 1:
             raise InputError(f"chunk_size must be at least 1, got {chunk_size}")
@@ -321,10 +324,10 @@ class DreamPosePipeline(DiffusionPipeline):
 
 
 def read_photos(photo: PhotoInput | Sequence[PhotoInput]) -> list[Photo]:
-    """One or several photos, of any accepted kind, as arrays (H W 3) of 8-bit RGB.
+    """Converts one or several photos to arrays (H W 3) of 8-bit RGB.
 
     Raises:
-        InputError: a path cannot be read, or an array has another shape or type.
+        InputError: a file cannot be read, or an array has another shape or type.
     """
     if not isinstance(photo, str | Path | Image.Image | np.ndarray):
         return [single for item in photo for single in read_photos(item)]

@@ -1,4 +1,4 @@
-"""The recipes: `sd14()` is the paper (arXiv 2304.06025), `catwalk()` the small embedded default."""
+"""Built-in recipes: `sd14` (arXiv 2304.06025) and the small `catwalk`."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from dreampose.errors import InputError
 
 
 def catwalk() -> Recipe:
-    """The embedded default: 160x128, trained by this project on its own synthetic data."""
+    """The default model, 160x128 pixels, trained on synthetic data; its weights are included."""
     return Recipe(
         name="catwalk",
         height=160,
@@ -19,7 +19,7 @@ def catwalk() -> Recipe:
         vae={
             "encoder_block_out_channels": (32, 32, 32, 32),
             "decoder_block_out_channels": (32, 32, 32, 32),
-            # Without blocks, the encoder is a fixed cosine transform; the decoder is what learns.
+            # Without blocks the encoder is a fixed cosine transform; only the decoder is trained.
             "num_encoder_blocks": (0, 0, 0, 0),
             "num_decoder_blocks": (3, 3, 2, 1),
             "latent_channels": 16,
@@ -90,7 +90,7 @@ def catwalk() -> Recipe:
 
 
 def sd14() -> Recipe:
-    """The paper's scale: Stable Diffusion 1.4, CLIP ViT-B/32, 640x512."""
+    """The paper's model: Stable Diffusion 1.4, CLIP ViT-B/32, 640x512 pixels."""
     return Recipe(
         name="sd14",
         height=640,
@@ -156,12 +156,14 @@ RECIPES = {"catwalk": catwalk, "sd14": sd14}
 
 
 def recipe(name: str | Path) -> Recipe:
-    """The recipe of that name, or the one in that JSON file.
+    """Returns a built-in recipe, or reads one from a JSON file.
 
-    The file holds `Recipe.to_dict`, or is the `model_index.json` of a model.
+    Args:
+        name: of a built-in recipe, or path of a JSON file: `Recipe.to_dict()` or the
+            `model_index.json` of a model.
 
     Raises:
-        InputError: no recipe has that name, or the file holds none.
+        InputError: there is no recipe of this name, or the file contains none.
     """
     if str(name) in RECIPES:
         return RECIPES[str(name)]()
@@ -174,15 +176,18 @@ def recipe(name: str | Path) -> Recipe:
         return Recipe.from_dict(values.get("recipe", values))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
-            f"recipe must be a file that holds one, got {str(name)!r} ({error})"
+            f"recipe must be a JSON file with a recipe, got {str(name)!r} ({error})"
         ) from error
 
 
 def aspect_sizes(recipe: Recipe) -> tuple[tuple[int, int], ...]:
-    """Frame sizes beside the recipe's own, for `Recipe.sizes`: buckets from 2:1 to 1:2.
+    """Frame sizes for `Recipe.sizes` with aspect ratios from 2:1 to 1:2.
 
-    Heights and widths are multiples of `Recipe.size_step`, areas as near the recipe's as that
-    allows, so that batches of any size need about the same memory.
+    Heights and widths are multiples of `Recipe.size_step`. Areas are close to the recipe's, so
+    batches of all sizes need about the same memory.
+
+    Returns:
+        (height, width) of each size, without the recipe's own.
     """
     step, area = recipe.size_step, recipe.height * recipe.width
     upright = {(side, round(area / side / step) * step) for side in range(step, area // step, step)}
@@ -197,15 +202,15 @@ def aspect_sizes(recipe: Recipe) -> tuple[tuple[int, int], ...]:
 
 
 def shrink(recipe: Recipe, divisor: int) -> Recipe:
-    """The same architecture with channel counts divided, for trying a large recipe on a CPU.
+    """Divides the channel counts of an architecture, to try a large recipe on a CPU.
 
-    Counts are rounded to the nearest multiple that groups and heads allow: of 8 for
-    convolutions, of the number of heads for the image encoder, whose width is also that of
-    the UNet's cross attention. Layers, tokens, latent channels and resolution stay.
+    Counts are rounded to multiples that groups and heads allow: of 8 for convolutions, of the
+    number of heads for the image encoder, whose width is also the width of the UNet's cross
+    attention. Layers, tokens, latent channels and frame size do not change.
 
     Args:
         recipe: such as `sd14()`.
-        divisor: at least 1.
+        divisor: of the channel counts, at least 1.
     """
 
     def channels(old: int, multiple: int = 8) -> int:

@@ -1,4 +1,4 @@
-"""The values that travel between rooms, and the letters of their dimensions.
+"""Shared data types and the names of tensor dimensions.
 
 b batch · t frames · p poses of a window · u channels of a pose map · k joints · n tokens ·
 d token width · c channels · H W pixels · h w latent grid (H/8, W/8).
@@ -15,9 +15,13 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """A decoded video: 8-bit RGB frames, frames per second, and where it came from.
+    """A decoded video.
 
-    first_frame: index in `source` of the first frame held.
+    Attributes:
+        frames: 8-bit RGB.
+        fps: frames per second.
+        source: path of the video file.
+        first_frame: index in `source` of the first of `frames`.
     """
 
     frames: UInt8[np.ndarray, "t H W 3"]
@@ -28,11 +32,13 @@ class Clip:
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What the denoiser is told about one batch of frames.
+    """Conditions of the denoiser for one batch of frames.
 
-    tokens: image condition c_I after the adapter; zeros are the null condition.
-    poses: the pose window c_p on the latent grid, `p` maps of 2 channels joined; zeros are null.
-    null_tokens: the null image condition where it is not zeros.
+    Attributes:
+        tokens: image condition c_I, the output of the adapter.
+        poses: pose condition c_p on the latent grid, the maps of a window concatenated along the
+            channels; zeros are the null condition.
+        null_tokens: null image condition; None stands for zeros.
     """
 
     tokens: Float[Tensor, "b n d"]
@@ -42,12 +48,17 @@ class Conditions:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One training batch: a target frame with its pose window, and another frame as the photo.
+    """Training batch: target frames with their pose windows, and other frames as photos.
 
-    latents: target frame, scaled latents. photo_latents: condition photo, scaled latents.
-    Exactly one of `photos` (pixels in [-1, 1], for an encoder that learns) and `tokens`
-    (cached `last_hidden_state` of a frozen encoder) is given. photo_poses: the photo's own pose
-    maps, where the stage asks its tokens for them.
+    Exactly one of `photos` and `tokens` is given.
+
+    Attributes:
+        latents: scaled latents of the target frames.
+        poses: pose window of each target frame.
+        photo_latents: scaled latents of the photos.
+        photos: pixels of the photos in [-1, 1], for an image encoder that is trained.
+        tokens: cached `last_hidden_state` of a frozen image encoder.
+        photo_poses: pose maps of the photos, for the token probe of the base stage.
     """
 
     latents: Float[Tensor, "b c h w"]
@@ -60,36 +71,36 @@ class Batch:
 
 @runtime_checkable
 class Scheduler(Protocol):
-    """What is used of diffusers' schedulers: their common base class does not name it."""
+    """Interface of diffusers' schedulers, which their common base class does not declare."""
 
     timesteps: Tensor
     alphas_cumprod: Tensor
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """Options, with which `from_config` makes the like."""
+        """Constructor arguments, as accepted by `from_config`."""
         ...
 
     @property
     def init_noise_sigma(self) -> Any:
-        """Deviation that the start noise must have."""
+        """Standard deviation of the initial noise."""
         ...
 
     def set_timesteps(self, num_inference_steps: int, *, device: Any = None) -> Any:
-        """Chooses the timesteps of a run."""
+        """Sets `timesteps` for this number of steps."""
         ...
 
     def scale_model_input(self, sample: Tensor, timestep: Any) -> Tensor:
-        """Latents as the denoiser expects them."""
+        """Scales noisy latents to the input of the denoiser."""
         ...
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, **kwargs: Any) -> Any:
-        """One step towards the image."""
+        """Computes the latents of the previous timestep."""
         ...
 
 
 Model = Callable[[Tensor, Tensor], Tensor]
-"""(x, t) -> prediction for noisy latents x (b c h w) at timestep t: the one thing samplers know."""
+"""(x, t) -> prediction for noisy latents x (b c h w) at timestep t; the interface of samplers."""
 
 DenoiserFunction = Callable[[Tensor, Tensor, Conditions], Tensor]
 """(x, t, conditions) -> prediction; `dreampose.models.unet.Denoiser` is one."""

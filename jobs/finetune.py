@@ -247,7 +247,7 @@ def _check(args: argparse.Namespace) -> None:
         pipe.recipe.at(*args.size)
     if args.method == "lora":
         recipe, targets = pipe.recipe, _targets(args)
-        lora.check(
+        lora.check_targets(
             {"unet": pipe.unet, "adapter": pipe.adapter},
             rank=recipe.lora_rank if args.rank is None else args.rank,
             targets=recipe.lora_targets if targets is None else targets,

@@ -35,8 +35,16 @@ def test_sd14_is_the_paper() -> None:
     [
         ("num_poses", 4, "num_poses must be odd and positive, got 4"),
         ("num_poses", 0, "num_poses must be odd and positive, got 0"),
-        ("pose_detail", 0, "pose_detail must divide the 8 pixels of a latent cell, got 0"),
-        ("pose_detail", 3, "pose_detail must divide the 8 pixels of a latent cell, got 3"),
+        (
+            "pose_detail",
+            0,
+            "pose_detail must be a divisor of 8, the side of a latent cell",
+        ),
+        (
+            "pose_detail",
+            3,
+            "pose_detail must be a divisor of 8, the side of a latent cell",
+        ),
         ("height", 100, "height must be a multiple of 8, got 100"),
     ],
 )
@@ -49,7 +57,7 @@ def test_bad_recipe_is_refused(field: str, value: Any, expected: str) -> None:
     ("sizes", "expected"),
     [
         (((512, 500),), "width must be a multiple of 8, got 500"),
-        (((640, 512),), "sizes must be other than height and width, each once, got 640x512"),
+        (((640, 512),), "sizes must be distinct and differ from height and width, got 640x512"),
     ],
 )
 def test_bad_sizes_are_refused(sizes: Any, expected: str) -> None:

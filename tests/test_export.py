@@ -90,7 +90,7 @@ def test_kohyas_file_is_read_by_diffusers_as_the_same_update(tiny_pipeline, tmp_
 
 def test_alpha_scales_the_update():
     weight = torch.ones(2, 3)
-    update = lora.Update(
+    update = lora.LoraWeights(
         tensors={"a.to_q.lora_A.weight": weight, "a.to_q.lora_B.weight": weight.T},
         settings={"r": 2, "lora_alpha": 8},
     )

@@ -64,7 +64,7 @@ def test_subjects_come_and_go_while_parts_are_offloaded(tiny_pipeline, photo, mo
     assert np.array_equal(render(tiny_pipeline, photo, motion), anna)
     tiny_pipeline.unload_subject()
     assert np.array_equal(render(tiny_pipeline, photo, motion), base)
-    with pytest.raises(InputError, match="offload must be 'none' where parts are shared"):
+    with pytest.raises(InputError, match="offload must be 'none' to share components"):
         tiny_pipeline.with_subject(tmp_path / "anna")
 
 

@@ -95,7 +95,7 @@ def test_floats_are_no_photo(pipe, photo, motion):
 def test_subject_weights_with_another_photo_warn_unless_forced(pipe, photo, motion, tmp_path):
     red, blue = np.full_like(photo, 230), np.full_like(photo, 230)
     red[10:60, 15:35], blue[10:60, 15:35] = (200, 20, 20), (20, 20, 200)
-    subject.save_subject(tmp_path / "red", pipe, subject.describe(pipe, "red", [red]))
+    subject.save_subject(tmp_path / "red", pipe, subject.describe_subject(pipe, "red", [red]))
     pipe.load_subject(tmp_path / "red")
     with pytest.warns(SubjectMismatchWarning, match="'red'"):
         pipe(blue, motion, **FEW)

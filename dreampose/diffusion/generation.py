@@ -1,9 +1,4 @@
-"""Photo and motion to frames, in two halves: one request, then any of its frames anywhere.
-
-`prepare` turns a photo and a motion into a `Request` once; `render_frames` renders any of its
-frames from that alone, so that frames can be cut into chunks and spread over machines, and
-`render_together` those of several requests at once. Knows nothing of Ray or of files.
-"""
+"""Video generation: preparing a request and rendering its frames."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -35,15 +30,24 @@ from dreampose.types import Clip, Conditions, Model
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """All that a video depends on besides the weights. Tensors are float32 on the CPU.
+    """Everything a video depends on besides the weights; tensors are float32 on the CPU.
 
-    photo_tokens: image condition c_I of each of the m photos.
-    photo_choice: index of the photo used at each call of the model.
-    noise: start noise, shared by all frames.
-    poses: pose condition c_p of every frame.
-    null_tokens: the null image condition where it is not zeros.
-    step_seed: of the noise that stochastic schedulers add, also shared by all frames.
-    fps: frames per second of the motion.
+    `prepare` makes a request once; any process with the same model can then render any of its
+    frames.
+
+    Attributes:
+        photo_tokens: image condition c_I of each of the m photos.
+        photo_choice: index of the photo used in each call of the model.
+        noise: initial noise, shared by all frames.
+        poses: pose condition c_p of every frame.
+        scheduler: class name of a diffusers scheduler.
+        scheduler_kwargs: options of the scheduler.
+        num_inference_steps: sampling steps.
+        image_scale: guidance scale s_I.
+        pose_scale: guidance scale s_p.
+        step_seed: seed of the noise added by stochastic schedulers, shared by all frames.
+        fps: frames per second of the motion.
+        null_tokens: null image condition; None stands for zeros.
     """
 
     photo_tokens: Float[Tensor, "m n d"]
@@ -61,12 +65,12 @@ class Request:
 
     @property
     def num_frames(self) -> int:
-        """Frames of the video."""
+        """Number of frames of the video."""
         return len(self.poses)
 
     @property
     def num_model_calls(self) -> int:
-        """Calls of the model for each chunk of frames."""
+        """Number of model calls per batch of frames."""
         return len(self.photo_choice)
 
 
@@ -88,34 +92,35 @@ def prepare(
     check_subject: bool = True,
     size: tuple[int, int] | None = None,
 ) -> Request:
-    """Encodes photos, poses and noise once.
+    """Encodes photos, poses and noise of a request.
 
     Args:
         pipe: the model.
-        photos: one or several of one person, any size; of several, one is picked at random for
-            every call of the model (paper: 3 help, more than 5 add little).
-        motion: at least as many frames as the model's pose window.
-        preset: name in `dreampose.config.PRESETS`; the four arguments after it override parts.
-        scheduler: class name of a diffusers scheduler; its options are `scheduler_kwargs`.
+        photos: one or several photos of one subject, any size. With several, each call of the
+            model uses one picked at random (paper: 3 help, more than 5 add little).
+        motion: at least as many frames as the pose window of the model.
+        preset: name in `dreampose.config.PRESETS`; the next five arguments override its values.
+        scheduler: class name of a diffusers scheduler.
         scheduler_kwargs: options of the scheduler.
         num_inference_steps: sampling steps, at least 1.
         image_scale: guidance scale s_I, at least 0.
         pose_scale: guidance scale s_p, at least 0.
         seed: of all randomness in the request.
-        generator: a CPU generator to draw from instead of `seed`; it advances.
-        align: move and scale the motion onto the first photo's body.
-        check_subject: warn when a finetuned subject's weights meet another person's photo.
-        size: height and width of the frames; by default that of the model, of several the one
-            whose aspect is nearest the motion's.
+        generator: a CPU generator used instead of `seed`; its state advances.
+        align: move and scale the motion to the body in the first photo.
+        check_subject: warn if the photos do not show the subject whose weights are loaded.
+        size: height and width of the frames in pixels; by default the size of the model, or the
+            one of its sizes with the aspect ratio closest to the motion's.
 
     Raises:
-        InputError: an argument is out of its range, or nobody is in the photo to align to.
+        InputError: an argument is out of range, or `align` is set and no body is found in the
+            first photo.
     """
     recipe = pipe.recipe.at(*(size or pipe.recipe.size_for(motion.height, motion.width)))
     if preset not in PRESETS:
         raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
     if not photos:
-        raise InputError("photos must be at least one, got none")
+        raise InputError("photos must contain at least one photo, got none")
     if motion.num_frames < recipe.num_poses:
         raise InputError(
             f"motion must have at least num_poses = {recipe.num_poses} frames, "
@@ -129,7 +134,7 @@ def prepare(
     ratio, expected = motion.width / motion.height, recipe.width / recipe.height
     if abs(math.log(ratio / expected)) > 0.02:
         raise InputError(
-            f"motion must have the frames' aspect {recipe.height}x{recipe.width}, "
+            f"motion must have the aspect ratio of the frames, {recipe.height}x{recipe.width}, "
             f"got {motion.height}x{motion.width}: extract it again at that size"
         )
     chosen = PRESETS[preset]
@@ -141,10 +146,10 @@ def prepare(
     num_calls = num_model_calls(sampler, num_steps)
 
     if check_subject and pipe.subject is not None:
-        subject.check(pipe.subject, photos)
+        subject.warn_on_mismatch(pipe.subject, photos)
     if align:
-        # At the motion's size, which may be finer than the model's: training's maps were too.
-        motion = poses.align(motion, photo_body(photos[0], motion.height, motion.width))
+        # At the motion's resolution, which can be higher than the model's, as in training.
+        motion = poses.align(motion, photo_pose(photos[0], motion.height, motion.width))
 
     fitted = [video.fit(photo[None], recipe.height, recipe.width) for photo in photos]
     images = video.to_model(np.concatenate(fitted)).to(pipe.execution_device)
@@ -183,11 +188,16 @@ def prepare(
     )
 
 
-def photo_body(photo: Photo, height: int, width: int) -> Motion:
-    """Where the body is in a photo fitted to `height x width`: a motion of one frame.
+def photo_pose(photo: Photo, height: int, width: int) -> Motion:
+    """Extracts the pose of a photo, as a motion of one frame.
+
+    Args:
+        photo: any size; it is fitted to `height` and `width`.
+        height: of the motion, in pixels.
+        width: of the motion, in pixels.
 
     Raises:
-        InputError: nobody is in the photo.
+        InputError: no body is found in the photo.
     """
     clip = Clip(frames=photo[None], fps=1.0, source="photo")
     return poses.extract(clip, poses.estimator("blazepose"), height=height, width=width)
@@ -203,49 +213,58 @@ def render_frames(
 ) -> UInt8[np.ndarray, "n H W 3"]:
     """Renders some frames of a request as one batch.
 
-    A frame depends on the request and its own index alone: rendered in another batch size it
-    agrees to float rounding (at most one or two grey levels), in the same batch size bitwise.
+    A frame depends only on the request and its index. With equal batch sizes it is bitwise equal,
+    with different batch sizes equal up to float rounding (one or two grey levels).
 
     Args:
         pipe: the model that prepared the request.
-        request: from `prepare`.
-        indices: of the frames wanted, in [0, request.num_frames).
-        callback: called after every call of the model with (calls made, calls in all).
-        join_branches: compute the branches of guidance as one batch; less memory without.
+        request: result of `prepare`.
+        indices: of the frames to render, in [0, request.num_frames).
+        callback: called after every call of the model with (calls made, total calls).
+        join_branches: compute the guidance branches as one batch; False needs less memory.
+
+    Returns:
+        Frames in the order of `indices`, 8-bit RGB.
 
     Raises:
         InputError: an index is out of range.
     """
     parts = [(request, indices)]
-    return render_together(pipe, parts, callback=callback, join_branches=join_branches)[0]
+    return render_requests(pipe, parts, callback=callback, join_branches=join_branches)[0]
 
 
 @torch.no_grad()
-def render_together(
+def render_requests(
     pipe: Components,
     parts: Sequence[tuple[Request, Sequence[int]]],
     *,
     callback: Callable[[int, int], None] | None = None,
     join_branches: bool = True,
 ) -> list[UInt8[np.ndarray, "n H W 3"]]:
-    """Renders frames of several requests as one batch; else as `render_frames`.
+    """Renders frames of several requests as one batch.
 
     Args:
-        pipe: the model that prepared all of them.
-        parts: at least one: requests of which each two `agree`, and the frames wanted of each.
+        pipe: the model that prepared the requests.
+        parts: at least one request with the indices of its frames to render; all pairs of requests
+            must satisfy `can_share_batch`.
         callback: as in `render_frames`.
         join_branches: as in `render_frames`.
 
+    Returns:
+        Frames of each part, 8-bit RGB.
+
     Raises:
-        InputError: an index is out of range, or requests do not agree.
+        InputError: an index is out of range, or requests cannot share a batch.
     """
     for request, indices in parts:
         for index in indices:
             if not 0 <= index < request.num_frames:
                 raise InputError(f"indices must be in [0, {request.num_frames}), got {index}")
     shared, device = parts[0][0], pipe.execution_device
-    if not all(agree(shared, request) for request, _ in parts[1:]):
-        raise InputError("parts must agree in size, scheduler, steps and scales, got others")
+    if not all(can_share_batch(shared, request) for request, _ in parts[1:]):
+        raise InputError(
+            "parts must have the same size, scheduler, steps and scales, got different ones"
+        )
     scheduler = scheduler_by_name(
         shared.scheduler, pipe.scheduler.config, **shared.scheduler_kwargs
     )
@@ -254,7 +273,7 @@ def render_together(
     denoiser = Denoiser(unet=pipe.unet)
     null_tokens = None if shared.null_tokens is None else shared.null_tokens.to(device)
 
-    # Not one for each call: there are as many as combinations of the requests' photos.
+    # Cached, because there are fewer combinations of photos than calls.
     @lru_cache(maxsize=8)
     def guided(photos: tuple[int, ...]) -> Model:
         tokens = [
@@ -297,7 +316,7 @@ def render_together(
     return np.split(video.to_pixels(codec.decode(latents)), np.cumsum(counts)[:-1])
 
 
-def agree(one: Request, other: Request) -> bool:
+def can_share_batch(one: Request, other: Request) -> bool:
     """Whether frames of two requests of the same model can be rendered in one batch."""
     names = ("scheduler", "num_inference_steps", "image_scale", "pose_scale")
     return (

@@ -1,4 +1,4 @@
-"""Dual classifier-free guidance. Knows a denoiser as a callable, nothing of UNets or samplers."""
+"""Dual classifier-free guidance on image and pose."""
 
 import torch
 from jaxtyping import Float, Shaped
@@ -16,28 +16,28 @@ def guide(
     *,
     join_branches: bool = True,
 ) -> Model:
-    """Binds conditions and scales into a model that samplers can call.
+    """Makes a model of (x, t) with dual classifier-free guidance.
 
-    The paper's equation (arXiv 2304.06025, section 4.4), with s_I = `image_scale` and
-    s_p = `pose_scale`:
+    The guidance equation (arXiv 2304.06025, section 4.4), with s_I = `image_scale` and
+    s_p = `pose_scale`, is
 
         eps_hat = eps(z, ∅, ∅) + s_I [eps(z, c_I, ∅) - eps(z, ∅, ∅)]
                                + s_p [eps(z, c_I, c_p) - eps(z, c_I, ∅)]
 
-    It is computed as the same sum ordered by branch,
+    Sorted by branch, the same sum is
 
-        eps_hat = (1 - s_I) eps(z, ∅, ∅) + (s_I - s_p) eps(z, c_I, ∅) + s_p eps(z, c_I, c_p),
+        eps_hat = (1 - s_I) eps(z, ∅, ∅) + (s_I - s_p) eps(z, c_I, ∅) + s_p eps(z, c_I, c_p).
 
-    and a branch whose factor is zero is not computed: s_I = s_p = 1 costs one branch, any other
-    s_I = s_p and s_I = 1 cost two. The sum is linear, so it holds for any prediction type.
+    Branches with factor zero are skipped: s_I = s_p = 1 needs one branch, any other s_I = s_p and
+    s_I = 1 need two. The sum is linear, so it applies to every prediction type.
 
     Args:
-        denoiser: predicts for given conditions.
+        denoiser: (x, t, conditions) -> prediction.
         conditions: c_I and c_p of the batch.
-        image_scale: s_I; 1 follows the photo as trained, more exaggerates it.
-        pose_scale: s_p, likewise.
+        image_scale: s_I; 1 is no guidance.
+        pose_scale: s_p; 1 is no guidance.
         join_branches: run the branches as one batch (faster) or one after the other (less
-            memory). Results agree to float rounding.
+            memory); results agree up to float rounding.
     """
     factors = (1 - image_scale, image_scale - pose_scale, pose_scale)
     inputs = (

@@ -1,4 +1,4 @@
-"""Losses of the training stages. Knows nothing of models, data or the training loop."""
+"""Loss functions of the training stages."""
 
 import torch
 from einops import rearrange
@@ -12,12 +12,12 @@ def denoising_loss(
     target: Float[Tensor, "b c h w"],
     weights: Float[Tensor, " b"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Squared error of the denoiser, L = E || eps - eps_hat(z_t, t, c) ||² (paper, eq. 1).
+    """Mean squared error of the denoiser, L = E || eps - eps_hat(z_t, t, c) ||² (paper, eq. 1).
 
     Args:
-        prediction: what the denoiser said.
-        target: noise or velocity, whatever the schedule predicts.
-        weights: a factor per sample; `None` is the paper's plain mean.
+        prediction: output of the denoiser.
+        target: noise, velocity or sample, by the scheduler's `prediction_type`.
+        weights: factor per sample; None is the unweighted mean of the paper.
     """
     error = functional.mse_loss(prediction.float(), target.float(), reduction="none")
     per_sample = error.mean(dim=(1, 2, 3))
@@ -27,12 +27,12 @@ def denoising_loss(
 def min_snr_weights(
     snr: Float[Tensor, " b"], *, gamma: float, prediction_type: str
 ) -> Float[Tensor, " b"]:
-    """Weights that even out the timesteps (Hang et al. 2023, arXiv 2303.09556, eq. 6).
+    """Min-SNR weights of timesteps (Hang et al. 2023, arXiv 2303.09556, eq. 6).
 
     Args:
-        snr: signal-to-noise ratio of each sample's timestep, alpha² / sigma².
-        gamma: where the ratio is clipped; the paper uses 5.
-        prediction_type: 'epsilon' or 'v_prediction', what the squared error is taken of.
+        snr: signal-to-noise ratio alpha² / sigma² of each sample's timestep.
+        gamma: upper limit of the ratio; the paper uses 5.
+        prediction_type: 'epsilon' or 'v_prediction'.
     """
     clipped = snr.clamp(max=gamma)
     return clipped / (snr + 1) if prediction_type == "v_prediction" else clipped / snr
@@ -41,9 +41,14 @@ def min_snr_weights(
 def reconstruction_loss(
     images: Float[Tensor, "b c h w"], truth: Float[Tensor, "b c h w"], *, edge_weight: float = 0.0
 ) -> Float[Tensor, ""]:
-    """Mean absolute error of pixels, plus that of their differences to the next row and column.
+    """L1 error of pixels, plus the weighted L1 error of vertical and horizontal differences.
 
-    The second term asks for edges and patterns that plain L1 leaves blurred.
+    The second term penalises blurred edges and patterns.
+
+    Args:
+        images: reconstructed pixels.
+        truth: original pixels.
+        edge_weight: weight of the second term; 0 leaves it out.
     """
     error = images.float() - truth.float()
     loss = error.abs().mean()
@@ -57,19 +62,19 @@ def reconstruction_loss(
 def reading_loss(
     read: Float[Tensor, "b n c"], truth: Float[Tensor, "b n c"], seen: Float[Tensor, " n"]
 ) -> Float[Tensor, ""]:
-    """Squared error of what is read from an image's tokens, over the share of each that is image.
+    """Mean squared error of a probe on image tokens, weighted by the visible part of each patch.
 
     Args:
-        read: a layer's guess at what each token's patch shows.
-        truth: what it shows.
-        seen: share of the patch that lies in the image, 0 to 1.
+        read: values that a linear layer predicts from each token.
+        truth: true mean values of the token's patch.
+        seen: fraction of the patch that lies inside the image, in [0, 1].
     """
     error = (read.float() - truth.float()).pow(2).mean(dim=(0, 2))
     return (error * seen).sum() / seen.sum()
 
 
 def kl_loss(mean: Float[Tensor, "b c h w"], logvar: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
-    """Divergence from the unit normal: summed over a latent, averaged over the batch."""
+    """KL divergence from the standard normal, summed over each latent, averaged over the batch."""
     divergence = 0.5 * (mean.pow(2) + logvar.exp() - 1.0 - logvar)
     return divergence.float().sum(dim=(1, 2, 3)).mean()
 
@@ -77,7 +82,13 @@ def kl_loss(mean: Float[Tensor, "b c h w"], logvar: Float[Tensor, "b c h w"]) ->
 def identity_loss(
     first: Float[Tensor, "b d"], second: Float[Tensor, "b d"], *, temperature: float = 0.1
 ) -> Float[Tensor, ""]:
-    """InfoNCE both ways (van den Oord et al. 2018): row i of both is one person, others are not."""
+    """Symmetric InfoNCE loss of identity embeddings (van den Oord et al. 2018).
+
+    Args:
+        first: embeddings of one frame of each subject.
+        second: embeddings of another frame of the same subjects, in the same order.
+        temperature: divides the cosine similarities.
+    """
     logits = (
         functional.normalize(first, dim=1) @ functional.normalize(second, dim=1).T / temperature
     )
@@ -87,5 +98,5 @@ def identity_loss(
 
 
 def pool_tokens(tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b d"]:
-    """Mean of an image's tokens."""
+    """Mean over the tokens of each image."""
     return rearrange(tokens, "b n d -> b d n").mean(dim=-1)

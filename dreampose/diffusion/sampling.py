@@ -1,4 +1,4 @@
-"""Sampling: a generator of steps over any model and diffusers scheduler. Knows no UNets or Ray."""
+"""Sampling loop for any model and diffusers scheduler, as a generator."""
 
 import copy
 import inspect
@@ -15,10 +15,14 @@ from dreampose.types import Model, Scheduler
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """Where the sampler stands after a call of the model.
+    """State of the sampler after one call of the model.
 
-    index: calls made before this one, from 0. num_steps: calls in all (second-order schedulers
-    make more than the inference steps asked for). latents: after this step.
+    Attributes:
+        index: of the call, from 0.
+        num_steps: total number of calls; second-order schedulers make more calls than inference
+            steps.
+        timestep: of the call.
+        latents: result of the step.
     """
 
     index: int
@@ -30,10 +34,15 @@ class Step:
 def prepare_scheduler(
     scheduler: Scheduler, num_steps: int, device: torch.device | str = "cpu"
 ) -> Scheduler:
-    """A copy with its timesteps set, so that no history is shared between requests.
+    """Copies a scheduler and sets its timesteps; requests must not share a scheduler's state.
+
+    Args:
+        scheduler: not changed.
+        num_steps: inference steps, at least 1.
+        device: of the timesteps.
 
     Raises:
-        InputError: `num_steps` is not positive or the scheduler refuses it.
+        InputError: `num_steps` is less than 1 or not supported by the scheduler.
     """
     if num_steps < 1:
         raise InputError(f"num_inference_steps must be at least 1, got {num_steps}")
@@ -42,13 +51,14 @@ def prepare_scheduler(
         scheduler.set_timesteps(num_steps, device=device)
     except ValueError as error:
         raise InputError(
-            f"num_inference_steps must suit {type(scheduler).__name__}, got {num_steps} ({error})"
+            f"num_inference_steps must be supported by {type(scheduler).__name__}, "
+            f"got {num_steps} ({error})"
         ) from error
     return scheduler
 
 
 def num_model_calls(scheduler: Scheduler, num_steps: int) -> int:
-    """How often `denoise` will call the model."""
+    """Number of model calls that `denoise` makes with this scheduler."""
     return len(prepare_scheduler(scheduler, num_steps).timesteps)
 
 
@@ -60,28 +70,30 @@ def denoise(
     *,
     seeds: Sequence[int] | None = None,
 ) -> Iterator[Step]:
-    """Runs the scheduler from pure noise to latents, yielding after every call of the model.
+    """Denoises from pure noise to latents, yielding after every call of the model.
 
     Args:
         model: (x, t) -> prediction of the scheduler's `prediction_type`.
-        noise: unit normal, one sample per frame.
-        scheduler: left untouched: a copy keeps the history of multistep methods.
-        num_steps: inference steps.
-        seeds: one per sample, for schedulers that add noise on the way. Equal seeds draw equal
-            noise, whatever the batch, so that frames sampled apart agree. Required by those
-            schedulers only.
+        noise: standard normal, one sample per frame.
+        scheduler: not changed; a copy holds the history of multistep methods.
+        num_steps: inference steps, at least 1.
+        seeds: one per sample, for schedulers that add noise in each step. Equal seeds draw equal
+            noise in any batch, so frames sampled in different batches agree.
+
+    Yields:
+        The state after each call.
 
     Raises:
-        InputError: `num_steps` is not positive or the scheduler refuses it.
+        InputError: `num_steps` is less than 1 or not supported by the scheduler.
     """
     scheduler = prepare_scheduler(scheduler, num_steps, noise.device)
     assert seeds is None or len(seeds) == len(noise)
     extra: dict[str, object] = {}
     if seeds is not None and "generator" in inspect.signature(scheduler.step).parameters:
-        # On the CPU, so that the device does not change the draw.
+        # CPU generators draw the same numbers for every device.
         extra["generator"] = [torch.Generator().manual_seed(seed) for seed in seeds]
     if seeds is not None and hasattr(scheduler, "noise_sampler_seed"):
-        # DPMSolverSDEScheduler draws from a Brownian tree: one per sample here as well.
+        # DPMSolverSDEScheduler draws from a Brownian tree, here one per sample.
         setattr(scheduler, "noise_sampler_seed", list(seeds))  # noqa: B010
     latents = noise * scheduler.init_noise_sigma
     for index, timestep in enumerate(scheduler.timesteps):

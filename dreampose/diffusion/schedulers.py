@@ -1,4 +1,4 @@
-"""Noising, prediction targets, and diffusers' schedulers by name. Knows nothing of models."""
+"""Noise schedule, training targets, and diffusers schedulers by name."""
 
 import difflib
 import inspect
@@ -16,21 +16,21 @@ from dreampose.types import Scheduler
 
 ZERO_SNR = "rescale_betas_zero_snr"
 LEAST_SIGNAL = 2.0**-24
-"""What alpha_bar is at a last timestep of noise alone, as in diffusers' solvers."""
+"""Value of alpha_bar at a last timestep with zero signal, as in diffusers' solvers."""
 REVERSED = ("DDIMInverseScheduler", "DPMSolverMultistepInverseScheduler")
 """Schedulers that add noise instead of removing it."""
 
 
 def noise_process(options: Mapping[str, Any]) -> PNDMScheduler:
-    """The scheduler that a recipe's models are trained and saved with (paper: PNDM).
+    """Makes the scheduler that a model is trained and saved with (paper: PNDM).
 
     Args:
-        options: `Recipe.scheduler`. With `rescale_betas_zero_snr` the noise of all timesteps grows
-            so that nothing of the image is left at the last one (Lin et al. 2023, arXiv 2305.08891,
-            algorithm 1); the new betas are kept as `trained_betas`, which every scheduler reads.
+        options: `Recipe.scheduler`. With `rescale_betas_zero_snr`, the betas are rescaled so that
+            the last timestep has zero signal (Lin et al. 2023, arXiv 2305.08891, algorithm 1) and
+            stored as `trained_betas`, which every scheduler reads.
 
     Raises:
-        InputError: noise is to be predicted where there is nothing else.
+        InputError: `rescale_betas_zero_snr` is combined with `prediction_type` 'epsilon'.
     """
     known = {key: value for key, value in options.items() if key != ZERO_SNR}
     process = PNDMScheduler(**known)
@@ -45,11 +45,11 @@ def noise_process(options: Mapping[str, Any]) -> PNDMScheduler:
 
 
 def _zero_snr_betas(alphas_cumprod: Float[Tensor, " t"]) -> list[float]:
-    """Betas whose signal is shifted to nothing at the end and scaled to begin as before."""
+    """Rescales betas to zero terminal SNR, keeping the signal of the first timestep."""
     signal = alphas_cumprod.double().sqrt()
     first, last = signal[0].item(), signal[-1].item()
     signal = (signal - last) * first / (first - last)
-    # Solvers take its logarithm.
+    # Not exactly zero, because solvers take the logarithm.
     kept = signal.square().clamp(min=LEAST_SIGNAL)
     return [1 - kept[0].item(), *(1 - kept[1:] / kept[:-1]).tolist()]
 
@@ -60,7 +60,14 @@ def add_noise(
     noise: Float[Tensor, "b c h w"],
     timesteps: Int64[Tensor, " b"],
 ) -> Float[Tensor, "b c h w"]:
-    """z_t = sqrt(alpha_bar_t) z_0 + sqrt(1 - alpha_bar_t) eps, one timestep per sample."""
+    """Noisy latents z_t = sqrt(alpha_bar_t) z_0 + sqrt(1 - alpha_bar_t) eps.
+
+    Args:
+        scheduler: its `alphas_cumprod` is used.
+        latents: z_0, scaled latents.
+        noise: eps.
+        timesteps: one per sample.
+    """
     signal, sigma = _rates(scheduler, latents, timesteps)
     return signal * latents + sigma * noise
 
@@ -71,13 +78,19 @@ def training_target(
     noise: Float[Tensor, "b c h w"],
     timesteps: Int64[Tensor, " b"],
 ) -> Float[Tensor, "b c h w"]:
-    """What the denoiser learns to predict, by the scheduler's `prediction_type`.
+    """Training target of the denoiser, by the scheduler's `prediction_type`.
 
     'epsilon': the noise (the paper); 'v_prediction': sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) z_0
     (Salimans & Ho 2022); 'sample': z_0.
 
+    Args:
+        scheduler: its `alphas_cumprod` and `prediction_type` are used.
+        latents: z_0, scaled latents.
+        noise: eps.
+        timesteps: one per sample.
+
     Raises:
-        InputError: the scheduler's configuration names another type.
+        InputError: `prediction_type` is none of the three.
     """
     kind = scheduler.config["prediction_type"]
     if kind == "epsilon":
@@ -101,11 +114,10 @@ def _rates(
 
 
 def scheduler_names() -> tuple[str, ...]:
-    """Class names of every diffusers scheduler that can sample these models.
+    """Class names of all diffusers schedulers that can sample these models.
 
-    They are those built on the same noise process: they take the betas that the weights were
-    trained with, and step from (prediction, timestep, sample) alone. Flow-matching, token and
-    inverse schedulers belong to other models.
+    These accept the betas of training and a `step` of (prediction, timestep, sample). Schedulers
+    for flow matching, discrete tokens or inversion are left out.
     """
     return tuple(name for name in dir(diffusers) if _is_usable(name))
 
@@ -115,7 +127,7 @@ def _is_usable(name: str) -> bool:
         return False
     scheduler = getattr(diffusers, name)
     if not isinstance(scheduler, type) or not issubclass(scheduler, SchedulerMixin):
-        # Needs a package that is not installed: diffusers puts a stand-in there.
+        # diffusers defines a dummy object if a package of the scheduler is not installed.
         return False
     if "beta_start" not in inspect.signature(scheduler.__init__).parameters:
         return False
@@ -125,20 +137,20 @@ def _is_usable(name: str) -> bool:
 
 
 def scheduler_by_name(name: str, base_config: Mapping[str, Any], **kwargs: Any) -> Scheduler:
-    """A diffusers scheduler with the noise process of `base_config`.
+    """Makes a diffusers scheduler with the noise schedule of a model.
 
     Args:
-        name: a class name such as 'DPMSolverMultistepScheduler'; see `scheduler_names`.
-        base_config: the model's own scheduler configuration: betas, prediction type, offsets.
-        **kwargs: options of that class, such as `timestep_spacing`; they win over `base_config`.
+        name: class name such as 'DPMSolverMultistepScheduler'; see `scheduler_names`.
+        base_config: scheduler configuration of the model: betas, prediction type, offsets.
+        **kwargs: options of the class, such as `timestep_spacing`; they override `base_config`.
 
     Raises:
-        InputError: no such scheduler, or it has no such option; near names are listed.
+        InputError: the scheduler or an option does not exist; similar names are listed.
     """
     names = scheduler_names()
     if name not in names:
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-        hint = f"near: {', '.join(near)}" if near else f"one of {', '.join(names)}"
+        hint = f"similar: {', '.join(near)}" if near else f"one of {', '.join(names)}"
         extra = " (it needs the package torchsde)" if "SDE" in name and "Solver" in name else ""
         raise InputError(f"scheduler must be a diffusers class name ({hint}), got {name!r}{extra}")
     scheduler = getattr(diffusers, name)
@@ -150,6 +162,6 @@ def scheduler_by_name(name: str, base_config: Mapping[str, Any], **kwargs: Any) 
             f"got {', '.join(sorted(unknown))}"
         )
     config = {key: value for key, value in base_config.items() if key in options}
-    # Latents are not pixels: clipping them to [-1, 1], some classes' default, would destroy them.
+    # Some classes clip to [-1, 1] by default, which is meant for pixels and would destroy latents.
     defaults = {"clip_sample": False} if "clip_sample" in options else {}
     return scheduler.from_config({**defaults, **config}, **kwargs)

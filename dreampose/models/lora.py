@@ -1,8 +1,4 @@
-"""Low-rank updates of a module's layers, by peft: put in, trained, kept in a file, put on a base.
-
-Knows nothing of people, pipelines or losses. A file has diffusers' LoRA layout: tensors
-`COMPONENT.LAYER.lora_A.weight` and `….lora_B.weight`, peft's configuration in its metadata.
-"""
+"""LoRA: adding low-rank updates to models, saving, loading, merging."""
 
 import copy
 import json
@@ -19,21 +15,25 @@ from torch import Tensor, nn
 from dreampose.errors import InputError
 
 FILE = "pytorch_lora_weights.safetensors"
-"""The name diffusers gives such a file."""
+"""File name of LoRA weights in diffusers.
+
+Tensors are called `COMPONENT.LAYER.lora_A.weight` and `COMPONENT.LAYER.lora_B.weight`.
+"""
 
 METADATA = "lora_adapter_metadata"
-"""Where diffusers keeps peft's configuration."""
+"""Key of peft's configuration in the file's metadata, as in diffusers."""
 
 _NAME = "default"
-"""peft's own name of a module's one update."""
+"""Name of the adapter in peft."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Update:
-    """What a file holds for one component.
+class LoraWeights:
+    """LoRA weights of one component of a pipeline.
 
-    tensors: by the layer's name and `lora_A.weight` or `lora_B.weight`. settings: of
-    `peft.LoraConfig`.
+    Attributes:
+        tensors: by layer name and `lora_A.weight` or `lora_B.weight`.
+        settings: fields of `peft.LoraConfig`.
     """
 
     tensors: Mapping[str, Tensor]
@@ -41,62 +41,62 @@ class Update:
 
     @property
     def scale(self) -> float:
-        """What B A is multiplied with."""
+        """Factor of the product B A: `lora_alpha` / `r`."""
         return float(self.settings["lora_alpha"]) / float(self.settings["r"])
 
 
-def is_in(module: nn.Module) -> bool:
-    """Whether low-rank updates are in a module."""
+def has_lora(module: nn.Module) -> bool:
+    """Whether LoRA layers were added to a module."""
     return hasattr(module, "peft_config")
 
 
-def check(modules: Mapping[str, nn.Module], *, rank: int, targets: Iterable[str]) -> None:
-    """Checks that updates of these layers can be made.
+def check_targets(modules: Mapping[str, nn.Module], *, rank: int, targets: Iterable[str]) -> None:
+    """Checks that LoRA layers of this rank can be added to these layers.
 
     Args:
-        modules: by component.
+        modules: by component name.
         rank: at least 1.
-        targets: ends of names of linear or convolution layers.
+        targets: suffixes of the names of linear or convolution layers.
 
     Raises:
-        InputError: the rank is less than 1, or no layer has such a name; those there are are named.
+        InputError: the rank is less than 1, there is no target, or a target matches no layer.
     """
     if rank < 1:
         raise InputError(f"rank must be at least 1, got {rank}")
     known = {name: layer for module in modules.values() for name, layer in _layers(module).items()}
     wanted = tuple(targets)
     if not wanted:
-        raise InputError("lora_targets must be at least one, got none")
+        raise InputError("lora_targets must name at least one layer, got none")
     for target in wanted:
         if not any(_matches(name, target) for name in known):
             ends = sorted({_short(name) for name in known})
             raise InputError(
-                f"lora_targets must be ends of layers' names such as {', '.join(ends)}, "
+                f"lora_targets must be suffixes of layer names such as {', '.join(ends)}, "
                 f"got {target!r}"
             )
 
 
-def add(
+def add_lora(
     modules: Mapping[str, nn.Module], *, rank: int, targets: Iterable[str], seed: int = 0
 ) -> None:
-    """Puts updates that change nothing yet into modules, in place; they alone require gradients.
+    """Adds LoRA layers to modules, in place; only their weights require gradients afterwards.
 
-    W becomes W + B A with A random and B zero (arXiv 2106.09685).
+    W becomes W + B A with A random and B zero, so outputs do not change yet (arXiv 2106.09685).
 
     Args:
-        modules: by component.
+        modules: by component name.
         rank: of B A.
-        targets: ends of the names of the layers.
-        seed: of A.
+        targets: suffixes of the names of the layers.
+        seed: of the random A.
 
     Raises:
-        InputError: see `check`.
+        InputError: see `check_targets`.
     """
-    # Here and not above: it takes seconds, and most uses of a model need none of it.
+    # Imported here because peft takes seconds to import and most uses of a model do not need it.
     from peft import LoraConfig, inject_adapter_in_model
 
     wanted = tuple(targets)
-    check(modules, rank=rank, targets=wanted)
+    check_targets(modules, rank=rank, targets=wanted)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for module in modules.values():
@@ -111,8 +111,8 @@ def add(
                 module.requires_grad_(False)
 
 
-def shared(module: nn.Module) -> Any:
-    """A copy of a module whose weights are the same memory, so that layers can be put into it."""
+def copy_sharing_weights(module: nn.Module) -> Any:
+    """Copies a module without its weights: the copy's parameters share memory with the original."""
     memo: dict[int, Any] = {id(value): value for value in module.buffers()}
     for value in module.parameters():
         memo[id(value)] = nn.Parameter(value.detach(), requires_grad=False)
@@ -120,13 +120,18 @@ def shared(module: nn.Module) -> Any:
 
 
 def save(path: Path, modules: Mapping[str, nn.Module]) -> None:
-    """Writes the updates in modules, in float32; components without any are left out."""
+    """Writes the LoRA weights of modules in float32; components without LoRA are left out.
+
+    Args:
+        path: of the safetensors file.
+        modules: by component name.
+    """
     from peft import get_peft_model_state_dict
 
     tensors: dict[str, Tensor] = {}
     settings: dict[str, Any] = {}
     for component, module in modules.items():
-        if not is_in(module):
+        if not has_lora(module):
             continue
         state = get_peft_model_state_dict(module, adapter_name=_NAME)
         for key, value in state.items():
@@ -138,11 +143,11 @@ def save(path: Path, modules: Mapping[str, nn.Module]) -> None:
     save_file(tensors, path, metadata={"format": "pt", METADATA: text})
 
 
-def read(path: Path) -> dict[str, Update]:
-    """The updates of each component in a file.
+def read(path: Path) -> dict[str, LoraWeights]:
+    """Reads the LoRA weights of each component from a file.
 
     Raises:
-        InputError: it is no such file.
+        InputError: the file is not a LoRA file of diffusers' layout with peft's metadata.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -151,29 +156,32 @@ def read(path: Path) -> dict[str, Update]:
         settings = json.loads(metadata[METADATA])
         components = {key.partition(".")[0] for key in tensors}
         updates = {
-            component: Update(
+            component: LoraWeights(
                 tensors=_part(tensors, component), settings=_part(settings, component)
             )
             for component in sorted(components)
         }
         if any(update.scale <= 0 for update in updates.values()):
-            raise ValueError("a scale that is not positive")
+            raise ValueError("its scale is not positive")
     except (OSError, SafetensorError, ValueError, KeyError, ZeroDivisionError) as error:
         raise InputError(
-            f"lora must be a file that this package or diffusers wrote, got {str(path)!r} ({error})"
+            f"lora must be a file written by this package or diffusers, got {str(path)!r} ({error})"
         ) from error
     return updates
 
 
-def attach(modules: Mapping[str, nn.Module], path: Path) -> dict[str, nn.Module]:
-    """Copies of base modules with a file's updates in them; the base's weights are shared.
+def load(modules: Mapping[str, nn.Module], path: Path) -> dict[str, nn.Module]:
+    """Loads a LoRA file into copies of base modules; the copies share the base's weights.
 
     Args:
-        modules: by component; left untouched.
-        path: written by `save`.
+        modules: by component name; not changed.
+        path: file written by `save`.
+
+    Returns:
+        Frozen copies, in evaluation mode, of the components that the file has weights for.
 
     Raises:
-        InputError: the file is damaged, or its layers are not those of the modules.
+        InputError: the file is damaged, or its layers or shapes do not match the modules.
     """
     from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 
@@ -181,12 +189,12 @@ def attach(modules: Mapping[str, nn.Module], path: Path) -> dict[str, nn.Module]
     for component, update in read(path).items():
         if component not in modules:
             raise InputError(
-                f"lora must hold layers of {' and '.join(modules)}, got {component} in "
+                f"lora must contain layers of {' or '.join(modules)} only, got {component} in "
                 f"{str(path)!r}"
             )
         base = modules[component]
         _check_layers(_layers(base), update, f"{component} of {str(path)!r}")
-        module: nn.Module = shared(base)
+        module: nn.Module = copy_sharing_weights(base)
         settings: Any = update.settings
         config = LoraConfig(r=settings["r"], lora_alpha=settings["lora_alpha"],
                             target_modules=settings["target_modules"])  # fmt: skip
@@ -201,9 +209,12 @@ def attach(modules: Mapping[str, nn.Module], path: Path) -> dict[str, nn.Module]
     return attached
 
 
-def merged(module: Any) -> Any:
-    """The module with its updates added to its weights: a copy; itself where there are none."""
-    if not is_in(module):
+def merge(module: Any) -> Any:
+    """Returns a copy with the LoRA weights added to the base weights.
+
+    A module without LoRA layers is returned as it is.
+    """
+    if not has_lora(module):
         return module
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -219,7 +230,7 @@ def merged(module: Any) -> Any:
 
 
 def num_parameters(modules: Iterable[nn.Module]) -> int:
-    """Parameters of the updates in modules."""
+    """Number of LoRA parameters in modules."""
     return sum(value.numel() for module in modules for name, value in module.named_parameters()
                if ".lora_" in name)  # fmt: skip
 
@@ -240,23 +251,28 @@ def _matches(name: str, target: str) -> bool:
 
 
 def _short(name: str) -> str:
-    """The last part of a name, or the last two where the last is a number."""
+    """Last part of a dotted name, or the last two if the last is a number."""
     parts = name.split(".")
     return ".".join(parts[-2:]) if parts[-1].isdigit() and len(parts) > 1 else parts[-1]
 
 
-def _check_layers(layers: Mapping[str, nn.Module], update: Update, name: str) -> None:
+def _check_layers(layers: Mapping[str, nn.Module], update: LoraWeights, name: str) -> None:
+    """Checks that each pair of tensors fits a layer of the base model.
+
+    Raises:
+        InputError: a tensor has no layer, no counterpart or another shape.
+    """
     for key, value in update.tensors.items():
         layer_name, _, kind = key.rpartition(".lora_")
         layer = layers.get(layer_name)
         if layer is None or kind not in ("A.weight", "B.weight"):
-            raise InputError(f"lora must hold layers of the base model, got {key} in {name}")
+            raise InputError(f"lora must fit the base model, got unknown tensor {key} in {name}")
         shape: Any = layer.weight.shape
         rank = int(update.settings["r"])
         expected = (rank, shape[1]) if kind[0] == "A" else (shape[0], rank)
         other = f"{layer_name}.lora_{'B' if kind[0] == 'A' else 'A'}.weight"
         if expected != tuple(value.shape[:2]) or other not in update.tensors:
             raise InputError(
-                f"lora must hold A and B of each layer, {key} of shape {expected}, got "
+                f"lora must have A and B of each layer, {key} with shape {expected}, got "
                 f"{tuple(value.shape)} in {name}"
             )

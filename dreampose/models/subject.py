@@ -1,9 +1,4 @@
-"""Weights finetuned on one person, and whose they are. Knows nothing of training or sampling.
-
-A subject's folder holds only the tensors that finetuning may change, as safetensors, or low-rank
-updates of them (`dreampose.models.lora`), beside `subject.json`: name, recipe, fingerprint of the
-base model, and what its photos look like.
-"""
+"""Finetuned weights of one subject: saving, loading, fingerprints, photo check."""
 
 import copy
 import hashlib
@@ -37,24 +32,30 @@ from dreampose.types import Scheduler
 Photo = UInt8[np.ndarray, "H W 3"]
 
 TRAINED = {"unet": ("",), "adapter": ("",), "vae": ("decoder.", "post_quant_conv.")}
-"""Components that finetuning may change, and the prefixes of the tensors kept of each."""
+"""Components that finetuning can change, with the name prefixes of the tensors that are saved."""
 
 MODELS = ("vae", "image_encoder", "adapter", "unet")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 MISMATCH = 15.0
-"""Mean CIELAB distance from which two photos are taken to show different people or outfits.
+"""Mean CIELAB distance above which two photos are assumed to show different subjects or outfits.
 
-Over two clips each of 12 catwalk identities one person's frames are at most 12 apart (99% of pairs
-9.8), and 88% of frames are farther than 15 from every frame of anybody else.
+Measured on two clips each of 12 catwalk identities: frames of one identity differ by at most 12
+(99% of pairs: 9.8), and 88% of frames differ by more than 15 from all frames of other identities.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """Whose weights these are and which base model they belong to.
+    """Description of a subject's weights; `subject.json` in its folder.
 
-    looks: `look` of each photo. photos: `photo_hash` of each photo. method: 'full' or 'lora', then
-    with its rank.
+    Attributes:
+        name: of the subject.
+        recipe: name of the base model's recipe.
+        base: fingerprint of the base model.
+        photos: `photo_hash` of each photo.
+        looks: `outfit_colours` of each photo.
+        method: 'full' or 'lora'.
+        rank: of 'lora', else 0.
     """
 
     name: str
@@ -68,7 +69,7 @@ class Subject:
 
 @runtime_checkable
 class Components(Protocol):
-    """The parts of a model; `dreampose.pipeline.DreamPosePipeline` has them."""
+    """The components of a model, which `dreampose.pipeline.DreamPosePipeline` has."""
 
     vae: VAE
     image_encoder: CLIPVisionModel
@@ -78,38 +79,38 @@ class Components(Protocol):
 
     @property
     def recipe(self) -> Recipe:
-        """Sizes and numbers of the model."""
+        """Configuration of the model."""
         ...
 
     @property
     def execution_device(self) -> torch.device:
-        """Where the parts compute, wherever they lie meanwhile."""
+        """Device that computes, also while weights are offloaded to the CPU."""
         ...
 
     @property
     def subject(self) -> Subject | None:
-        """Whose weights are loaded; None is the base model."""
+        """Subject whose weights are loaded; None for the base model."""
         ...
 
 
-def describe(
+def describe_subject(
     pipe: Components, name: str, photos: Sequence[Photo], *, method: str = "full", rank: int = 0
 ) -> Subject:
-    """The `Subject` of these photos, for weights that are about to be trained from `pipe`.
+    """Describes a subject before finetuning.
 
     Args:
-        pipe: the base model, before it is changed.
-        name: of the subject, as the user calls it.
-        photos: as the user gave them, before any resizing.
+        pipe: the base model, before finetuning.
+        name: of the subject.
+        photos: as given by the user, before resizing.
         method: 'full' or 'lora'.
-        rank: of the updates of 'lora'.
+        rank: of 'lora', else 0.
     """
     return Subject(
         name=name,
         recipe=pipe.recipe.name,
         base=fingerprint(pipe),
         photos=tuple(photo_hash(photo) for photo in photos),
-        looks=tuple(tuple(look(photo).round(2).tolist()) for photo in photos),
+        looks=tuple(tuple(outfit_colours(photo).round(2).tolist()) for photo in photos),
         method=method,
         rank=rank,
     )
@@ -118,15 +119,15 @@ def describe(
 def fingerprint(
     pipe: Components, components: Sequence[str] = MODELS, *, without: tuple[str, ...] = ()
 ) -> str:
-    """16 hex digits of the weights; equal for a model in memory and the same saved and loaded.
+    """Hashes the weights of a model to 16 hex digits, independent of their precision.
 
-    Weights are hashed as bfloat16 of their float16 form, so that the fp16 files and the float32,
-    float16 or bfloat16 model read from them agree.
+    Weights are rounded to float16 and then to bfloat16 before hashing, so a model loaded from fp16
+    files has the same fingerprint in float32, float16 and bfloat16.
 
     Args:
         pipe: the model.
-        components: whose weights count.
-        without: beginnings of the names, such as 'vae.decoder', of weights that do not.
+        components: names of the components to hash.
+        without: name prefixes of weights to leave out, such as 'vae.decoder'.
     """
     digest = hashlib.sha256()
     for component in components:
@@ -141,14 +142,15 @@ def fingerprint(
 
 
 def photo_hash(photo: Photo) -> str:
-    """16 hex digits of a photo's pixels."""
+    """Hashes the pixels of a photo to 16 hex digits."""
     return hashlib.sha256(str(photo.shape).encode() + photo.tobytes()).hexdigest()[:16]
 
 
-def look(photo: Photo) -> Float[np.ndarray, " 12"]:
-    """Median CIELAB colour of the person in four bands from head to feet.
+def outfit_colours(photo: Photo) -> Float[np.ndarray, " 12"]:
+    """Median CIELAB colours of the subject in four bands from head to feet.
 
-    The person is what differs from the median colour of the picture's border.
+    Pixels that differ by more than 12 from the median colour of the photo's border are taken as
+    the subject.
     """
     height, width = photo.shape[:2]
     scale = 128 / max(height, width)
@@ -168,17 +170,22 @@ def look(photo: Photo) -> Float[np.ndarray, " 12"]:
     return np.concatenate(bands).astype(np.float32)
 
 
-def check(subject: Subject, photos: Sequence[Photo]) -> None:
-    """Warns when none of a subject's own photos looks like one of these.
+def warn_on_mismatch(subject: Subject, photos: Sequence[Photo]) -> None:
+    """Warns for each photo whose colours differ from all photos the subject was finetuned on.
+
+    Args:
+        subject: whose weights are used.
+        photos: of a request, any size.
 
     Warns:
-        SubjectMismatchWarning: with the subject's name and how to silence it.
+        SubjectMismatchWarning: the mean CIELAB distance is above `MISMATCH`.
     """
     known = np.array(subject.looks, np.float32).reshape(-1, 4, 3)
     for number, photo in enumerate(photos, start=1):
         if photo_hash(photo) in subject.photos or not len(known):
             continue
-        distances = np.linalg.norm(known - look(photo).reshape(1, 4, 3), axis=-1).mean(axis=-1)
+        colours = outfit_colours(photo).reshape(1, 4, 3)
+        distances = np.linalg.norm(known - colours, axis=-1).mean(axis=-1)
         if distances.min() > MISMATCH:
             warnings.warn(
                 f"photo {number} does not look like subject {subject.name!r}, whose finetuned "
@@ -198,24 +205,24 @@ def save_subject(
     components: Sequence[str] = tuple(TRAINED),
     dtype: torch.dtype = torch.float16,
 ) -> None:
-    """Writes a subject's weights; the folder appears whole or not at all.
+    """Writes a subject's weights and `subject.json`, atomically.
 
-    Of a component with low-rank updates in it, those alone are written.
+    For components with LoRA layers, only the LoRA weights are written.
 
     Args:
-        folder: replaced when it exists.
+        folder: replaced if it exists.
         pipe: the finetuned model.
-        subject: from `describe`, called on the base model before it was finetuned.
-        components: those that were changed, among 'unet', 'adapter' and 'vae'.
-        dtype: of the tensors on disk; updates are float32.
+        subject: result of `describe_subject` for the base model.
+        components: those that were finetuned, among 'unet', 'adapter' and 'vae'.
+        dtype: of the tensors on disk; LoRA weights are always float32.
     """
     modules: dict[str, nn.Module] = {name: getattr(pipe, name) for name in components}
-    updated = {name: module for name, module in modules.items() if lora.is_in(module)}
+    with_lora = {name: module for name, module in modules.items() if lora.has_lora(module)}
     with new_folder(folder) as part:
-        if updated:
-            lora.save(part / lora.FILE, updated)
+        if with_lora:
+            lora.save(part / lora.FILE, with_lora)
         for component, module in modules.items():
-            if component in updated:
+            if component in with_lora:
                 continue
             tensors = {
                 name: tensor.detach().to("cpu", dtype).contiguous()
@@ -229,15 +236,15 @@ def save_subject(
 
 
 def copy_subject(folder: str | Path, target: str | Path, name: str) -> None:
-    """Gives a subject's weights another name beside; the copy appears whole or not at all.
+    """Copies a subject's folder under another subject name, atomically.
 
     Args:
         folder: of the subject.
-        target: folder of the copy, replaced when it exists.
-        name: of the copy's subject.
+        target: folder of the copy, replaced if it exists.
+        name: subject name of the copy.
 
     Raises:
-        InputError: `folder` is no subject's.
+        InputError: `folder` is not a subject folder.
     """
     subject = replace(read_subject(folder), name=name)
     with new_folder(target) as part:
@@ -247,32 +254,38 @@ def copy_subject(folder: str | Path, target: str | Path, name: str) -> None:
 
 
 def read_subject(folder: str | Path) -> Subject:
-    """Whose weights a folder holds, without reading them.
+    """Reads `subject.json` of a subject folder, without the weights.
 
     Raises:
-        InputError: it is no subject's folder.
+        InputError: the folder has no `subject.json`, or it cannot be read.
     """
     path = Path(folder) / "subject.json"
     if not path.is_file():
         raise InputError(f"subject must be a folder with a subject.json, got {str(folder)!r}")
     try:
         values: Mapping[str, object] = json.loads(path.read_text(encoding="utf-8"))
-        looks = tuple(tuple(look_) for look_ in values["looks"])  # pyright: ignore
+        looks = tuple(map(tuple, values["looks"]))  # pyright: ignore
         photos = tuple(values["photos"])  # pyright: ignore
         return Subject(**{**values, "looks": looks, "photos": photos})  # pyright: ignore
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"subject.json must be one this package wrote, got {error}") from error
+        raise InputError(
+            f"subject must have a valid subject.json, got {str(path)!r} ({error}): finetune again"
+        ) from error
 
 
 def subject_modules(pipe: Components, folder: str | Path) -> tuple[Subject, dict[str, nn.Module]]:
-    """A subject and copies of the base model's components with its weights in them.
+    """Loads a subject's weights into copies of the base model's components.
 
     Args:
-        pipe: the base model; left untouched.
+        pipe: the base model; not changed.
         folder: written by `save_subject`.
 
+    Returns:
+        The subject, and the finetuned components by name.
+
     Raises:
-        InputError: the folder is no subject's, or belongs to another base model or recipe.
+        InputError: the folder is not a subject folder, or the subject belongs to another base
+            model or recipe.
     """
     subject = read_subject(folder)
     if pipe.subject is not None:
@@ -294,7 +307,7 @@ def subject_modules(pipe: Components, folder: str | Path) -> tuple[Subject, dict
     modules: dict[str, nn.Module] = {}
     if subject.method == "lora":
         parts: dict[str, nn.Module] = {name: getattr(pipe, name) for name in ("unet", "adapter")}
-        modules |= lora.attach(parts, Path(folder) / lora.FILE)
+        modules |= lora.load(parts, Path(folder) / lora.FILE)
     for component in TRAINED:
         path = Path(folder) / component / WEIGHTS
         if not path.is_file():

@@ -79,7 +79,7 @@ def subject_step(
     if method == "lora":
         parts = {"unet": pipe.unet, "adapter": pipe.adapter}
         with torch.device("meta"):
-            lora.add(parts, rank=rank or recipe.lora_rank, targets=recipe.lora_targets)
+            lora.add_lora(parts, rank=rank or recipe.lora_rank, targets=recipe.lora_targets)
     stage = SubjectStage(
         pipe, views_of(recipe), config=recipe.subject_stage, subject=nobody(method)
     )

@@ -1,8 +1,4 @@
-"""The base stage: UNet, adapter and (where it learns) image encoder, on pairs of frames.
-
-Knows nothing of the VAE but its latents, cached in the data. `denoising_step` is also what a
-subject's finetuning minimises.
-"""
+"""Base stage: trains UNet, adapter and image encoder on pairs of frames."""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -35,17 +31,17 @@ from dreampose.training.stage import Stage
 from dreampose.types import Batch, Conditions, Scheduler
 
 _POSE_UNIT = 4.0
-"""What pose maps, from 0 to 1, are raised by to weigh as much as latents when tokens are read."""
+"""Factor of pose maps in the target of the token probe, for about the variance of latents."""
 
 
 def columns(recipe: Recipe) -> tuple[str, ...]:
-    """Array columns of the data that the stage reads."""
+    """Array columns of the data that the stage needs."""
     photo = "tokens" if recipe.image_encoder_frozen else "frames"
     return ("latents", "poses", "crops", "colours", photo)
 
 
-Blank = tuple[Float[Tensor, "1 n d"], Float[Tensor, "1 c h w"]]
-"""What the adapter makes the null image of: tokens and latents of a black photo."""
+BlackPhoto = tuple[Float[Tensor, "1 n d"], Float[Tensor, "1 c h w"]]
+"""Tokens and latents of a black photo, the adapter's input for the null image."""
 
 
 def denoising_step(
@@ -57,19 +53,19 @@ def denoising_step(
     min_snr_gamma: float = 0.0,
     offset_noise: float = 0.0,
     dropout: bool = True,
-    blank: Mapping[tuple[int, int], Blank] | None = None,
+    black: Mapping[tuple[int, int], BlackPhoto] | None = None,
 ) -> Float[Tensor, ""]:
-    """The loss of a batch: L = E || eps - eps_hat(z_t, t, c) ||² (paper, eq. 1).
+    """Denoising loss of a batch, L = E || eps - eps_hat(z_t, t, c) ||² (paper, eq. 1).
 
     Args:
-        pipe: UNet, adapter, image encoder and noise process.
+        pipe: UNet, adapter, image encoder and noise schedule.
         batch: on the device of the UNet.
-        recipe: shares of dropped conditions, how the photo is fitted.
-        seed: of noise, timesteps and dropout, drawn on the CPU whatever the device.
+        recipe: probabilities of condition dropout, `photo_fit` and `pose_range`.
+        seed: of noise, timesteps and dropout, drawn on the CPU for every device.
         min_snr_gamma: see `StageConfig`.
         offset_noise: see `StageConfig`.
-        dropout: drop conditions, as in training.
-        blank: from `encode_blank_photo`; what a dropped photo is where that is not zeros.
+        dropout: drop conditions at random, as in training.
+        black: result of `encode_black_photos`; None replaces dropped photos by zero tokens.
     """
     generator = torch.Generator().manual_seed(seed)
     latents = batch.latents
@@ -87,7 +83,7 @@ def denoising_step(
     conditions = Conditions(
         tokens=pipe.adapter(tokens, batch.photo_latents),
         poses=pose_condition(batch.poses, recipe.pose_range),
-        null_tokens=None if blank is None else _null_tokens(pipe, blank, latents),
+        null_tokens=None if black is None else _null_tokens(pipe, black, latents),
     )
     if dropout:
         conditions = drop_conditions(
@@ -106,12 +102,12 @@ def denoising_step(
     return losses.denoising_loss(prediction, target, weights)
 
 
-def encode_blank_photo(
+def encode_black_photos(
     pipe: DreamPosePipeline, recipe: Recipe
-) -> dict[tuple[int, int], Blank] | None:
-    """What the adapter is given for a dropped photo, by the height and width of its latents.
+) -> dict[tuple[int, int], BlackPhoto] | None:
+    """Encodes a black photo of each frame size, by height and width of the latents.
 
-    `None` where its tokens are zeros instead.
+    Returns None if the recipe's null image is 'zeros'.
     """
     if recipe.null_image == "zeros":
         return None
@@ -125,7 +121,7 @@ def encode_blank_photo(
 
 
 class BaseStage(Stage):
-    """Trains the pipeline's UNet and adapter, and its image encoder unless that is frozen."""
+    """Trains the pipeline's UNet and adapter, and its image encoder unless it is frozen."""
 
     def __init__(
         self,
@@ -136,24 +132,24 @@ class BaseStage(Stage):
         recipe: Recipe,
         config: StageConfig,
     ) -> None:
-        """Takes the parts to train out of `pipe`.
+        """Prepares the components of `pipe` for training.
 
         Args:
             pipe: trained in place.
-            data: with the columns `columns(recipe)`, encoded by this pipeline's VAE; `None` where
-                only the step itself is looked at.
-            validation: held-out data, with the same columns.
+            data: with the columns `columns(recipe)`, encoded by this pipeline's VAE; None if only
+                `forward` is used.
+            validation: held-out data with the same columns, or None.
             recipe: of the model.
-            config: numbers of the stage.
+            config: hyperparameters of the stage.
 
         Raises:
-            InputError: the data was encoded by another VAE or frozen encoder.
+            InputError: the data was encoded by another VAE or image encoder.
         """
         super().__init__()
         for each in (data, validation):
             if each is not None:
                 check_data(pipe, each)
-        # This memory layout is a sixth faster on CPUs, and what tensor cores want.
+        # channels_last is a sixth faster on CPUs and preferred by tensor cores.
         self.unet = pipe.unet.requires_grad_(True)
         self.unet.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.adapter = pipe.adapter.requires_grad_(True)
@@ -166,25 +162,25 @@ class BaseStage(Stage):
             for parameter in self.reader.parameters():
                 nn.init.zeros_(parameter)
         self._outer = (pipe,)
-        self._blank = encode_blank_photo(pipe, recipe)
+        self._black = encode_black_photos(pipe, recipe)
         self._data = {"train": data, "validation": validation}
         self._recipe, self._config = recipe, config
 
     def num_items(self, split: str) -> int:
-        """Target frames of the split."""
+        """Number of target frames of a split."""
         return len(self._data[split] or ())
 
     def buckets(self, split: str) -> Int64[np.ndarray, " n"]:
-        """By frame size."""
+        """Index of the frame size of each item."""
         data = self._data[split]
         return super().buckets(split) if data is None else data.buckets
 
     def draw(
         self, split: str, items: Int64[np.ndarray, " b"], generator: np.random.Generator
     ) -> dict[str, Any]:
-        """Target frames with their pose windows, and another frame of each one's clip as photo.
+        """Samples target frames with pose windows, and another frame of each clip as the photo.
 
-        The target and its poses share one view; see `sample_views` for the photo's.
+        Target and poses have the same view; see `sample_views` for the view of the photo.
         """
         data = self._data[split]
         assert data is not None
@@ -219,7 +215,7 @@ class BaseStage(Stage):
         return batch | {"seed": int(generator.integers(2**62))}
 
     def forward(self, batch: dict[str, Any]) -> Float[Tensor, ""]:
-        """The denoising loss; in training, conditions are dropped and tokens are read as well."""
+        """Denoising loss, in training with condition dropout and the loss of the token probe."""
         pipe, recipe, config = self._outer[0], self._recipe, self._config
         values = make_batch(batch)
         reading = None
@@ -236,7 +232,7 @@ class BaseStage(Stage):
             min_snr_gamma=config.min_snr_gamma if self.training else 0.0,
             offset_noise=config.offset_noise if self.training else 0.0,
             dropout=self.training,
-            blank=self._blank,
+            black=self._black,
         )
         return loss if reading is None else loss + reading
 
@@ -254,14 +250,16 @@ class BaseStage(Stage):
 
 
 def _null_tokens(
-    pipe: DreamPosePipeline, blank: Mapping[tuple[int, int], Blank], like: Float[Tensor, "b c h w"]
+    pipe: DreamPosePipeline,
+    black: Mapping[tuple[int, int], BlackPhoto],
+    like: Float[Tensor, "b c h w"],
 ) -> Float[Tensor, "1 n d"]:
-    tokens, latents = blank[like.shape[-2], like.shape[-1]]
+    tokens, latents = black[like.shape[-2], like.shape[-1]]
     return pipe.adapter(tokens.to(like), latents.to(like))
 
 
 def make_batch(values: Mapping[str, Any]) -> Batch:
-    """The fields of a `Batch` among `values`."""
+    """Makes a `Batch` from the entries of `values` that are fields of it."""
     names = {field.name for field in fields(Batch)}
     return Batch(**{key: value for key, value in values.items() if key in names})
 
@@ -269,10 +267,19 @@ def make_batch(values: Mapping[str, Any]) -> Batch:
 def sample_views(
     recipe: Recipe, count: int, generator: np.random.Generator, *, config: StageConfig
 ) -> tuple[Int64[np.ndarray, " b"], Int64[np.ndarray, " b"]]:
-    """A view for each target and its photo; the order of views is that of `dataset.ARRAYS`.
+    """Samples view indices of targets and photos, in the order of `dreampose.data.ARRAYS`.
 
-    A share of the samples is cropped, the photo otherwise than the target so that it cannot be
-    copied; another share is in other colours, photo and target alike; the rest is as it is.
+    A fraction of the samples has different crops of target and photo, so the photo cannot be
+    copied; another fraction has permuted colours, the same for both; the rest are whole frames.
+
+    Args:
+        recipe: number of crops and recoloured versions.
+        count: number of samples.
+        generator: source of randomness.
+        config: `crop_share` and `recolour_share`.
+
+    Returns:
+        Views of the targets and of the photos.
     """
     crops = generator.integers(recipe.num_crops, size=count)
     others = generator.integers(1, max(2, recipe.num_crops), size=count)
@@ -286,9 +293,9 @@ def sample_views(
 
 
 def trainable_encoder(pipe: DreamPosePipeline) -> nn.Module:
-    """The image encoder, ready to learn.
+    """Makes the image encoder trainable, except its last layer norm.
 
-    Its last layer norm acts on the pooled output alone, which nobody reads: it stays as it is.
+    That norm only affects the pooled output, which is not used.
     """
     encoder = pipe.image_encoder.requires_grad_(True)
     for name, parameter in encoder.named_parameters():
@@ -298,10 +305,11 @@ def trainable_encoder(pipe: DreamPosePipeline) -> nn.Module:
 
 
 def check_data(pipe: DreamPosePipeline, data: Dataset) -> None:
-    """Checks that data belongs to a model.
+    """Checks that data was encoded for a model.
 
     Raises:
-        InputError: its latents come from other weights, or it holds another number of views.
+        InputError: the latents come from other weights, or the number of views or of pose channels
+            differs.
     """
     expected = encoders_fingerprint(pipe)
     if data.fingerprint != expected:
@@ -315,12 +323,12 @@ def check_data(pipe: DreamPosePipeline, data: Dataset) -> None:
         got = len(data.array(clip, "crops"))
         if got != num_views:
             raise InputError(
-                f"data must hold {num_views} views of a clip (num_crops + num_recolours), got "
+                f"data must have {num_views} views per clip (num_crops + num_recolours), got "
                 f"{got} of {facts['clip_id']!r} in {data.uri!r}"
             )
         if (got := data.array(clip, "poses").shape[2]) != planes:
             raise InputError(
-                f"data must hold {planes} channels a pose (pose_channels x pose_detail x "
+                f"data must have {planes} channels per pose (pose_channels x pose_detail x "
                 f"pose_detail), got {got} of {facts['clip_id']!r} in {data.uri!r}"
             )
 

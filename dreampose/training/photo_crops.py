@@ -15,7 +15,7 @@ from dreampose import poses
 from dreampose.config import Recipe
 from dreampose.data import augmentation, working_size
 from dreampose.data.windows import windows
-from dreampose.diffusion.generation import photo_body
+from dreampose.diffusion.generation import photo_pose
 from dreampose.errors import InputError
 from dreampose.io import video
 from dreampose.models.adapter import clip_tokens
@@ -126,7 +126,7 @@ def photo_windows(
     """
     if motions is None:
         motions = [
-            photo_body(photo, *working_size(Clip(frames=photo[None], fps=1.0), recipe))
+            photo_pose(photo, *working_size(Clip(frames=photo[None], fps=1.0), recipe))
             for photo in photos
         ]
     if len(motions) != len(photos):

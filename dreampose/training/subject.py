@@ -28,7 +28,7 @@ from dreampose.models.subject import Photo, Subject
 from dreampose.models.vae import LatentCodec
 from dreampose.pipeline import DreamPosePipeline
 from dreampose.training import trainer
-from dreampose.training.base_stage import denoising_step, encode_blank_photo, make_batch
+from dreampose.training.base_stage import denoising_step, encode_black_photos, make_batch
 from dreampose.training.photo_crops import Views, clip_windows, encode_views, photo_windows
 from dreampose.training.reconstruction import Reconstruction
 from dreampose.training.stage import Stage, StepReport
@@ -51,7 +51,7 @@ class SubjectStage(Stage):
         # This memory layout is a sixth faster on CPUs, and what tensor cores want.
         self.unet.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self._outer = (pipe,)
-        self._blank = encode_blank_photo(pipe, pipe.recipe)
+        self._black = encode_black_photos(pipe, pipe.recipe)
         self._views, self._config, self._subject = views, config, subject
         self._recipe = pipe.recipe
 
@@ -87,7 +87,7 @@ class SubjectStage(Stage):
             seed=batch["seed"],
             min_snr_gamma=self._config.min_snr_gamma,
             offset_noise=self._config.offset_noise,
-            blank=self._blank,
+            black=self._black,
         )
 
     def save(self, folder: Path) -> None:
@@ -214,11 +214,11 @@ def finetune_subject(
     run_name = "" if size is None else f" size={recipe.height}x{recipe.width}"
     stage_config = recipe.subject_stage
     if method == "lora":
-        lora.check({"unet": pipe.unet, "adapter": pipe.adapter}, rank=rank, targets=targets)
+        lora.check_targets({"unet": pipe.unet, "adapter": pipe.adapter}, rank=rank, targets=targets)
         run_name += f" lora rank={rank} targets={','.join(targets)}"
         stage_config = replace(stage_config, learning_rate=recipe.lora_learning_rate)
         num_vae_steps = num_vae_steps or 0
-    subject = checkpoints.describe(
+    subject = checkpoints.describe_subject(
         pipe, name, photos, method=method, rank=rank if method == "lora" else 0
     )
     if resume and out.exists():
@@ -232,10 +232,10 @@ def finetune_subject(
         frames, around = [*frames, *more_frames], [*around, *more_windows]
     if method == "lora":
         # Weights that stay as they are need no copy.
-        tuned = _with_parts(pipe, lora.shared, recipe)
+        tuned = _with_parts(pipe, lora.copy_sharing_weights, recipe)
         if num_vae_steps:
             tuned.vae = copy.deepcopy(pipe.vae)
-        lora.add(
+        lora.add_lora(
             {"unet": tuned.unet, "adapter": tuned.adapter}, rank=rank, targets=targets, seed=seed
         )
     else:

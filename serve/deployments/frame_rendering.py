@@ -122,7 +122,7 @@ def joined(first: Chunk, others: Sequence[Chunk], frames_at_once: int) -> list[C
 
 def _agree(one: Chunk, other: Chunk) -> bool:
     try:
-        return generation.agree(one.request, other.request)
+        return generation.can_share_batch(one.request, other.request)
     except Exception:  # noqa: BLE001 - what cannot be read is told when it is rendered
         return False
 
@@ -143,7 +143,7 @@ def render(chunks: Sequence[Chunk]) -> Callable[[], None]:
 
     try:
         parts = [(chunk.request, range(len(chunk.indices))) for chunk in chunks]
-        frames = generation.render_together(chunks[0].pipe, parts, callback=check)
+        frames = generation.render_requests(chunks[0].pipe, parts, callback=check)
     except Exception as error:  # noqa: BLE001 - whoever waits is told
         if len(chunks) > 1 and not isinstance(error, StoppedError):
             return partial(_write_each, [render([chunk]) for chunk in chunks])

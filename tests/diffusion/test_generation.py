@@ -75,7 +75,7 @@ def test_requests_rendered_together_give_the_frames_of_each(tiny_recipe, schedul
     second = generation.prepare(pipe, photos(3)[1:], motion(9), seed=5, **options)
     parts = [(first, [6, 0]), (second, [8, 3, 5]), (first, [2])]
     calls = []
-    together = generation.render_together(pipe, parts, callback=lambda *at: calls.append(at))
+    together = generation.render_requests(pipe, parts, callback=lambda *at: calls.append(at))
     assert len(calls) == first.num_model_calls
     for (request, indices), frames in zip(parts, together, strict=True):
         alone = generation.render_frames(pipe, request, indices).astype(int)
@@ -97,9 +97,9 @@ def test_requests_rendered_together_give_the_frames_of_each(tiny_recipe, schedul
 )
 def test_what_does_not_agree_is_not_rendered_together(tiny_pipeline, request_, other):
     another = generation.prepare(tiny_pipeline, photos(), motion(), seed=4, **FEW | other)
-    assert not generation.agree(request_, another)
-    with pytest.raises(InputError, match="parts must agree in size, scheduler, steps and scales"):
-        generation.render_together(tiny_pipeline, [(request_, [0]), (another, [0])])
+    assert not generation.can_share_batch(request_, another)
+    with pytest.raises(InputError, match="parts must have the same size, scheduler"):
+        generation.render_requests(tiny_pipeline, [(request_, [0]), (another, [0])])
 
 
 def test_branches_one_by_one_give_the_same(tiny_pipeline, request_):
@@ -153,8 +153,11 @@ def test_progress_counts_calls_of_the_model(tiny_pipeline, request_):
     [
         ({"preset": "best"}, "preset must be one of exact, balanced, fast, got 'best'"),
         ({"motion": motion(4)}, "motion must have at least num_poses = 5 frames, got 4"),
-        ({"motion": motion(7, 64, 64)}, "motion must have the frames' aspect 64x48, got 64x64"),
-        ({"photos": []}, "photos must be at least one"),
+        (
+            {"motion": motion(7, 64, 64)},
+            "motion must have the aspect ratio of the frames, 64x48, got 64x64",
+        ),
+        ({"photos": []}, "photos must contain at least one photo"),
         ({"image_scale": -1.0}, "image_scale must be a number of at least 0, got -1.0"),
         ({"pose_scale": float("nan")}, "pose_scale must be a number of at least 0, got nan"),
         ({"num_inference_steps": 0}, "num_inference_steps must be at least 1, got 0"),

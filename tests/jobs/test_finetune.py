@@ -138,7 +138,7 @@ class TestRefusals:
     def test_photos_of_somebody_else_in_the_way(self, capsys, people, tmp_path, tiny_model):
         anna, bert, _ = subject_table.read(people)
         pipe = checkpoints.load(tiny_model)
-        other = checkpoints.describe(pipe, "bert", [video.read_photo(anna.photos[0])])
+        other = checkpoints.describe_subject(pipe, "bert", [video.read_photo(anna.photos[0])])
         checkpoints.save_subject(tmp_path / "subjects" / "bert", pipe, other)
         flags = ["--model", tiny_model, "--subjects", people, "--out", tmp_path / "subjects"]
         assert finetune.main([str(flag) for flag in flags]) == 2
@@ -159,7 +159,7 @@ class TestRefusals:
     def test_weights_by_another_method_in_the_way(self, capsys, people, tmp_path, tiny_model):
         _, bert, _ = subject_table.read(people)
         pipe = checkpoints.load(tiny_model)
-        full = checkpoints.describe(pipe, "bert", [video.read_photo(bert.photos[0])])
+        full = checkpoints.describe_subject(pipe, "bert", [video.read_photo(bert.photos[0])])
         checkpoints.save_subject(tmp_path / "subjects" / "bert", pipe, full)
         flags = ["--model", tiny_model, "--subjects", people, "--out", tmp_path / "subjects"]
         assert finetune.main([*map(str, flags), "--method", "lora"]) == 2
@@ -182,7 +182,7 @@ def test_people_of_the_same_photos_are_finetuned_on_once(
             pipe = checkpoints.load(tiny_model)
             photos = [video.read_photo(photo) for photo in person.photos]
             if person.subject != "wall":
-                info = dreampose.models.subject.describe(pipe, person.subject, photos)
+                info = dreampose.models.subject.describe_subject(pipe, person.subject, photos)
                 dreampose.models.subject.save_subject(out / person.subject, pipe, info)
         return {"wall": "nobody is in the photo"}
 

@@ -99,7 +99,7 @@ def test_a_catalogue_killed_halfway_renders_every_item_once_and_tells_what_is_br
             pipe.unet.conv_out.bias.add_(0.01)
         photo = np.full((64, 48, 3), 40 * number, np.uint8)
         Image.fromarray(photo).save(shop / f"{person}.png")
-        info = subject.describe(base, person, [photo])
+        info = subject.describe_subject(base, person, [photo])
         subject.save_subject(shop / "weights" / person, pipe, info)
     for number, length in enumerate((5, 6, 8)):
         still_motion(length).save(shop / f"walk-{number}.npz")

@@ -35,8 +35,8 @@ def same(actual, expected):
 
 def updated(pipe, *, seed, rank=2, targets=TARGETS):
     """Copies of UNet and adapter with updates that change much."""
-    modules = {name: lora.shared(getattr(pipe, name)) for name in ("unet", "adapter")}
-    lora.add(modules, rank=rank, targets=targets, seed=seed)
+    modules = {name: lora.copy_sharing_weights(getattr(pipe, name)) for name in ("unet", "adapter")}
+    lora.add_lora(modules, rank=rank, targets=targets, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     for module in modules.values():
         for name, parameter in module.named_parameters():
@@ -46,7 +46,7 @@ def updated(pipe, *, seed, rank=2, targets=TARGETS):
 
 
 def make_subject(folder, pipe, name, seed, **options):
-    info = subject.describe(pipe, name, [ANNA], method="lora", rank=2)
+    info = subject.describe_subject(pipe, name, [ANNA], method="lora", rank=2)
     tuned = copy.copy(pipe)
     tuned.unet, tuned.adapter = updated(pipe, seed=seed, **options).values()
     subject.save_subject(folder, tuned, info, components=("unet", "adapter"))
@@ -55,8 +55,11 @@ def make_subject(folder, pipe, name, seed, **options):
 
 def test_a_new_update_changes_nothing_and_trains_alone(tiny_pipeline):
     before = predict(tiny_pipeline)
-    modules = {name: lora.shared(getattr(tiny_pipeline, name)) for name in ("unet", "adapter")}
-    lora.add(modules, rank=3, targets=TARGETS)
+    modules = {
+        name: lora.copy_sharing_weights(getattr(tiny_pipeline, name))
+        for name in ("unet", "adapter")
+    }
+    lora.add_lora(modules, rank=3, targets=TARGETS)
     fresh = copy.copy(tiny_pipeline)
     fresh.unet, fresh.adapter = modules.values()
     same(predict(fresh), before)
@@ -77,8 +80,8 @@ def test_w_plus_b_a_written_out(tiny_pipeline):
     x = torch.randn(7, base.in_features)
     expected = x @ (base.weight + b @ a).T + base.bias
     torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
-    merged = lora.merged(modules["adapter"])
-    assert not lora.is_in(merged)
+    merged = lora.merge(modules["adapter"])
+    assert not lora.has_lora(merged)
     torch.testing.assert_close(merged.project.weight, base.weight + b @ a, rtol=1e-5, atol=1e-6)
 
 
@@ -150,14 +153,14 @@ def test_a_saved_pipeline_has_the_updates_in_its_weights(tiny_pipeline, tmp_path
     ("rank", "targets", "said"),
     [
         (0, ("to_q",), "rank must be at least 1, got 0"),
-        (2, ("to_q", "to_z"), "ends of layers' names such as .*to_out.0.*, got 'to_z'"),
+        (2, ("to_q", "to_z"), "suffixes of layer names such as .*to_out.0.*, got 'to_z'"),
         (2, ("attn1",), "got 'attn1'"),
         (2, (), "at least one"),
     ],
 )
 def test_impossible_updates_are_refused(tiny_pipeline, rank, targets, said):
     with pytest.raises(InputError, match=said):
-        lora.check({"unet": tiny_pipeline.unet}, rank=rank, targets=targets)
+        lora.check_targets({"unet": tiny_pipeline.unet}, rank=rank, targets=targets)
 
 
 def test_updates_of_another_base_are_refused(tiny_pipeline, tiny_recipe, tmp_path):
@@ -182,16 +185,16 @@ def test_damaged_files_are_refused_and_the_base_stays(tiny_pipeline, tmp_path):
         assert tiny_pipeline.subject is None
 
     path.write_bytes(whole[:-10])
-    refusal("lora must be a file that this package or diffusers wrote")
+    refusal("lora must be a file written by this package or diffusers")
     save_file(tensors, path)
-    refusal("lora must be a file that this package or diffusers wrote")
+    refusal("lora must be a file written by this package or diffusers")
     key = "adapter.mix.lora_B.weight"
     save_file({**tensors, key: torch.zeros(4, 2)}, path, metadata)
-    refusal(r"mix.lora_B.weight of shape \(5, 2\), got \(4, 2\)")
+    refusal(r"mix.lora_B.weight with shape \(5, 2\), got \(4, 2\)")
     save_file({k: v for k, v in tensors.items() if k != key}, path, metadata)
-    refusal("must hold A and B of each layer")
+    refusal("must have A and B of each layer")
     save_file({**tensors, "unet.nowhere.lora_A.weight": torch.zeros(2, 2)}, path, metadata)
-    refusal("layers of the base model, got nowhere.lora_A.weight")
+    refusal("must fit the base model, got unknown tensor nowhere.lora_A.weight")
     path.unlink()
     refusal("lora must be a file")
 
@@ -202,7 +205,7 @@ def test_a_subject_is_at_most_two_percent_of_the_unet(recipe):
         pipe = checkpoints.build(recipe)
         modules = {"unet": pipe.unet, "adapter": pipe.adapter}
         total = checkpoints.num_parameters(pipe)["unet"]
-        lora.add(modules, rank=recipe.lora_rank, targets=recipe.lora_targets)
+        lora.add_lora(modules, rank=recipe.lora_rank, targets=recipe.lora_targets)
     share = lora.num_parameters(modules.values()) / total
     assert 0.0005 < share <= 0.02
 

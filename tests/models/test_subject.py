@@ -31,7 +31,7 @@ ANNA = person((180, 30, 40), (30, 40, 120))
 @pytest.fixture
 def anna(tiny_pipeline, tmp_path):
     """A folder of weights that differ from the base model's in all that finetuning changes."""
-    info = subject.describe(tiny_pipeline, "anna", [ANNA])
+    info = subject.describe_subject(tiny_pipeline, "anna", [ANNA])
     tuned = copy.deepcopy(tiny_pipeline)
     with torch.no_grad():
         for module in (tuned.unet, tuned.adapter, tuned.vae.decoder):
@@ -109,7 +109,7 @@ def test_damaged_weights_are_refused_and_the_base_model_stays(tiny_pipeline, ann
 
 
 def subject_of(photos):
-    looks = tuple(tuple(subject.look(photo).tolist()) for photo in photos)
+    looks = tuple(tuple(subject.outfit_colours(photo).tolist()) for photo in photos)
     hashes = tuple(subject.photo_hash(photo) for photo in photos)
     return subject.Subject(name="anna", recipe="catwalk", base="0", photos=hashes, looks=looks)
 
@@ -127,7 +127,7 @@ def subject_of(photos):
 def test_the_subjects_own_photos_do_not_warn(photo):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        subject.check(subject_of([ANNA]), [photo])
+        subject.warn_on_mismatch(subject_of([ANNA]), [photo])
 
 
 @pytest.mark.parametrize(
@@ -137,11 +137,11 @@ def test_the_subjects_own_photos_do_not_warn(photo):
 )
 def test_another_person_warns_with_name_and_way_out(photo):
     with pytest.warns(SubjectMismatchWarning, match=r"'anna'.*check_subject=False.*--force"):
-        subject.check(subject_of([ANNA]), [photo])
+        subject.warn_on_mismatch(subject_of([ANNA]), [photo])
 
 
 def test_any_of_the_subjects_photos_will_do():
     other = person((40, 160, 60), (235, 215, 60))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        subject.check(subject_of([ANNA, other]), [other.copy()])
+        subject.warn_on_mismatch(subject_of([ANNA, other]), [other.copy()])

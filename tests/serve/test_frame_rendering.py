@@ -163,13 +163,13 @@ def waited_for(sampler, calls) -> list[Any]:
 @pytest.fixture
 def batches(monkeypatch):
     """Sizes of the chunks of every batch that is rendered."""
-    seen, original = [], generation.render_together
+    seen, original = [], generation.render_requests
 
-    def render_together(pipe, parts, **options):
+    def render_requests(pipe, parts, **options):
         seen.append([len(indices) for _, indices in parts])
         return original(pipe, parts, **options)
 
-    monkeypatch.setattr(generation, "render_together", render_together)
+    monkeypatch.setattr(generation, "render_requests", render_requests)
     return seen
 
 
@@ -217,9 +217,9 @@ def test_of_joined_chunks_each_fails_alone(
     for folder in (good, bad):
         frame_rendering.prepare(tiny_pipeline, folder)
     sampler.pipe, sampler.frames_at_once = tiny_pipeline, 8
-    original = generation.render_together
+    original = generation.render_requests
 
-    def render_together(pipe, parts, **options):
+    def render_requests(pipe, parts, **options):
         if lost == "folder":
             bad.remove()
         frames = original(pipe, parts, **options)
@@ -227,7 +227,7 @@ def test_of_joined_chunks_each_fails_alone(
             raise MemoryError
         return frames
 
-    monkeypatch.setattr(generation, "render_together", render_together)
+    monkeypatch.setattr(generation, "render_requests", render_requests)
     if lost == "prepared":
         bad.prepared.unlink()
     first, failed, last = waited_for(
@@ -249,9 +249,9 @@ def test_frames_are_rendered_while_those_before_are_written(
     folder = accept()
     frame_rendering.prepare(tiny_pipeline, folder)
     sampler.pipe, sampler.frames_at_once = tiny_pipeline, 0
-    open_again, rendered, original = threading.Event(), [], generation.render_together
+    open_again, rendered, original = threading.Event(), [], generation.render_requests
 
-    def render_together(pipe, parts, **options):
+    def render_requests(pipe, parts, **options):
         frames = original(pipe, parts, **options)
         rendered.append(len(rendered))
         return frames
@@ -259,7 +259,7 @@ def test_frames_are_rendered_while_those_before_are_written(
     def write_chunk(self, *_):
         assert open_again.wait(60)
 
-    monkeypatch.setattr(generation, "render_together", render_together)
+    monkeypatch.setattr(generation, "render_requests", render_requests)
     monkeypatch.setattr(VideoFolder, "write_chunk", write_chunk)
 
     async def go():

@@ -238,7 +238,7 @@ def test_finer_poses_train_and_coarser_data_is_refused(
         training.train, "base", recipe=fine, out=tmp_path / "run", model=tmp_path / "start",
         accelerator=Accelerator(cpu=True),
     )  # fmt: skip
-    with pytest.raises(InputError, match=r"data must hold 32 channels a pose .* got 2 of 'clip0'"):
+    with pytest.raises(InputError, match=r"data must have 32 channels per pose .* got 2 of"):
         list(train(data=tiny_data))
     reports = list(train(data=write_clips(tmp_path / "data", fine)))
     assert np.isfinite([report.loss for report in reports]).all()

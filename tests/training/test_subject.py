@@ -107,7 +107,7 @@ def test_the_photo_is_never_the_targets_own_view(tiny_pipeline, drawn) -> None:
     numbers = torch.arange(encoded.num_views).float()[None, :, None, None, None]
     encoded = dataclasses.replace(encoded, latents=numbers.expand_as(encoded.latents))
     config = replace(recipe.subject_stage, crop_share=0.5)
-    facts = checkpoints.describe(tiny_pipeline, "ada", [clip.frames[0]])
+    facts = checkpoints.describe_subject(tiny_pipeline, "ada", [clip.frames[0]])
     stage = subject.SubjectStage(tiny_pipeline, encoded, config=config, subject=facts)
     batch = stage.draw("train", np.zeros(200, int), np.random.default_rng(0))
     assert not (batch["latents"] == batch["photo_latents"]).flatten(1).all(1).any()
@@ -122,7 +122,7 @@ def test_finetuning_takes_the_recipes_offset_noise(tiny_pipeline, drawn, monkeyp
     recipe = tiny_pipeline.recipe
     windows = photo_crops.photo_windows([clip.frames[0]], recipe, [one_frame(motion, 0)])
     encoded = photo_crops.encode_views(tiny_pipeline, [clip.frames[0]], windows, seed=0)
-    facts = checkpoints.describe(tiny_pipeline, "ada", [clip.frames[0]])
+    facts = checkpoints.describe_subject(tiny_pipeline, "ada", [clip.frames[0]])
     noise = []
     add_noise = base_stage.schedulers.add_noise
     monkeypatch.setattr(
