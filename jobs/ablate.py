@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Ablations of the model: what each part of it is worth, with Ray. Knows not how they are made."""
+"""Ablation study of the model with Ray tasks."""
 
 import argparse
 import csv
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PLAN = "plan.json"
 """What the results in a folder depend on."""
 EXAMPLES = """\
-  # Test people, and training data encoded by a model
+  # Test subjects, and training data encoded by a model
   python -m dreampose catwalk --out clips/test --identities 8 --frames 48 --split test --seed 3
   jobs/preprocess.py --videos clips/train/manifest.csv --model runs/vae/model --out data/latents
 
@@ -42,17 +42,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def ablate(args: argparse.Namespace) -> int:
-    """Checks everything, does what is not done yet, writes the report; gives the exit code."""
-    plan, seeds, people = check(args)
+    """Checks everything, does what is missing, writes the report; returns the exit code."""
+    plan, seeds, subjects = check(args)
     from jobs.evaluation import ablation, ablation_report
 
     out = Path(args.out).expanduser().absolute()
-    _settle(plan, out)
-    cells = ablation.cells(seeds, people)
+    _check_same_options(plan, out)
+    cells = ablation.cells(seeds, subjects)
     todo = [cell for cell in cells if not cell.result(out).is_file()]
     bases = list(dict.fromkeys(cell.base for cell in todo if not cell.base.is_done(out)))
     print(
-        f"{len(people)} people, seeds {', '.join(map(str, seeds))}: {len(bases)} trainings and "
+        f"{len(subjects)} subjects, seeds {', '.join(map(str, seeds))}: {len(bases)} trainings and "
         f"{len(todo)} of {len(cells)} finetunings are to be done"
     )
     failures: dict[str, str] = {}
@@ -64,20 +64,22 @@ def ablate(args: argparse.Namespace) -> int:
     if failures:
         print(f"no report: {len(failures)} parts failed; the same command tries them again")
         return 1
-    print(ablation_report.write(plan, people, seeds, out))
+    print(ablation_report.write(plan, subjects, seeds, out))
     print(f"report: {out / 'report.md'}")
     return 0
 
 
-def check(args: argparse.Namespace) -> "tuple[ablation.Plan, list[int], list[ablation.Person]]":
-    """What is asked for: the plan, the seeds, the people.
+def check(
+    args: argparse.Namespace,
+) -> "tuple[ablation.AblationOptions, list[int], list[ablation.HeldOutSubject]]":
+    """Options, seeds and test subjects of the study.
 
     Raises:
-        InputError: packages, people, model, data or scores are not there or do not fit together.
+        InputError: packages, subjects, model, data or scores are missing or do not match.
     """
     try:
         for name in ("ablation", "ablation_report"):
-            importlib.import_module(f"jobs.{name}")
+            importlib.import_module(f"jobs.evaluation.{name}")
     except ModuleNotFoundError as error:
         raise driver.missing_extra("metrics", error) from error
     seeds = list(dict.fromkeys(args.seeds))
@@ -85,19 +87,19 @@ def check(args: argparse.Namespace) -> "tuple[ablation.Plan, list[int], list[abl
         raise InputError(f"out must be a folder on a disk that all nodes share, got {args.out!r}")
     if min(seeds) < 0:
         raise InputError(f"seeds must not be negative, got {min(seeds)}")
-    people = find_people(args.truth, args.people)
-    return _plan(args), seeds, people
+    subjects = find_subjects(args.truth, args.people)
+    return _plan(args), seeds, subjects
 
 
 def _run(
-    plan: "ablation.Plan",
+    plan: "ablation.AblationOptions",
     bases: "Sequence[ablation.Base]",
     cells: "Sequence[ablation.Cell]",
     out: Path,
     total: Mapping[str, float],
     gpus: bool | None,
 ) -> dict[str, str]:
-    """Trains, then finetunes from all that could be trained; gives what failed and why."""
+    """Trains, then finetunes from every trained base; returns what failed and why."""
     from jobs.common import tasks
     from jobs.evaluation import ablation
 
@@ -116,7 +118,7 @@ def _run(
         failures |= tasks.run(
             ablation.score,
             {cell.name: (plan, cell, out) for cell in ready},
-            name=f"ablation people {out}",
+            name=f"ablation subjects {out}",
             noun="finetunings",
             total=total,
             gpus=gpus,
@@ -124,7 +126,7 @@ def _run(
     return failures
 
 
-def _plan(args: argparse.Namespace) -> "ablation.Plan":
+def _plan(args: argparse.Namespace) -> "ablation.AblationOptions":
     """What is asked for, with the recipe's numbers where none are given.
 
     Raises:
@@ -150,7 +152,7 @@ def _plan(args: argparse.Namespace) -> "ablation.Plan":
     base_steps = args.base_steps or pipe.recipe.base_stage.num_steps
     if not base_steps:
         raise InputError("base-steps must be given where the recipe counts epochs, got none")
-    return ablation.Plan(
+    return ablation.AblationOptions(
         model=storage.absolute(args.vae_model),
         fingerprint=checkpoints.fingerprint(pipe),
         data=storage.absolute(args.data),
@@ -163,11 +165,11 @@ def _plan(args: argparse.Namespace) -> "ablation.Plan":
     )
 
 
-def _settle(plan: "ablation.Plan", out: Path) -> None:
-    """Writes the plan, or compares it with that of the results that are there.
+def _check_same_options(plan: "ablation.AblationOptions", out: Path) -> None:
+    """Writes the options, or compares them with those of earlier results.
 
     Raises:
-        InputError: they come of another plan.
+        InputError: the results were made with other options.
     """
     asked, file = asdict(plan), out / PLAN
     if file.is_file():
@@ -181,12 +183,12 @@ def _settle(plan: "ablation.Plan", out: Path) -> None:
     storage.write_text(file, json.dumps(asked, indent=1) + "\n")
 
 
-def find_people(truth: str, count: int | None) -> "list[ablation.Person]":
-    """The first people of a folder of catwalk clips, or all.
+def find_subjects(truth: str, count: int | None) -> "list[ablation.HeldOutSubject]":
+    """The first subjects of a folder of catwalk clips, or all.
 
     Raises:
-        InputError: it has no manifest, holds too few people or people of training, or somebody's
-            walk or turn is missing or too short.
+        InputError: it has no manifest, too few subjects or training subjects, or a walk or turn is
+            missing or too short.
     """
     from jobs.evaluation import ablation
 
@@ -208,31 +210,33 @@ def find_people(truth: str, count: int | None) -> "list[ablation.Person]":
         for row in reader:
             if row["split"] == "train":
                 raise InputError(
-                    f"truth must hold people whom no training has seen, got {row['subject']!r} of "
-                    "the split 'train'"
+                    "truth must hold subjects that no training has seen, got "
+                    f"{row['subject']!r} of the split 'train'"
                 )
             files.setdefault(row["subject"], {})[row["motion"]] = str(manifest.parent / row["path"])
     if len(files) < (count or 1):
-        raise InputError(f"truth must hold at least {count or 1} people, got {len(files)}")
-    people = [ablation.Person(subject=name, files=found) for name, found in files.items()][:count]
-    for person in people:
+        raise InputError(f"truth must hold at least {count or 1} subjects, got {len(files)}")
+    subjects = [ablation.HeldOutSubject(name=name, files=found) for name, found in files.items()][
+        :count
+    ]
+    for subject in subjects:
         for motion in DEFAULT_MOTIONS:
-            path = Path(person.files.get(motion, ""))
+            path = Path(subject.files.get(motion, ""))
             if not path.is_file():
-                raise InputError(f"truth must hold a {motion} of {person.subject!r}, got none")
+                raise InputError(f"truth must hold a {motion} of {subject.name!r}, got none")
             if (got := clips.measure(path)[0]) < ablation.MIN_FRAMES:
                 raise InputError(
                     f"clips must have at least {ablation.MIN_FRAMES} frames, got {got} in "
                     f"{path.name!r}"
                 )
-    return people
+    return subjects
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = driver.parser(
         "ablate",
         "Trains the model and two that lack a part of it, with several seeds, finetunes each on\n"
-        "test people, and compares their renders with the true frames: CLIP only, no VAE-decoder\n"
+        "test subjects, and compares their renders with the true frames: CLIP only, no decoder\n"
         "finetune, one pose, smoothed poses, full; 1, 3 and 5 photos. All have equal budgets. The\n"
         "table has the paper's figures beside it, and says where its ordering holds.",
         EXAMPLES,

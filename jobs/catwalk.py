@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The synthetic fashion data set, rendered with Ray Data. Knows nothing of how frames are made."""
+"""Rendering of the synthetic data set with Ray Data."""
 
 import argparse
 import logging

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Videos and photos of published lists onto a disk. Knows nothing of Ray or of what is in them."""
+"""Download of the videos and photos of published lists."""
 
 import argparse
 import csv

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Clips of any method against the true ones, with Ray Data. Knows not how scores are made."""
+"""Scoring of clips against the true ones with Ray Data."""
 
 import argparse
 import logging

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Finetuning on many people, one Ray task each. Knows nothing of losses."""
+"""Subject finetuning, one Ray task per subject."""
 
 import argparse
 import sys
@@ -16,7 +16,7 @@ from dreampose.errors import InputError
 from dreampose.options import arguments
 from jobs import plans
 from jobs.common import driver, storage, subject_table
-from jobs.common.subject_table import Person
+from jobs.common.subject_table import SubjectPhotos
 
 if TYPE_CHECKING:
     from dreampose.config import Recipe
@@ -42,8 +42,8 @@ EXAMPLES = """\
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
-    """What every task does; see `dreampose.training.finetune_subject`."""
+class FinetuneOptions:
+    """Options of every task; see `dreampose.training.finetune_subject`."""
 
     model: str
     out: str
@@ -66,21 +66,21 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def finetune(args: argparse.Namespace) -> int:
-    """Checks everything, then finetunes on everyone who is not done; gives the exit code.
+    """Checks everything, then finetunes every subject that is not done; returns the exit code.
 
-    People of the same photos are one person: the work is done once, and copied.
+    Subjects with the same photos are finetuned once, and the result is copied.
     """
     from dreampose.models.subject import copy_subject
 
-    people = subject_table.read(args.subjects)
+    subjects = subject_table.read(args.subjects)
     _check(args)
-    done_before = {person.subject for person in people if _is_done(args.out, person, args.method)}
-    firsts = _firsts(sorted(people, key=lambda person: person.subject not in done_before))
-    missing = [person for person in people if person.subject not in done_before]
-    todo = [person for person in missing if firsts[person.subject] == person.subject]
+    done_before = {row.subject for row in subjects if _is_done(args.out, row, args.method)}
+    firsts = _firsts(sorted(subjects, key=lambda row: row.subject not in done_before))
+    missing = [row for row in subjects if row.subject not in done_before]
+    todo = [row for row in missing if firsts[row.subject] == row.subject]
     failures: dict[str, str] = {}
     if todo:
-        order = Order(
+        options = FinetuneOptions(
             model=storage.absolute(args.model),
             out=storage.absolute(args.out),
             method=args.method,
@@ -100,51 +100,49 @@ def finetune(args: argparse.Namespace) -> int:
 
             failures = tasks.run(
                 finetune_one,
-                {person.subject: (order, person) for person in todo},
-                name=f"finetune {order.out}",
-                noun="people",
+                {row.subject: (options, row) for row in todo},
+                name=f"finetune {options.out}",
+                noun="subjects",
                 total=total,
                 gpus=args.gpus,
             )
-    for person in missing:
-        first = firsts[person.subject]
-        if first == person.subject:
+    for row in missing:
+        first = firsts[row.subject]
+        if first == row.subject:
             continue
         if first in failures:
-            failures[person.subject] = failures[first]
+            failures[row.subject] = failures[first]
         else:
-            copy_subject(Path(args.out) / first, Path(args.out) / person.subject, person.subject)
-    width = max(len(person.subject) for person in people)
-    for person in people:
-        state = "done before" if person.subject in done_before else "done"
-        if person.subject in failures:
-            state = f"failed: {failures[person.subject]}"
-        print(f"{person.subject:<{width}}  {state}")
+            copy_subject(Path(args.out) / first, Path(args.out) / row.subject, row.subject)
+    width = max(len(row.subject) for row in subjects)
+    for row in subjects:
+        state = "done before" if row.subject in done_before else "done"
+        if row.subject in failures:
+            state = f"failed: {failures[row.subject]}"
+        print(f"{row.subject:<{width}}  {state}")
     return 1 if failures else 0
 
 
-def _firsts(people: Sequence[Person]) -> dict[str, str]:
-    """For every subject the first one that has the same photos."""
+def _firsts(subjects: Sequence[SubjectPhotos]) -> dict[str, str]:
+    """The first subject with the same photos, for every subject."""
     from dreampose.io import video
     from dreampose.models.subject import photo_hash
 
     hash_of = cache(lambda photo: photo_hash(video.read_photo(photo)))
     firsts: dict[tuple[str, ...], str] = {}
     return {
-        person.subject: firsts.setdefault(
-            tuple(hash_of(photo) for photo in person.photos), person.subject
-        )
-        for person in people
+        row.subject: firsts.setdefault(tuple(hash_of(photo) for photo in row.photos), row.subject)
+        for row in subjects
     }
 
 
 def finetune_one(
-    order: Order, person: Person, *, stop: Callable[[], bool]
+    options: FinetuneOptions, row: SubjectPhotos, *, stop: Callable[[], bool]
 ) -> "Iterator[StepReport]":
-    """Finetunes on one person; ends at once where that is done, goes on where it was left.
+    """Finetunes on one subject; returns at once where that is done, else resumes.
 
     Raises:
-        InputError: nobody is in a photo, or another subject's weights are in the way.
+        InputError: a photo shows no person, or the folder holds another subject's weights.
     """
     from accelerate import Accelerator
 
@@ -153,25 +151,25 @@ def finetune_one(
     from dreampose.options import loading as model
     from dreampose.training.memory import mixed_precision
 
-    pipe = model.load(order.model)
-    photos = [video.read_photo(photo) for photo in person.photos]
+    pipe = model.load(options.model)
+    photos = [video.read_photo(photo) for photo in row.photos]
     yield from training.finetune_subject(
         pipe,
         photos,
-        Path(order.out) / person.subject,
-        name=person.subject,
-        accelerator=Accelerator(mixed_precision=mixed_precision(order.precision)),
-        motions=_motions(photos, order.pose, pipe.recipe),
-        method=order.method,
-        lora_rank=order.rank,
-        lora_targets=order.targets,
-        num_steps=order.num_steps,
-        num_vae_steps=order.num_vae_steps,
-        size=order.size,
-        seed=order.seed,
+        Path(options.out) / row.subject,
+        name=row.subject,
+        accelerator=Accelerator(mixed_precision=mixed_precision(options.precision)),
+        motions=_motions(photos, options.pose, pipe.recipe),
+        method=options.method,
+        lora_rank=options.rank,
+        lora_targets=options.targets,
+        num_steps=options.num_steps,
+        num_vae_steps=options.num_vae_steps,
+        size=options.size,
+        seed=options.seed,
         stop=stop,
-        checkpoint_every=order.checkpoint_every,
-        savings=order.savings,
+        checkpoint_every=options.checkpoint_every,
+        savings=options.savings,
     )
 
 
@@ -197,31 +195,31 @@ def _targets(args: argparse.Namespace) -> tuple[str, ...] | None:
     return tuple(target.strip() for target in args.lora_targets.split(",") if target.strip())
 
 
-def _is_done(out: str, person: Person, method: str) -> bool:
+def _is_done(out: str, row: SubjectPhotos, method: str) -> bool:
     """Whether the folder holds weights of these very photos, made by this method."""
     from dreampose.io import video
     from dreampose.models.subject import photo_hash, read_subject
 
-    folder = Path(out) / person.subject
+    folder = Path(out) / row.subject
     if not folder.exists():
         return False
     known = read_subject(folder)
-    hashes = tuple(photo_hash(video.read_photo(photo)) for photo in person.photos)
+    hashes = tuple(photo_hash(video.read_photo(photo)) for photo in row.photos)
     if known.method != method:
         raise InputError(
-            f"out must hold no weights of {person.subject!r} by another method than {method}, got "
+            f"out must hold no weights of {row.subject!r} by another method than {method}, got "
             f"{known.method} in {str(folder)!r}: choose another folder or delete that one"
         )
     if known.photos != hashes:
         raise InputError(
-            f"out must hold no weights of other photos of {person.subject!r}, got {str(folder)!r}: "
+            f"out must hold no weights of other photos of {row.subject!r}, got {str(folder)!r}: "
             "choose another folder or delete that one"
         )
     return True
 
 
 def _check(args: argparse.Namespace) -> None:
-    """What can be known to be wrong before Ray starts.
+    """Checks what can be checked before Ray starts.
 
     Raises:
         InputError: the model cannot be loaded, or a number is out of range.
@@ -257,8 +255,8 @@ def _check(args: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = driver.parser(
         "finetune",
-        "Finetunes a model on people: UNet and adapter on their photos, then the VAE's decoder.\n"
-        "Leaves a folder for each in OUT. One who fails does not stop the others: the table at\n"
+        "Finetunes a model on subjects: UNet and adapter on their photos, then the VAE's decoder.\n"
+        "Leaves a folder for each in OUT. One that fails does not stop the others: the table at\n"
         "the end says why, and the exit code is 1.",
         EXAMPLES,
     )
@@ -301,7 +299,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--gpus",
         action=argparse.BooleanOptionalAction,
-        help="a GPU for each person; by default where the cluster has one",
+        help="a GPU for each subject; by default where the cluster has one",
     )
     arguments.add_savings(parser)
     parser.add_argument(

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Videos to training data, with Ray Data. Knows nothing of training."""
+"""Conversion of videos to training data with Ray Data."""
 
 import argparse
 import json

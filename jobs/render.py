@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Renders a catalogue of videos through the Serve application. Knows nothing of tensors.
+"""Rendering of a catalogue of videos through the Serve application.
 
 The catalogue is checked before Ray starts; items that cannot be rendered fail alone. Work in
-progress lies in DIR/.work, so that a job that was killed goes on with the frames that are missing;
-what is finished is skipped.
+progress is kept in DIR/.work, so that a killed job resumes with the missing frames; finished
+items are skipped.
 """
 
 import argparse
@@ -30,7 +30,7 @@ DESCRIPTION = """\
 Render every item of a catalogue: DIR/ITEM.mp4, its first frame DIR/ITEM.png, a sheet of its
 frames DIR/ITEM.jpg, DIR/ITEM.json that says what it was made from, and DIR/index.html to look
 at and search them all. Items that cannot be rendered are in DIR/failed.csv with the reason;
-mend what is wrong and give that file as --catalog. The same command again renders only what is
+correct it and pass that file as --catalog. The same command again renders only what is
 not finished.
 
 The catalogue is a CSV or Parquet file with the columns item, photos (several joined by ';', or
@@ -50,14 +50,14 @@ Exit code: 0 all rendered, 1 some items failed, 2 bad input.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the job with these arguments and gives its exit code."""
+    """Command line; see `--help`."""
     return driver.run(
         render, _parser(), list(argv) if argv is not None else None, plan=plans.render
     )
 
 
 def render(args: argparse.Namespace) -> int:
-    """Checks everything, renders what is not finished, writes the page; gives the exit code."""
+    """Checks the catalogue, renders unfinished items, writes the page; returns the exit code."""
     settings = Settings(
         model=args.model,
         subjects=args.subjects or "",

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Which videos are good enough to train on, with Ray Data. Knows nothing of measuring."""
+"""Selection of videos good enough to train on, with Ray Data."""
 
 import argparse
 import csv

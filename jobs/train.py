@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Training of a model, one stage at a time, with Ray Train. Knows nothing of losses."""
+"""Training of one stage of a model with Ray Train."""
 
 import argparse
 import json
@@ -20,7 +20,7 @@ from jobs.common import driver, storage
 
 STAGES = ("vae", "encoder", "base")
 RAY = "ray"
-"""Folder of Ray Train's own state within a run: its checkpoints and what it knows of them."""
+"""Folder of Ray Train's own state within a run: its checkpoints and their registry."""
 RESULT = "result.json"
 """Written last: what was trained, so that a finished run is not done again."""
 MAX_FAILURES = 3
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def train(args: argparse.Namespace) -> int:
-    """Checks everything, then trains what is not trained yet; gives the exit code."""
+    """Checks everything, then trains unless that is done; returns the exit code."""
     recipe = _check(args)
     out = storage.absolute(args.out)
     asked = {
@@ -70,26 +70,26 @@ def train(args: argparse.Namespace) -> int:
         print(f"{out}/model: trained before")
         return 0
     with driver.ray_session(log_to_driver=False) as total:
-        facts = _fit(args, recipe, out, total)
-    if "input_error" in facts:
-        raise InputError(facts["input_error"])
-    if not facts.get("finished"):
+        values = _fit(args, recipe, out, total)
+    if "input_error" in values:
+        raise InputError(values["input_error"])
+    if not values.get("finished"):
         raise driver.Stopped
     storage.write_text(f"{out}/{RESULT}", json.dumps(asked, indent=1) + "\n")
-    print(f"{out}/model: trained, {facts.get('total', 0)} steps")
+    print(f"{out}/model: trained, {values.get('total', 0)} steps")
     return 0
 
 
 def _fit(
     args: argparse.Namespace, recipe: config.Recipe, out: str, total: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Runs Ray Train to its end and gives what the workers put on the board."""
+    """Runs Ray Train to its end; returns what the workers reported."""
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from jobs.common.progress import Board, stop_on_sigterm
-    from jobs.common.training_worker import Order, work
+    from jobs.common.progress import ProgressActor, stop_on_sigterm
+    from jobs.common.training_worker import TrainingOptions, work
 
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     use_gpu = total.get("GPU", 0) >= args.workers if args.gpus is None else args.gpus
@@ -98,8 +98,8 @@ def _fit(
     if args.shard and not use_gpu:
         raise InputError("shard must be used with a GPU for each worker, got none")
     _sweep(out)
-    board: Any = Board.remote()
-    order = Order(
+    actor: Any = ProgressActor.remote()
+    options = TrainingOptions(
         stage=args.stage,
         recipe=recipe,
         data=storage.absolute(args.data),
@@ -119,7 +119,7 @@ def _fit(
     )
     trainer = TorchTrainer(
         work,
-        train_loop_config={"order": order, "board": board},
+        train_loop_config={"options": options, "actor": actor},
         scaling_config=ScalingConfig(
             num_workers=args.workers,
             use_gpu=use_gpu,
@@ -134,17 +134,17 @@ def _fit(
     )
 
     def progress() -> driver.Progress:
-        facts: dict[str, Any] = ray.get(board.read.remote())
-        note = f"loss {facts['loss']:.4f}" if "loss" in facts else "starting"
-        return driver.Progress(done=facts.get("step", 0), total=facts.get("total"), note=note)
+        values: dict[str, Any] = ray.get(actor.read.remote())
+        note = f"loss {values['loss']:.4f}" if "loss" in values else "starting"
+        return driver.Progress(done=values.get("step", 0), total=values.get("total"), note=note)
 
-    with stop_on_sigterm(board), driver.bar(progress, unit="step"):
+    with stop_on_sigterm(actor), driver.bar(progress, unit="step"):
         trainer.fit()
-    return ray.get(board.read.remote())
+    return ray.get(actor.read.remote())
 
 
 def _sweep(out: str) -> None:
-    """Deletes checkpoints that a killed run wrote but Ray never took note of."""
+    """Deletes checkpoints that a killed run wrote but Ray never registered."""
     snapshot = f"{out}/{RAY}/checkpoint_manager_snapshot.json"
     known = storage.read_text(snapshot) if storage.is_file(snapshot) else ""
     for name in storage.folders(f"{out}/{RAY}"):
@@ -153,10 +153,10 @@ def _sweep(out: str) -> None:
 
 
 def _check(args: argparse.Namespace) -> config.Recipe:
-    """Everything that can be known to be wrong before Ray starts; gives the recipe.
+    """Checks what can be checked before Ray starts; returns the recipe.
 
     Raises:
-        InputError: stage, recipe, model and data are not there or do not belong together.
+        InputError: stage, recipe, model or data are missing or do not match.
     """
     if args.stage not in STAGES:
         raise InputError(f"stage must be one of {', '.join(STAGES)}, got {args.stage!r}")
@@ -191,13 +191,13 @@ def _check(args: argparse.Namespace) -> config.Recipe:
     if args.stage == "base" and pipe is None:
         raise InputError("model must be given for stage base (the data's latents are its VAE's)")
     for data in filter(None, (args.data, args.val_data)):
-        facts = Dataset(data, recipe=recipe, columns=())
+        values = Dataset(data, recipe=recipe, columns=())
         if args.stage == "base" and pipe is not None:
             expected = encoders_fingerprint(pipe)
-            if facts.fingerprint != expected:
+            if values.fingerprint != expected:
                 raise InputError(
                     f"data must be encoded by the model {args.model!r} ({expected}), got "
-                    f"{facts.fingerprint} in {data!r}: run jobs/preprocess.py with that model"
+                    f"{values.fingerprint} in {data!r}: run jobs/preprocess.py with that model"
                 )
     return recipe
 
@@ -223,10 +223,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--warm-start",
         metavar="MODEL",
-        help="model folder, of any recipe, whose weights are taken over where name and shape agree "
+        help="model folder, of any recipe, whose weights are copied where name and shape agree "
         "(not the VAE's)",
     )
-    parser.add_argument("--val-data", help="data folder of people who are not in --data")
+    parser.add_argument("--val-data", help="data folder of subjects that are not in --data")
     parser.add_argument("--steps", type=int, help="optimizer steps, instead of the recipe's")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and noise")
     parser.add_argument("--workers", type=int, default=1, help="processes (default: %(default)s)")

@@ -1,4 +1,4 @@
-"""What a catalogue's page shows beside its results, and how it shows an item. Renders nothing."""
+"""Small copies of photos, motions and true videos for the catalogue page."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -30,14 +30,14 @@ class Media:
         self.root = root
         self.digest_of = digest_of
 
-    def beside(
+    def files(
         self, photos: Sequence[Path], motion: Path | str, truth: Path | None
     ) -> dict[str, Any]:
-        """Paths relative to the page; what they name is made where it is missing.
+        """Paths relative to the page; missing files are made.
 
         Args:
             photos: of the item.
-            motion: its pose track, or what was told here of one that is there no more.
+            motion: its pose track, or the preview's path where it no longer exists.
             truth: the true video, if there is one.
         """
         return {
@@ -78,7 +78,7 @@ class Media:
 
 
 def entry(manifest: Mapping[str, Any], media: Mapping[str, Any]) -> Entry:
-    """A finished item as the page shows it, by its manifest and what stands beside it."""
+    """A finished item as the page shows it, from its manifest and media files."""
     name = manifest["item"]
     width, height = (int(side) for side in manifest["size"].split("x"))
     settings = [

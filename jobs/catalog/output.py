@@ -1,6 +1,6 @@
-"""The folder that a catalogue is rendered into: what is finished, and the page that shows it.
+"""Output folder of a rendered catalogue.
 
-Knows nothing of Ray. Layout: ITEM.mp4, ITEM.png (first frame), ITEM.jpg (sheet of frames) and
+Layout: ITEM.mp4, ITEM.png (first frame), ITEM.jpg (sheet of frames) and
 ITEM.json (manifest) per item, index.html with its pictures and videos in media/, failed.csv where
 items failed, and .work/ for what is under way.
 """
@@ -35,7 +35,7 @@ VERSIONS = ("dreampose", "torch", "diffusers", "av", "ray")
 
 
 class Output:
-    """One output folder.
+    """The output folder of a catalogue.
 
     Args:
         root: the folder; made when something is written.
@@ -43,7 +43,7 @@ class Output:
         align: fit motions to the photos' bodies.
         estimator: pose estimator for motions that are videos.
         size: height and width of the videos; by default the model's own.
-        contents: what is known of files already.
+        contents: cache of file checks.
         signer: signs the videos.
     """
 
@@ -82,7 +82,7 @@ class Output:
         return self.digest_of_folder(self.settings.subject_folder(item.subject))
 
     def inputs(self, item: Item) -> dict[str, Any]:
-        """All that an item's frames depend on, by content: equal inputs, equal result."""
+        """What an item's frames depend on, by content: equal inputs give an equal result."""
         facts: dict[str, Any] = {
             "model": self.model_digest,
             "subject": self.weights(item),
@@ -136,10 +136,10 @@ class Output:
             else:
                 waiting.setdefault(self.key(item), []).append(item)
 
-        def place(group: list[Item]) -> tuple[str, str]:
+        def sort_key(group: list[Item]) -> tuple[str, str]:
             return self.weights(group[0]), self.digest_of(group[0].motion)
 
-        return sorted(waiting.values(), key=place)
+        return sorted(waiting.values(), key=sort_key)
 
     def manifest(self, item: Item) -> dict[str, Any] | None:
         """What was written about the item when it was finished, if it was."""
@@ -160,8 +160,8 @@ class Output:
             name += f"-{self.size[0]}x{self.size[1]}"
         return self.root / ".work" / "motions" / f"{name}.npz"
 
-    def take_up(self, item: Item) -> VideoFolder:
-        """The item's folder in storage: the one of an interrupted run, or a new one."""
+    def video_folder(self, item: Item) -> VideoFolder:
+        """The item's folder in storage, of an interrupted run or new."""
         # Weights that lie there under two names are loaded under one.
         weights = self.subjects.setdefault(self.weights(item), item.subject)
         name = self._video_id(item)
@@ -314,11 +314,11 @@ class Output:
         write_atomically(failed, text.getvalue().encode())
 
     def _media(self, item: Item, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """What stands beside an item; `known` is what stood beside one of equal inputs."""
+        """The item's media files; `known` are those of an item of equal inputs."""
         motion = self.motion(item)
         # Poses that were read from a video lie in .work/, which may be gone when all is finished.
         drawn = str(known["motion"]) if known and not motion.exists() else motion
-        return self.media.beside(item.photos, drawn, item.truth)
+        return self.media.files(item.photos, drawn, item.truth)
 
 
 def digest_of_file(path: Path) -> str:

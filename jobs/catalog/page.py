@@ -1,4 +1,4 @@
-"""The page that shows a rendered catalogue: photo, motion, result, truth. Knows nothing of Ray.
+"""HTML page of a rendered catalogue.
 
 One HTML file with relative links to the files beside it, so that the folder may be moved, zipped
 or put on any web server. It holds thousands of items: pictures and videos are loaded as they come

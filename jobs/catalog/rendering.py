@@ -1,7 +1,4 @@
-"""Renders many items through a Serve application, its own or one that is running.
-
-Knows where an item's files go through `jobs.catalog.output` alone.
-"""
+"""Batch rendering of catalogue items through a Serve application."""
 
 import asyncio
 import logging
@@ -39,7 +36,7 @@ logger = logging.getLogger("ray.serve")
 def render_items(
     groups: Sequence[Sequence[Item]], output: Output, total: Mapping[str, float]
 ) -> dict[str, str]:
-    """Renders and publishes items; gives names and reasons of those that failed.
+    """Renders and publishes items; returns names and reasons of those that failed.
 
     Args:
         groups: items of equal inputs each, none finished yet, in the order of work.
@@ -74,7 +71,7 @@ def render_items(
 def on_own_samplers(settings: Settings, total: Mapping[str, float]) -> Settings:
     """The settings with as many videos at once as keep all samplers busy, short videos too.
 
-    A video may be a single chunk, and nobody else waits for these samplers.
+    A video may be a single chunk, and no other application uses these samplers.
     """
     share = resources.sampling(total, replicas=settings.replicas or None)
     enough = share.num_processes * settings.calls_held
@@ -137,7 +134,7 @@ class _Batch:
             try:
                 await self._extract(item)
                 extracted = time.monotonic()
-                folder = await asyncio.to_thread(self.output.take_up, item)
+                folder = await asyncio.to_thread(self.output.video_folder, item)
                 self.folders[folder.id] = folder
                 path = str(folder.path)
                 state: Video = await call_with_retries(

@@ -1,11 +1,11 @@
-"""Reads a catalogue of videos to render and checks all of it at once. Knows nothing of Ray.
+"""Reader and validation of a catalogue of videos to render.
 
 A catalogue is a CSV or Parquet file. Columns `item`, `photos` (several joined by ';', or a list)
 and `motion` (a pose track `.npz`, or a video) must be there; `subject`, `seed`, `preset` and
 `truth` (the true video, where one exists, shown beside the result) may be. Paths are relative to
 the catalogue's folder, or else to the current one.
 
-What is wrong with the table refuses all of it; what is wrong with one item fails that item alone.
+An error in the table rejects all of it; an error in one item fails that item alone.
 """
 
 import contextlib
@@ -87,32 +87,32 @@ class Broken:
 
 @dataclass(frozen=True, kw_only=True)
 class Catalog:
-    """A catalogue: what can be rendered, and what cannot; each in the order of the file."""
+    """A catalogue: valid items and broken lines, each in the order of the file."""
 
     items: list[Item]
     broken: list[Broken]
 
 
 class Contents:
-    """What is known of files, by content: each is read once, under however many names it comes."""
+    """Cache of file checks by content: equal files are read once."""
 
     def __init__(self) -> None:
         self.digest = cache(digest)
         self._photos: set[str] = set()
         self._lengths: dict[str, int] = {}
 
-    def look_at(self, photos: Iterable[Path]) -> None:
-        """Decodes photos side by side; what is wrong with one is told when it is asked for."""
+    def preload(self, photos: Iterable[Path]) -> None:
+        """Decodes photos in parallel; errors are raised when a photo is checked."""
 
-        def look(photo: Path) -> None:
+        def load(photo: Path) -> None:
             with contextlib.suppress(InputError, OSError):
                 self.check_photo(photo)
 
         with ThreadPoolExecutor() as pool:
-            list(pool.map(look, dict.fromkeys(photos)))
+            list(pool.map(load, dict.fromkeys(photos)))
 
     def check_photo(self, photo: Path) -> None:
-        """Refuses what is no photo.
+        """Checks that a file is a photo.
 
         Raises:
             InputError: the file is missing or cannot be decoded.
@@ -122,7 +122,7 @@ class Contents:
             self._photos.add(self.digest(photo))
 
     def check_truth(self, truth: Path) -> None:
-        """Refuses what is no video, all of which the page will show.
+        """Checks that a file is a video, since the page shows all of it.
 
         Raises:
             InputError: it cannot be decoded.
@@ -150,16 +150,16 @@ class Contents:
 def read_catalog(
     path: Path, *, settings: Settings, preset: str, contents: Contents | None = None
 ) -> Catalog:
-    """Every item of a catalogue, after looking at every file that it names.
+    """Reads a catalogue and checks every file that it names.
 
     Args:
         path: the CSV or Parquet file.
         settings: which model and which subjects there are.
         preset: for items that name none.
-        contents: what is known of files already.
+        contents: cache of file checks.
 
     Raises:
-        InputError: the table is not what it must be: a column, a name, no items.
+        InputError: the table has a wrong column, a wrong or repeated name, or no items.
     """
     if not path.is_file():
         raise InputError(f"catalog must be an existing file, got {str(path)!r}")
@@ -173,12 +173,12 @@ def read_catalog(
     lines = {line: read_line(line, row, path.parent) for line, row in rows}
     names: set[str] = set()
     for line, cells in lines.items():
-        # Some filesystems do not tell upper from lower case, and the names become files.
+        # Some filesystems ignore case, and the names become files.
         if cells["item"].lower() in names:
             raise InputError(f"line {line}: item must be unique, got {cells['item']!r} again")
         names.add(cells["item"].lower())
     contents = contents or Contents()
-    contents.look_at(
+    contents.preload(
         Path(photo) for cells in lines.values() for photo in cells["photos"].split(";") if photo
     )
     items: list[Item] = []
@@ -267,7 +267,7 @@ def is_there(path: Path) -> bool:
 
 
 def check_columns(columns: Sequence[str]) -> None:
-    """Refuses a catalogue that lacks a column, or has one that would be ignored in silence."""
+    """Rejects a catalogue that lacks a column or has an unknown one."""
     missing = [column for column in REQUIRED if column not in columns]
     if missing:
         raise InputError(
@@ -289,7 +289,7 @@ def read_item(
     """One line as an item.
 
     Raises:
-        InputError: what is wrong with it.
+        InputError: a cell is not valid.
     """
     photos = tuple(Path(cell) for cell in cells["photos"].split(";") if cell)
     if not photos:

@@ -1,4 +1,4 @@
-"""DeepFashion's In-shop folder as lists of photo sets. Knows nothing of training.
+"""Photo sets of DeepFashion's In-shop folder.
 
 The data set is given out by its authors against an agreement, for research that is not commercial;
 nothing is fetched here. Layout of the folder: `img/` or `img_highres/` with

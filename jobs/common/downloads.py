@@ -1,4 +1,4 @@
-"""One file over HTTP: tried again, gone on with where it broke off, checked. Knows no data set."""
+"""Resumable, verified HTTP downloads."""
 
 import email.utils
 import hashlib
@@ -13,17 +13,17 @@ from dreampose import __version__
 
 _RANGE_REFUSED = 416
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Answers that may be another one later."""
+"""HTTP status codes worth a retry."""
 LONGEST_WAIT = 120.0
-"""Seconds; a server that asks for more is given up for this run."""
+"""Seconds; a longer Retry-After fails the file for this run."""
 
 
 class FetchError(Exception):
-    """Why a file could not be had, in a few words."""
+    """A file could not be fetched; the message says why."""
 
 
-class _PassingError(Exception):
-    """A fault that may be gone at the next try; `wait` is what the server asks for, in seconds."""
+class _TransientError(Exception):
+    """A fault that a retry may not meet; `wait` is what the server asks for, in seconds."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
@@ -31,7 +31,7 @@ class _PassingError(Exception):
 
 
 def client() -> httpx.Client:
-    """A client that says who it is and does not wait for ever."""
+    """An HTTP client with a User-Agent and timeouts."""
     return httpx.Client(
         follow_redirects=True,
         timeout=httpx.Timeout(60.0, connect=20.0),
@@ -47,12 +47,12 @@ def sha256(path: Path) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Fetcher:
-    """Fetches files one at a time; of several threads each may use the same one.
+    """Fetches single files; one instance may be shared by threads.
 
     Attributes:
         http: the client.
-        max_tries: tries of a file before it is given up.
-        pause: seconds to wait after each answer, whatever it was.
+        max_tries: tries of a file before it fails.
+        pause: seconds to wait after each response.
         first_delay: seconds before the second try; doubled at each further one.
         sleep: how to wait.
     """
@@ -64,18 +64,18 @@ class Fetcher:
     sleep: Callable[[float], None] = field(default=time.sleep)
 
     def fetch(self, url: str, target: Path, digest: str = "") -> None:
-        """Brings a file; it appears whole or not at all.
+        """Fetches a file; it appears whole or not at all.
 
-        What arrived before the connection broke, in this run or an earlier one, is kept in
-        `.NAME.part` and gone on with, if the server still has the same file.
+        A partial download of this or an earlier run is kept in `.NAME.part` and resumed if the
+        server still has the same file.
 
         Args:
-            url: where it is.
-            target: where it goes.
+            url: of the file.
+            target: path of the file.
             digest: SHA-256 that it must have; unchecked where empty.
 
         Raises:
-            FetchError: it cannot be had.
+            FetchError: it cannot be fetched.
         """
         target.parent.mkdir(parents=True, exist_ok=True)
         reason = ""
@@ -83,7 +83,7 @@ class Fetcher:
             wait: float | None = None
             try:
                 self._try(url, target, digest)
-            except _PassingError as error:
+            except _TransientError as error:
                 reason, wait = str(error), error.wait
             except httpx.TransportError as error:
                 reason = f"{type(error).__name__}: {error}".rstrip(": ")
@@ -103,17 +103,17 @@ class Fetcher:
         part = target.with_name(f".{target.name}.part")
         tag = target.with_name(f".{target.name}.part.tag")
         headers: dict[str, str] = {"Accept-Encoding": "identity"}
-        # Without a tag nobody knows whether the server still has the same file.
+        # Without a tag it is unknown whether the server still has the same file.
         start = part.stat().st_size if part.exists() and tag.exists() else 0
         if start:
             headers |= {"Range": f"bytes={start}-", "If-Range": tag.read_text("utf-8")}
         with self.http.stream("GET", url, headers=headers) as answer:
             if answer.status_code == _RANGE_REFUSED:
                 part.unlink()
-                raise _PassingError("HTTP 416", wait=0.0)
+                raise _TransientError("HTTP 416", wait=0.0)
             if answer.status_code in RETRIED:
                 asked = answer.headers.get("Retry-After")
-                raise _PassingError(f"HTTP {answer.status_code}", wait=_seconds(asked))
+                raise _TransientError(f"HTTP {answer.status_code}", wait=_seconds(asked))
             if answer.status_code not in (httpx.codes.OK, httpx.codes.PARTIAL_CONTENT):
                 raise FetchError(f"HTTP {answer.status_code}")
             kind = answer.headers.get("Content-Type", "").partition(";")[0]
@@ -123,7 +123,7 @@ class Fetcher:
             begins = answer.headers.get("Content-Range", "").startswith(f"bytes {start}-")
             if goes_on and not begins:
                 part.unlink()
-                raise _PassingError("another part came than was asked for", wait=0.0)
+                raise _TransientError("another part came than was asked for", wait=0.0)
             validator = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
             if not goes_on:
                 tag.unlink(missing_ok=True)
@@ -134,7 +134,7 @@ class Fetcher:
                     file.write(piece)
         if digest and (got := sha256(part)) != digest.lower():
             part.unlink()
-            raise _PassingError(f"its SHA-256 is {got[:12]}…, not {digest[:12]}…")
+            raise _TransientError(f"its SHA-256 is {got[:12]}…, not {digest[:12]}…")
         part.replace(target)
         tag.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""Starting a job: its command line, its signals and its Ray session. Knows nothing of models."""
+"""Command line, signals and Ray session of a job."""
 
 import argparse
 import contextlib
@@ -28,8 +28,8 @@ RAY_NOTE = """\
 Where it runs: by itself on this machine, with every core; with RAY_ADDRESS set (for example
 RAY_ADDRESS=auto) on that cluster; or submitted to one, from the repository's folder:
   ray job submit --working-dir . -- jobs/{name}.py ...
-(with absolute paths or URIs that every node reaches: the uploaded folder is a passing copy).
-Stop it whenever you like (Ctrl-C, SIGTERM, even kill -9): the same command goes on from there.
+(with absolute paths or URIs that every node reaches: the uploaded folder is a temporary copy).
+It can be stopped at any time (Ctrl-C, SIGTERM, even kill -9): the same command resumes it.
 """
 
 
@@ -70,7 +70,7 @@ def run(
     *,
     plan: "Callable[[argparse.Namespace], Plan]",
 ) -> int:
-    """Runs a job and gives its exit code: the job's own, or 2 with one line for bad input.
+    """Runs a job and returns its exit code: the job's own, or 2 with one line for bad input.
 
     With `--dry-run`, prints its plan instead.
     """
@@ -92,7 +92,7 @@ def run(
 
 
 def missing_extra(extra: str, error: ModuleNotFoundError) -> InputError:
-    """What to tell a user who has not installed what a job needs."""
+    """The error for a job whose optional packages are not installed."""
     return InputError(
         f"the packages of the extra {extra!r} must be installed (pip install -e '.[{extra}]'), "
         f"got no {error.name}"
@@ -107,7 +107,7 @@ def _show(plan: "Plan", prices: str | None) -> None:
 
 
 class Stopped(BaseException):
-    """The process was told to end (SIGTERM); not an error, so no handler of errors takes it."""
+    """SIGTERM was received; a BaseException, so that error handlers let it pass."""
 
 
 @contextlib.contextmanager
@@ -156,7 +156,7 @@ def ray_session(*, log_to_driver: bool = True) -> Generator[Mapping[str, float],
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a job is. `total` is None while it is not known."""
+    """Progress of a job; `total` is None while it is unknown."""
 
     done: int
     total: int | None
@@ -172,7 +172,7 @@ def bar(read: Callable[[], Progress], *, unit: str) -> Generator[None, None, Non
         def show() -> None:
             now = read()
             if progress.total is None and now.total is not None:
-                # What was done before this run must not count towards its speed.
+                # Work of earlier runs must not count towards the speed.
                 progress.total, progress.initial = now.total, now.done
                 progress.n = now.done
             progress.set_postfix_str(now.note, refresh=False)

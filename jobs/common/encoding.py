@@ -1,4 +1,4 @@
-"""One video to one row of training data: the actor of `jobs/preprocess.py`. Starts no Ray."""
+"""Ray Data actor that turns one video into one training row."""
 
 import json
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from jobs.common import storage
 from jobs.common.video_list import is_photo_set
 
 DATA_FIELDS = ("name", "height", "width", "num_crops", "crop_scale", "num_recolours")
-"""What of a recipe the data depend on; the numbers of training may change afterwards."""
+"""Fields of a recipe that the data depend on; the others may change afterwards."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What all rows of one data folder have in common.
+    """Settings shared by all rows of a data folder.
 
     pose: name of the estimator, with its model's file where it has one. model: folder of the model
     that encodes, or None for frames and poses only.
@@ -32,7 +32,7 @@ class Settings:
     model_fingerprint: str | None = None
 
     def to_json(self) -> str:
-        """For the data folder; where models lie is not part of what it is."""
+        """JSON for the data folder; the model's path is not part of it."""
         recipe = {name: getattr(self.recipe, name) for name in DATA_FIELDS}
         if self.recipe.sizes:
             recipe["sizes"] = [list(size) for size in self.recipe.sizes]
@@ -46,7 +46,7 @@ class Settings:
 
 
 def identify_poses(pose: str, recipe: Recipe) -> str:
-    """What the poses of a data folder were made by: the estimator, and channels that are not 2.
+    """The origin of a data folder's poses: the estimator, and the channels where they are not 2.
 
     Raises:
         InputError: no estimator has that name, or its file is missing.
@@ -68,7 +68,7 @@ def _read_photos(path: str) -> list[Any]:
 
 
 class Encoder:
-    """Turns videos into rows; one that cannot be used becomes a row that says why."""
+    """Turns videos into rows; one that cannot be used becomes a row with the reason."""
 
     def __init__(self, settings: Settings, num_threads: int) -> None:
         import torch
@@ -122,7 +122,7 @@ class Encoder:
         return row | {"path": path}
 
     def _known_motion(self, clip: Clip, row_file: str, height: int, width: int) -> Any | None:
-        """The motion behind an earlier row; None where it has to be read anew.
+        """The motion of an earlier row; None where it has to be extracted again.
 
         Painted maps are painted again from the row's joints, which gives the same maps. The others
         are not in the row at the size that crops are made of.

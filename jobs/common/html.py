@@ -1,4 +1,4 @@
-"""What every HTML page here has in common: its frame and its look. Knows nothing of contents."""
+"""HTML frame and style shared by all pages."""
 
 from html import escape
 

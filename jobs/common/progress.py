@@ -1,7 +1,4 @@
-"""What driver and workers tell each other: facts one way, the wish to stop the other way.
-
-Knows nothing of what the facts mean. The board is an actor that needs no CPU; nobody waits for it.
-"""
+"""Actor that carries progress to the driver and stop requests to workers."""
 
 import contextlib
 import signal
@@ -17,23 +14,23 @@ POLL_SECONDS = 1.0
 
 
 @ray.remote(num_cpus=0)
-class Board:
-    """Facts that workers put up, and whether they should stop."""
+class ProgressActor:
+    """Values that workers report, and whether they should stop."""
 
     def __init__(self) -> None:
-        self._facts: dict[str, Any] = {}
+        self._values: dict[str, Any] = {}
         self._stop = False
 
-    def put(self, facts: Mapping[str, Any]) -> None:
-        """Replaces the facts of these names."""
-        self._facts.update(facts)
+    def put(self, values: Mapping[str, Any]) -> None:
+        """Replaces the values of these names."""
+        self._values.update(values)
 
     def read(self) -> dict[str, Any]:
-        """All facts."""
-        return self._facts
+        """All reported values."""
+        return self._values
 
     def ask_to_stop(self) -> None:
-        """Tells all workers to save and end."""
+        """Asks all workers to save and end."""
         self._stop = True
 
     def should_stop(self) -> bool:
@@ -41,11 +38,11 @@ class Board:
         return self._stop
 
 
-class StopWatch:
-    """A worker's cheap view of whether it should stop: asks the board now and then, in a thread."""
+class StopSignal:
+    """A worker's cheap view of whether to stop; a thread polls the progress actor."""
 
-    def __init__(self, board: Any) -> None:
-        self._board = board
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
         self._event = threading.Event()
         self._ended = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
@@ -60,30 +57,30 @@ class StopWatch:
 
     def _watch(self) -> None:
         while not self._ended.wait(POLL_SECONDS):
-            if ray.get(self._board.should_stop.remote()):
+            if ray.get(self._actor.should_stop.remote()):
                 self._event.set()
                 return
 
 
 @contextlib.contextmanager
-def stop_on_sigterm(board: Any) -> Generator[threading.Event, None, None]:
+def stop_on_sigterm(actor: Any) -> Generator[threading.Event, None, None]:
     """Within the block a SIGTERM asks the workers to save and end; a second one ends at once.
 
-    Yields an event that tells whether that happened.
+    Yields an event that is set once that happened.
     """
-    told = threading.Event()
+    stopped = threading.Event()
     previous = signal.getsignal(signal.SIGTERM)
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if told.is_set() and callable(previous):
+        if stopped.is_set() and callable(previous):
             previous(number, frame)
-        told.set()
+        stopped.set()
         print("stopping: saving a checkpoint first", file=sys.stderr)
         # A signal handler must not call into Ray, which may be in the middle of a call.
-        threading.Thread(target=lambda: ray.get(board.ask_to_stop.remote()), daemon=True).start()
+        threading.Thread(target=lambda: ray.get(actor.ask_to_stop.remote()), daemon=True).start()
 
     signal.signal(signal.SIGTERM, handle)
     try:
-        yield told
+        yield stopped
     finally:
         signal.signal(signal.SIGTERM, previous)

@@ -1,7 +1,4 @@
-"""How a training goes, for TensorBoard: curves, and sheets of pictures at each checkpoint.
-
-Knows nothing of Ray or of the training loop; it looks at the model folders that the loop writes.
-"""
+"""TensorBoard curves and sample sheets of a training."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -21,7 +18,7 @@ from dreampose.training import StepReport, trackers
 from jobs.common import storage
 
 if TYPE_CHECKING:
-    from jobs.common.training_worker import Order
+    from jobs.common.training_worker import TrainingOptions
 
 NUM_CLIPS = 4
 PRESET = "fast"
@@ -39,11 +36,11 @@ def is_point(report: StepReport) -> bool:
     )
 
 
-class Sheets:
-    """Writes curves and sheets; does nothing where it is not enabled (all ranks but the first)."""
+class SampleSheets:
+    """Writes curves and sheets; a no-op unless enabled (on rank 0)."""
 
-    def __init__(self, order: "Order", *, enabled: bool) -> None:
-        self._order = order
+    def __init__(self, options: "TrainingOptions", *, enabled: bool) -> None:
+        self._options = options
         self._enabled = enabled
         self._writer: Any = None
         self._clips: list[Dataset] | None = None
@@ -56,28 +53,28 @@ class Sheets:
             self._writer.close()
 
     def write(self, report: StepReport) -> None:
-        """Takes in one step."""
+        """Writes one step."""
         if not self._enabled:
             return
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
             # A resumed run repeats steps that a killed one had written already.
-            folder = f"{self._order.out}/tensorboard"
+            folder = f"{self._options.out}/tensorboard"
             self._writer = SummaryWriter(folder, purge_step=report.step)
         if is_point(report):
             for name, value in trackers.scalars(report).items():
                 self._writer.add_scalar(name, value, report.step)
-        if report.checkpoint is not None and self._order.stage != "encoder":
+        if report.checkpoint is not None and self._options.stage != "encoder":
             sheet = self._sheet(report.checkpoint / "model")
             if sheet is not None:
                 self._writer.add_image("samples", sheet, report.step, dataformats="HWC")
             self._writer.flush()
 
     def _sheet(self, model: Path) -> UInt8[np.ndarray, "H W 3"] | None:
-        """A row a clip: photo, truth and what the model makes of it."""
+        """One row a clip: true frames, then the model's."""
         if self._clips is None:
-            self._clips = _first_clips(self._order)
+            self._clips = _first_clips(self._options)
         if not self._clips:
             return None
         pipe = checkpoints.load(model)
@@ -86,7 +83,7 @@ class Sheets:
         for clip in self._clips:
             frames = clip.array(0, "frames")
             chosen = np.linspace(0, len(frames) - 1, 4).astype(int)
-            if self._order.stage == "vae":
+            if self._options.stage == "vae":
                 codec = LatentCodec(vae=pipe.vae, image_range=pipe.recipe.image_range)
                 with torch.no_grad():
                     images = video.to_model(frames[chosen]).to(pipe.vae.device)
@@ -115,16 +112,16 @@ def _render(pipe: Any, clip: Dataset, chosen: list[int]) -> UInt8[np.ndarray, "t
     return generation.render_frames(pipe, request, chosen)
 
 
-def _first_clips(order: "Order") -> list[Dataset]:
+def _first_clips(options: "TrainingOptions") -> list[Dataset]:
     """The first usable clips of the held-out data, else of the training data."""
     found: list[Dataset] = []
     columns = ("frames", "poses", "joints", "confidence")
-    data = order.val_data or order.data
+    data = options.val_data or options.data
     for file in storage.find(data):
         if file != data and not holds_clips(file.removeprefix(data)):
             continue
         try:
-            found.append(Dataset(file, recipe=order.recipe, columns=columns))
+            found.append(Dataset(file, recipe=options.recipe, columns=columns))
         except InputError:  # a rejected video
             continue
         if len(found) == NUM_CLIPS:

@@ -1,4 +1,4 @@
-"""Files on any pyarrow filesystem: this disk, S3, GCS. Knows nothing of what is in them."""
+"""Files and folders on any pyarrow filesystem."""
 
 import shutil
 from collections.abc import Generator, Sequence
@@ -17,7 +17,7 @@ from dreampose.io.paths import resolve
 
 
 def absolute(uri: str | Path) -> str:
-    """The same place, named so that it means the same in another working directory."""
+    """The path as it reads from any working directory: a URI, or an absolute path."""
     return str(uri) if "://" in str(uri) else resolve(uri)[1]
 
 
@@ -126,7 +126,7 @@ def read_table(file: str, columns: Sequence[str]) -> pa.Table:
 
 
 def upload_folder(source: Path, uri: str, *, last: str) -> None:
-    """Puts a folder in place of another.
+    """Uploads a folder, replacing the target.
 
     On this disk it appears whole or not at all. Object stores have no such thing: there the file
     `last`, without which the folder is not usable, is written after all others.

@@ -1,4 +1,4 @@
-"""The list of people to finetune on. Knows nothing of models."""
+"""CSV table of the subjects to finetune on."""
 
 import csv
 import glob
@@ -11,14 +11,14 @@ from dreampose.io import video
 
 
 @dataclass(frozen=True, kw_only=True)
-class Person:
-    """A person and the photos of them, as absolute paths."""
+class SubjectPhotos:
+    """A subject and its photos, as absolute paths."""
 
     subject: str
     photos: tuple[str, ...]
 
 
-def read(path: str | Path) -> list[Person]:
+def read(path: str | Path) -> list[SubjectPhotos]:
     """Reads a CSV with the columns `subject` and `photos` (paths or patterns, `;` between them).
 
     Relative paths start at the file. Every photo is decoded once, so that a broken one is known
@@ -41,13 +41,13 @@ def read(path: str | Path) -> list[Person]:
             )
         rows = [(row["subject"] or "", row["photos"] or "") for row in reader]
     if not rows:
-        raise InputError(f"subjects must name at least one person, got none in {str(path)!r}")
-    people: dict[str, Person] = {}
+        raise InputError(f"subjects must name at least one subject, got none in {str(path)!r}")
+    subjects: dict[str, SubjectPhotos] = {}
     for line, (subject, photos) in enumerate(rows, start=2):
         subject = subject.strip()
         if not re.fullmatch(r"[\w-][\w .-]*", subject):
             raise InputError(f"subject must be usable as a name, got {subject!r} in line {line}")
-        if subject in people:
+        if subject in subjects:
             raise InputError(f"subject must be named once, got {subject!r} in line {line} again")
         found = [
             photo for part in photos.split(";") if part.strip()
@@ -57,8 +57,8 @@ def read(path: str | Path) -> list[Person]:
             raise InputError(f"photos must be at least one, got none in line {line}")
         for photo in found:
             video.read_photo(photo)
-        people[subject] = Person(subject=subject, photos=tuple(found))
-    return list(people.values())
+        subjects[subject] = SubjectPhotos(subject=subject, photos=tuple(found))
+    return list(subjects.values())
 
 
 def _expand(folder: Path, part: str, line: int) -> list[str]:

@@ -1,7 +1,4 @@
-"""Many resumable pieces of work, a Ray task each: watched, tried again, stopped together.
-
-Knows nothing of what the work is, but that it reports its steps.
-"""
+"""Resumable Ray tasks with progress, retries and a common stop."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,13 +13,13 @@ from cluster.resources import Share
 from dreampose.errors import InputError
 from dreampose.training import StepReport
 from jobs.common import driver
-from jobs.common.progress import Board, StopWatch, stop_on_sigterm
+from jobs.common.progress import ProgressActor, StopSignal, stop_on_sigterm
 
 MAX_RETRIES = 3
 
 Work = Callable[..., Iterator[StepReport]]
-"""Takes its arguments and `stop`, by name: whether to save and end. Called again after it was
-killed, it goes on; called again when it is done, it ends at once."""
+"""A function of its arguments and `stop` (by name: whether to save and end). Called again after it
+was killed it resumes; called again when it is done it returns at once."""
 
 
 def run(
@@ -34,7 +31,7 @@ def run(
     total: Mapping[str, float],
     gpus: bool | None = None,
 ) -> dict[str, str]:
-    """Runs a task for each set of arguments; gives the reasons of those that failed.
+    """Runs a task for each set of arguments; returns the reasons of those that failed.
 
     Args:
         work: what each does.
@@ -46,27 +43,27 @@ def run(
 
     Raises:
         InputError: the cluster is too small for one task.
-        Stopped: SIGTERM came; every task has saved where it stood.
+        Stopped: SIGTERM arrived; every task has saved its state.
     """
     logging.getLogger("ray").setLevel(logging.ERROR)
     use_gpu = total.get("GPU", 0) > 0 if gpus is None else gpus
     share = resources.finetuning(total, num_subjects=len(arguments), gpus=use_gpu)
     resources.require(total, share)
-    board: Any = Board.options(name=name).remote()
-    pending = _submit(work, arguments, share, board)
+    actor: Any = ProgressActor.options(name=name).remote()
+    pending = _submit(work, arguments, share, actor)
 
     def progress() -> driver.Progress:
-        answer: dict[str, Any] = ray.get(board.read.remote())
-        facts = answer.values()
-        all_steps = max((steps for _, steps in facts), default=None)
+        answer: dict[str, Any] = ray.get(actor.read.remote())
+        values = answer.values()
+        all_steps = max((steps for _, steps in values), default=None)
         return driver.Progress(
-            done=sum(step for step, _ in facts),
+            done=sum(step for step, _ in values),
             total=all_steps and all_steps * len(arguments),
             note=f"{len(arguments) - len(pending)} of {len(arguments)} {noun}",
         )
 
     failures: dict[str, str] = {}
-    with stop_on_sigterm(board) as stopped, driver.bar(progress, unit="step"):
+    with stop_on_sigterm(actor) as stopped, driver.bar(progress, unit="step"):
         while pending:
             (ready, *_), _ = ray.wait(list(pending), num_returns=1)
             task = pending.pop(ready)
@@ -82,9 +79,9 @@ def run(
 
 
 def _submit(
-    work: Work, arguments: Mapping[str, Sequence[Any]], share: Share, board: Any
+    work: Work, arguments: Mapping[str, Sequence[Any]], share: Share, actor: Any
 ) -> dict[Any, str]:
-    # Ray's types know neither these options nor what they give.
+    # Ray's types lack these options and their result.
     make_task: Any = ray.remote
     task = make_task(
         # Storage that hiccups and a GPU that others still occupy are worth another try; a dead
@@ -94,20 +91,20 @@ def _submit(
         **share.remote_args,
     )(_do)
     return {
-        task.remote(work, name, tuple(values), share.num_threads, board): name
+        task.remote(work, name, tuple(values), share.num_threads, actor): name
         for name, values in arguments.items()
     }
 
 
-def _do(work: Work, name: str, arguments: Sequence[Any], num_threads: int, board: Any) -> None:
+def _do(work: Work, name: str, arguments: Sequence[Any], num_threads: int, actor: Any) -> None:
     torch.set_num_threads(num_threads)
-    if ray.get(board.should_stop.remote()):
+    if ray.get(actor.should_stop.remote()):
         return
-    stop = StopWatch(board)
+    stop = StopSignal(actor)
     try:
         for report in work(*arguments, stop=stop):
-            # Fire and forget: nobody waits for the board.
-            board.put.remote({name: (report.step, report.total)})
+            # Fire and forget: the worker does not wait for the actor.
+            actor.put.remote({name: (report.step, report.total)})
     finally:
         stop.close()
 

@@ -1,4 +1,4 @@
-"""Which videos a job works on. Knows nothing of what is done with them."""
+"""Videos that a job works on, from folders, patterns and manifests."""
 
 import csv
 import io
@@ -30,8 +30,8 @@ def find(source: str) -> list[Video]:
     """Videos of a folder (searched whole), a pattern, one file, or a `manifest.csv`.
 
     A manifest has a column `path` (relative ones start at the manifest) and may have `subject`;
-    without one, each video is a subject of its own, named after the file. Several photos of one
-    person, with ';' between, may stand in place of a video.
+    without one, each video is a subject of its own, named after the file. A cell may also list
+    several photos of one subject, separated by ';', instead of a video.
 
     Raises:
         InputError: nothing is there, no video is among it, or the manifest is not usable.
@@ -95,7 +95,7 @@ def _read_manifest(source: str) -> list[Video]:
 
 
 def is_photo_set(path: str) -> bool:
-    """Whether it is photos of one person instead of a video."""
+    """Whether the path lists photos of one subject instead of a video."""
     return ";" in path
 
 

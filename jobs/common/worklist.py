@@ -1,4 +1,4 @@
-"""A list of small rows as a Ray Data source that can be resumed. Knows nothing of what they mean.
+"""Resumable Ray Data source over a list of small rows.
 
 Ray Data resumes only plans that start with a read, and block by block: here every row is a block.
 """
@@ -42,7 +42,7 @@ class Worklist(Datasource):
 
 
 class Sweeper(IdColumnCheckpointManager):
-    """Deletes what a killed run left half written, and filters nothing.
+    """Deletes partial files of a killed run, and filters nothing.
 
     The driver lists only unfinished rows, so the actor that Ray would start to drop the finished
     ones, and the CPU that it holds, are not needed.
@@ -51,7 +51,7 @@ class Sweeper(IdColumnCheckpointManager):
     def load_checkpoint(
         self, data_file_dir: str | None = None, data_file_filesystem: Any | None = None
     ) -> tuple[None, int]:
-        """Sweeps; says that there is nothing to filter out."""
+        """Sweeps; returns no ids to filter out."""
         super().load_checkpoint(data_file_dir, data_file_filesystem)
         return None, 0
 

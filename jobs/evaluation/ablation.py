@@ -1,6 +1,6 @@
-"""Ablations: which variants there are, how one is trained, how one person is scored with it.
+"""Variants of an ablation study, their training and scoring.
 
-Every function goes on where it was left. Knows nothing of Ray or tables.
+Every function resumes where an earlier call ended.
 """
 
 import json
@@ -44,7 +44,7 @@ REACH = 3.0
 """Deviations at which it is cut off."""
 
 PHOTOS = (("walk", 0.0), ("turn", 0.25), ("turn", 0.5), ("turn", 0.75), ("walk", 0.5))
-"""Where the photos of a person are taken: clip, and share of its length."""
+"""Where the photos of a subject are taken: clip, and share of its length."""
 NUM_PAIRS = 6
 """Pairs of neighbouring frames of each clip that are scored."""
 MIN_FRAMES = 48
@@ -101,11 +101,11 @@ ROWS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class AblationOptions:
     """What every result depends on, the same for all rows.
 
     model: whose VAE and image encoder all share. fingerprint: of its weights. data: what bases are
-    trained on. truth: folder of the test people's clips.
+    trained on. truth: folder of the test subjects' clips.
     """
 
     model: str
@@ -121,10 +121,10 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Person:
-    """A test person and the files of their clips, by motion."""
+class HeldOutSubject:
+    """A test subject and the files of their clips, by motion."""
 
-    subject: str
+    name: str
     files: Mapping[str, str]
 
 
@@ -147,16 +147,16 @@ class Base:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One person finetuned on some photos, from one base model, and rendered for some rows."""
+    """One subject finetuned on some photos, from one base model, and rendered for some rows."""
 
     base: Base
     num_photos: int
-    person: Person
+    subject: HeldOutSubject
 
     @property
     def name(self) -> str:
         """Of its files."""
-        return f"{self.base.name}-{self.num_photos}/{self.person.subject}"
+        return f"{self.base.name}-{self.num_photos}/{self.subject.name}"
 
     @property
     def rows(self) -> list[Row]:
@@ -169,14 +169,14 @@ class Cell:
         return out / "scores" / f"{self.name}.json"
 
 
-def cells(seeds: Sequence[int], people: Sequence[Person]) -> list[Cell]:
+def cells(seeds: Sequence[int], subjects: Sequence[HeldOutSubject]) -> list[Cell]:
     """Every finetuning that the rows need."""
     kinds = dict.fromkeys((row.base, row.num_photos) for row in ROWS.values())
     return [
-        Cell(base=Base(variant=variant, seed=seed), num_photos=num_photos, person=person)
+        Cell(base=Base(variant=variant, seed=seed), num_photos=num_photos, subject=subject)
         for seed in seeds
         for variant, num_photos in kinds
-        for person in people
+        for subject in subjects
     ]
 
 
@@ -195,7 +195,7 @@ def recipe_of(recipe: Recipe, variant: str) -> Recipe:
 
 
 def train_base(
-    plan: Plan, base: Base, out: Path, *, stop: Callable[[], bool] = lambda: False
+    plan: AblationOptions, base: Base, out: Path, *, stop: Callable[[], bool] = lambda: False
 ) -> Iterator[StepReport]:
     """Trains one variant; its model lies in `out/bases/NAME/model`.
 
@@ -234,9 +234,9 @@ def train_base(
 
 
 def score(
-    plan: Plan, cell: Cell, out: Path, *, stop: Callable[[], bool] = lambda: False
+    plan: AblationOptions, cell: Cell, out: Path, *, stop: Callable[[], bool] = lambda: False
 ) -> Iterator[StepReport]:
-    """Finetunes on one person and scores their clips in every row of the cell.
+    """Finetunes on one subject and scores their clips in every row of the cell.
 
     Only the scores stay: finetuned weights are deleted.
 
@@ -250,9 +250,9 @@ def score(
         return
     accelerator = Accelerator()
     pipe = load(out / "bases" / cell.base.name / "model")
-    films = {motion: video.read(cell.person.files[motion]) for motion in DEFAULT_MOTIONS}
+    films = {motion: video.read(cell.subject.files[motion]) for motion in DEFAULT_MOTIONS}
     motions = {
-        motion: _motion(out / "motions" / f"{cell.person.subject}-{motion}.npz", film, pipe, plan)
+        motion: _motion(out / "motions" / f"{cell.subject.name}-{motion}.npz", film, pipe, plan)
         for motion, film in films.items()
     }
     taken = [(name, int(at * len(films[name].frames))) for name, at in PHOTOS[: cell.num_photos]]
@@ -261,7 +261,7 @@ def score(
         pipe,
         photos,
         subject,
-        name=cell.person.subject,
+        name=cell.subject.name,
         accelerator=accelerator,
         motions=[motions[name].between(index, index + 1) for name, index in taken],
         num_steps=plan.num_steps,
@@ -343,7 +343,7 @@ def render(
     return np.concatenate(frames)
 
 
-def _motion(file: Path, film: Clip, pipe: DreamPosePipeline, plan: Plan) -> Motion:
+def _motion(file: Path, film: Clip, pipe: DreamPosePipeline, plan: AblationOptions) -> Motion:
     """The clip's motion, as from any video; read once and kept."""
     if not file.is_file():
         height, width = dataset.working_size(film, pipe.recipe)

@@ -1,4 +1,4 @@
-"""From scored cells to the table of ablations and what it says. Knows nothing of models or Ray."""
+"""Tables and verdicts of an ablation study."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,16 @@ from dreampose.metrics import Interval, Metric, bootstrap_grid, bootstrap_ratio
 from dreampose.metrics.published_scores import ABLATION_COLUMNS, ABLATIONS
 from jobs.common import storage
 from jobs.evaluation import ablation, report
-from jobs.evaluation.ablation import FULL, NUM_PAIRS, REACH, ROWS, SMOOTHING, Person, Plan, Row
+from jobs.evaluation.ablation import (
+    FULL,
+    NUM_PAIRS,
+    REACH,
+    ROWS,
+    SMOOTHING,
+    AblationOptions,
+    HeldOutSubject,
+    Row,
+)
 
 Grid = Float[np.ndarray, "people seeds"]
 """A score of a row: of each person with each seed."""
@@ -24,7 +33,9 @@ HOLDS, FAILS, UNCLEAR = "holds", "does not hold", "is within noise"
 WANTED_FLICKER = 0.5
 
 
-def write(plan: Plan, people: Sequence[Person], seeds: Sequence[int], out: Path) -> str:
+def write(
+    plan: AblationOptions, people: Sequence[HeldOutSubject], seeds: Sequence[int], out: Path
+) -> str:
     """Writes `report.md`, `report.csv` and `people.csv`; gives the report."""
     grids = collect(people, seeds, out)
     text = markdown(plan, grids)
@@ -35,18 +46,18 @@ def write(plan: Plan, people: Sequence[Person], seeds: Sequence[int], out: Path)
 
 
 def collect(
-    people: Sequence[Person], seeds: Sequence[int], out: Path
+    people: Sequence[HeldOutSubject], seeds: Sequence[int], out: Path
 ) -> dict[str, dict[str, Grid]]:
     """Every score of every row."""
     found: dict[tuple[str, str, int], Mapping[str, float]] = {}
     for cell in ablation.cells(seeds, people):
         scores = json.loads(cell.result(out).read_text())["scores"]
         for row, values in scores.items():
-            found[row, cell.person.subject, cell.base.seed] = values
+            found[row, cell.subject.name, cell.base.seed] = values
     return {
         row: {
             metric: np.array(
-                [[found[row, one.subject, seed][metric] for seed in seeds] for one in people]
+                [[found[row, one.name, seed][metric] for seed in seeds] for one in people]
             )
             for metric in ablation.METRICS
         }
@@ -54,7 +65,7 @@ def collect(
     }
 
 
-def markdown(plan: Plan, grids: Mapping[str, Mapping[str, Grid]]) -> str:
+def markdown(plan: AblationOptions, grids: Mapping[str, Mapping[str, Grid]]) -> str:
     """Table, verdicts, and how it was measured."""
     lines = [sentence(ROWS[name], grids) for name in ROWS if claims(ROWS[name])]
     return "\n\n".join(
@@ -161,7 +172,7 @@ def flicker(grids: Mapping[str, Mapping[str, Grid]]) -> str:
     )
 
 
-def protocol(plan: Plan, grids: Mapping[str, Mapping[str, Grid]]) -> list[str]:
+def protocol(plan: AblationOptions, grids: Mapping[str, Mapping[str, Grid]]) -> list[str]:
     """How the figures came about, a sentence or two each."""
     num_people, num_seeds = grids[FULL]["l1"].shape
     return [
@@ -201,11 +212,11 @@ def rows_csv(grids: Mapping[str, Mapping[str, Grid]]) -> str:
 
 
 def people_csv(
-    people: Sequence[Person], seeds: Sequence[int], grids: Mapping[str, Mapping[str, Grid]]
+    people: Sequence[HeldOutSubject], seeds: Sequence[int], grids: Mapping[str, Mapping[str, Grid]]
 ) -> str:
     """A line per row, person, seed and score."""
     rows: list[list[object]] = [
-        [row, person.subject, seed, metric, float(grid[i, j])]
+        [row, person.name, seed, metric, float(grid[i, j])]
         for row, scores in grids.items()
         for i, person in enumerate(people)
         for j, seed in enumerate(seeds)

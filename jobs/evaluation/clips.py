@@ -1,4 +1,4 @@
-"""Clips of a method beside the true ones: finds, pairs and reads them. Knows nothing of scores.
+"""Pairs of predicted and true clips on disk.
 
 A clip is a video file, or a folder with PNGs and no video in it, at any depth; its name is its path
 without the suffix. Folders must lie on a disk that every node reaches.

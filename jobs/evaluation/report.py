@@ -1,4 +1,4 @@
-"""From measured clips to tables: means, intervals, Markdown, CSV. Knows nothing of Ray or HTML."""
+"""Tables of an evaluation: means, intervals, Markdown, CSV."""
 
 import csv
 import hashlib

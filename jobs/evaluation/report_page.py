@@ -1,4 +1,4 @@
-"""The report as one HTML file, curves and videos inside. Knows nothing of how clips score."""
+"""HTML page of an evaluation report."""
 
 import base64
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
-"""Scores one clip at a time and keeps what it found. Knows nothing of tables.
+"""Cached scores of pairs of clips.
 
-What was measured lies in files named after everything that it depends on: code, weights and the
-clips' bytes. A file that is there is never made again, whoever made it.
+Results are files named after everything they depend on: code, weights and the clips' bytes.
+An existing file is never recomputed.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""What the tests of jobs share: small clips with exact poses, and a driver to kill."""
+"""Fixtures of the tests of jobs: small clips with exact poses, and a driver to kill."""
 
 import importlib
 import json
@@ -76,6 +76,15 @@ def clips(tmp_path):
         (tmp_path / "clips" / folder).mkdir(parents=True, exist_ok=True)
         _draw_clip(tmp_path / "clips" / folder / f"clip{index}.mp4", seed=index)
     return tmp_path / "clips"
+
+
+@pytest.fixture(scope="session")
+def bare_model(tiny_recipe, tmp_path_factory):
+    """A model folder that holds the recipe alone."""
+    folder = tmp_path_factory.mktemp("bare") / "tiny"
+    folder.mkdir()
+    (folder / "model_index.json").write_text(json.dumps({"recipe": tiny_recipe.to_dict()}))
+    return folder
 
 
 def _still_motion(num_frames=10):

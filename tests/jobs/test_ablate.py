@@ -13,7 +13,7 @@ from dreampose.io import video
 from dreampose.metrics import Interval
 from jobs import ablate
 from jobs.evaluation import ablation, ablation_report
-from jobs.evaluation.ablation import METRICS, ROWS, Person, Plan
+from jobs.evaluation.ablation import METRICS, ROWS, AblationOptions, HeldOutSubject
 
 MOTIONS = ("walk", "turn")
 SMALL = ("--base-steps", 2, "--steps", 2, "--vae-steps", 1, "--estimator", "catwalk")
@@ -131,7 +131,7 @@ class TestWithoutRay:
     def test_what_is_done_needs_no_ray_but_another_plan_is_refused(
         self, capsys, flags, truth, tmp_path, rng
     ):
-        people = ablate.find_people(str(truth), None)
+        people = ablate.find_subjects(str(truth), None)
         out = tmp_path / "out"
         for cell in ablation.cells([0], people):
             scores = {row.name: dict.fromkeys(METRICS, float(rng.random())) for row in cell.rows}
@@ -145,12 +145,12 @@ class TestWithoutRay:
 
     def test_clips_that_are_none_of_test_people(self, capsys, flags, truth, draw_clip):
         write_manifest(truth, ["anna"], split="train")
-        assert "people whom no training has seen, got 'anna'" in self.refusal(capsys, *flags)
+        assert "subjects that no training has seen, got 'anna'" in self.refusal(capsys, *flags)
         write_manifest(truth, ["anna"], motions=["walk"])
         assert "must hold a turn of 'anna', got none" in self.refusal(capsys, *flags)
         write_manifest(truth, ["anna"])
         line = self.refusal(capsys, *flags, "--people", 2)
-        assert "truth must hold at least 2 people, got 1" in line
+        assert "truth must hold at least 2 subjects, got 1" in line
         draw_clip(truth / "anna-turn.mp4", seed=0, num_frames=40)
         line = self.refusal(capsys, *flags)
         assert "at least 48 frames, got 40 in 'anna-turn.mp4'" in line
@@ -171,7 +171,7 @@ def rng():
     return np.random.default_rng(0)
 
 
-PLAN = Plan(
+PLAN = AblationOptions(
     model="models/start", fingerprint="f1", data="d", truth="t", estimator="blazepose",
     preset="fast", base_steps=700, num_steps=60, num_vae_steps=50,
 )  # fmt: skip
@@ -273,14 +273,14 @@ def test_one_person_has_figures_and_no_intervals(grids):
 
 
 def test_files_hold_what_was_scored(tmp_path, rng):
-    people = [Person(subject=name, files={}) for name in ("anna", "bert")]
+    people = [HeldOutSubject(name=name, files={}) for name in ("anna", "bert")]
     known = {}
     for cell in ablation.cells([3, 7], people):
         scores = {}
         for row in cell.rows:
             scores[row.name] = {name: float(rng.random()) for name in METRICS}
             for name, value in scores[row.name].items():
-                known[row.name, cell.person.subject, str(cell.base.seed), name] = value
+                known[row.name, cell.subject.name, str(cell.base.seed), name] = value
         cell.result(tmp_path).parent.mkdir(parents=True, exist_ok=True)
         cell.result(tmp_path).write_text(json.dumps({"scores": scores, "plan": asdict(PLAN)}))
     text = ablation_report.write(PLAN, people, [3, 7], tmp_path)

@@ -105,7 +105,7 @@ class TestRefusals:
         ("text", "said"),
         [
             ("subject,photo\nanna,a.png\n", "no photos"),
-            ("subject,photos\n", "at least one person"),
+            ("subject,photos\n", "at least one subject"),
             ("subject,photos\nanna,none.png\n", "'none.png' in line 2"),
             ("subject,photos\nanna,\n", "photos must be at least one, got none in line 2"),
             ("subject,photos\nanna,half.png\n", "picture that can be decoded"),

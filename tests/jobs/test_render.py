@@ -180,7 +180,7 @@ def test_an_out_that_is_a_file_and_a_model_that_is_none_are_refused(shop, capsys
 
 def finish(output, *items):
     """Puts in place what the service would have left for items of equal inputs."""
-    folder = output.take_up(items[0])
+    folder = output.video_folder(items[0])
     frames = np.full((items[0].num_frames, 64, 48, 3), 90, np.uint8)
     provenance.write(folder.result, frames, FPS, code=folder.mark())
     Image.new("RGB", (48, 64)).save(folder.poster)
@@ -254,25 +254,25 @@ def test_videos_of_another_size_are_other_videos(output, item, shop):
         shop / "out", settings=settings(shop), align=True, estimator="blazepose", size=(64, 64)
     )
     assert not wide.is_finished(item)
-    assert wide.take_up(item).request().size == (64, 64)
+    assert wide.video_folder(item).request().size == (64, 64)
     filmed = replace(item, motion=shop / "walk.mp4")
     assert wide.motion(filmed) != output.motion(filmed)
 
 
 def test_an_interrupted_item_goes_on_and_a_failed_one_starts_again(output, item):
-    folder = output.take_up(item)
+    folder = output.video_folder(item)
     folder.update(status="in_progress")
     folder.write_chunk(range(2), np.zeros((2, 64, 48, 3), np.uint8))
-    assert output.take_up(item).finished_frames() == {0, 1}
+    assert output.video_folder(item).finished_frames() == {0, 1}
     folder.update(status="failed", error={"code": "x", "message": "y"})
-    state = output.take_up(item).video()
+    state = output.video_folder(item).video()
     assert (state.status, state.error) == ("queued", None)
 
 
 def test_what_a_kill_left_of_finished_items_is_cleared_and_the_rest_kept(output, item):
     finish(output, item)
     other = replace(item, name="two", seed=4)
-    left, under_way = output.take_up(item), output.take_up(other)
+    left, under_way = output.video_folder(item), output.video_folder(other)
     assert output.unfinished([item, other]) == [[other]]
     assert not left.path.exists()
     assert under_way.path.exists()
@@ -290,8 +290,10 @@ def test_what_has_equal_contents_is_rendered_once(output, item, shop):
     )  # fmt: skip
     other = replace(item, name="three", seed=4, subject="anne")
     assert output.unfinished([item, other, same]) == [[item, same], [other]]
-    assert output.take_up(item).request().subject == "anna"
-    assert output.take_up(other).request().subject == "anna", "weights are loaded under one name"
+    assert output.video_folder(item).request().subject == "anna"
+    assert output.video_folder(other).request().subject == "anna", (
+        "weights are loaded under one name"
+    )
     finish(output, item, same)
     assert output.unfinished([item, other, same]) == [[other]]
     assert output.manifest(same)["subject"] == "anne"

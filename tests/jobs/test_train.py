@@ -16,7 +16,7 @@ from dreampose import data as dataset
 from dreampose.config import replace
 from dreampose.io import video
 from jobs import train
-from jobs.common.sample_sheets import Sheets
+from jobs.common.sample_sheets import SampleSheets
 
 NUM_STEPS = 240
 
@@ -49,7 +49,7 @@ def pictures(folder, *, stage, data, recipe):
         samples_per_second=1.0, stage=stage, checkpoint_due=True, stopped=False, grad_norm=1.0,
         skipped=0, was_skipped=False, best=None,
     )  # fmt: skip
-    with Sheets(order, enabled=True) as sheets:
+    with SampleSheets(order, enabled=True) as sheets:
         sheets.write(report)
     (file,) = (folder / "run" / "tensorboard").iterdir()
     events = EventAccumulator(str(file)).Reload()
@@ -62,7 +62,7 @@ def weights(model: Path):
 
 
 def first_step(folder: Path, name: str):
-    """First step that a TensorBoard file tells of."""
+    """First step that a TensorProgressActor file tells of."""
     events = EventAccumulator(str(folder / name)).Reload()
     return events.Scalars("loss/train")[0].step
 

@@ -133,7 +133,9 @@ def test_every_sampler_of_the_job_has_a_video(
         settings=settings,
         root=tmp_path,
         motion=lambda _: tmp_path,
-        take_up=lambda item: SimpleNamespace(id=item.name, path=item.name, finished_frames=set),
+        video_folder=lambda item: SimpleNamespace(
+            id=item.name, path=item.name, finished_frames=set
+        ),
         publish=lambda *_: None,
     )
     items = [SimpleNamespace(name=str(number), num_frames=8) for number in range(40)]

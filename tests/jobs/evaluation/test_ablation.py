@@ -13,14 +13,14 @@ from dreampose.config import replace as variant_of
 from dreampose.errors import InputError
 from dreampose.io import video
 from jobs.evaluation import ablation
-from jobs.evaluation.ablation import ROWS, Base, Cell, Person, Plan
+from jobs.evaluation.ablation import ROWS, AblationOptions, Base, Cell, HeldOutSubject
 
 NUM_FRAMES = 48
 
 
 @pytest.fixture
 def plan(tiny_model, tmp_path):
-    return Plan(
+    return AblationOptions(
         model=str(tiny_model), fingerprint="f", data=str(tmp_path / "data"), truth="clips",
         estimator="catwalk", preset="fast", base_steps=1, num_steps=1, num_vae_steps=1,
     )  # fmt: skip
@@ -32,7 +32,7 @@ def person(draw_clip, tmp_path):
     for seed, motion in enumerate(("walk", "turn")):
         files[motion] = str(tmp_path / f"anna-{motion}.mp4")
         draw_clip(files[motion], seed=seed, num_frames=NUM_FRAMES)
-    return Person(subject="anna", files=files)
+    return HeldOutSubject(name="anna", files=files)
 
 
 @pytest.fixture
@@ -142,9 +142,9 @@ def test_no_photo_is_scored():
 
 
 def test_every_row_is_rendered_once_for_each_person_and_seed(person):
-    other = replace(person, subject="bert")
+    other = replace(person, name="bert")
     cells = ablation.cells([0, 1, 2], [person, other])
-    rendered = [(row.name, cell.base.seed, cell.person.subject) for cell in cells
+    rendered = [(row.name, cell.base.seed, cell.subject.name) for cell in cells
                 for row in cell.rows]  # fmt: skip
     assert len(rendered) == len(set(rendered)) == len(ROWS) * 3 * 2
     assert len({cell.name for cell in cells}) == len(cells)
@@ -181,7 +181,7 @@ def cell(person, tiny_model, tmp_path):
     """Of the tiny model, as if that were the base."""
     (tmp_path / "bases" / "full-0").mkdir(parents=True)
     (tmp_path / "bases" / "full-0" / "model").symlink_to(tiny_model)
-    return Cell(base=Base(variant="full", seed=0), num_photos=3, person=person)
+    return Cell(base=Base(variant="full", seed=0), num_photos=3, subject=person)
 
 
 def test_frames_are_compared_with_their_own_truth(cell, plan, person, tmp_path, monkeypatch):
