@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from dreampose.io.paths import new_file, on_disk
 from serve import application
 from serve.config import Settings
-from serve.deployments.renderer import direct
+from serve.deployments.renderer import grpc_handle
 from serve.deployments.video_writer import write_result
 from serve.service.records import Prepared, RenderRequest
 from serve.service.store import Store, VideoFolder
@@ -191,7 +191,7 @@ def measure_stages(
         application.renderer_app(settings, ray.cluster_resources()), name="scaling",
         route_prefix=None,
     )  # fmt: skip
-    sampler = direct(ray_serve.get_deployment_handle("Sampler", "scaling"))
+    sampler = grpc_handle(ray_serve.get_deployment_handle("Sampler", "scaling"))
     request = RenderRequest(notes=notes(count * CHUNK, 0, size))
     folder = Store(root).create(request=request, photos=[b""], motion=b"", motion_suffix=".npz")
 

@@ -1,4 +1,4 @@
-"""The render service on Ray Serve: `serve run serve.app`. Importing it does not import Ray."""
+"""Render service on Ray Serve: `serve run serve.app`."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ __all__ = ["app"]
 
 
 def __getattr__(name: str) -> Any:
-    """`app` on demand: catalogues and pages are read and written without Ray."""
+    """Imports `app` on first access, so that importing a submodule does not import Ray."""
     if name == "app":
         from serve.application import app
 

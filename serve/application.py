@@ -1,8 +1,4 @@
-"""The application that `serve run serve.app` starts: which deployments there are, and how many.
-
-Knows no tensors and no HTTP: the interface is `serve.api`, the work behind it
-`serve.service.service`.
-"""
+"""Serve application: deployments, their replicas and resources."""
 
 import logging
 from collections.abc import Mapping
@@ -22,28 +18,28 @@ from serve.config import Autoscaling, Settings
 from serve.deployments.extractor import Extractor
 from serve.deployments.ray_backend import RayBackend
 from serve.deployments.renderer import Renderer
-from serve.deployments.router import IdleFirst
+from serve.deployments.router import LeastLoadedRouter
 from serve.deployments.sampler import Sampler
 from serve.keys import Keys
-from serve.service.metrics import RayMeasures
-from serve.service.moderation import Screen
+from serve.service.metrics import RayMetrics
+from serve.service.moderation import PhotoModerator
 from serve.service.service import Service
 
 SHUTDOWN_SECONDS = 1.0
-"""What a replica that is told to go may still finish; what it does not is in storage."""
-FIRST_LOOK_SECONDS = 0.005
-"""After which a free sampler is looked for again, where an answer came before word of its end."""
+"""Grace period of a replica that is stopped; unfinished work is resumed from storage."""
+ROUTER_BACKOFF_SECONDS = 0.005
+"""First back-off of the request router when all samplers look busy."""
 CONNECTIONS = 256
-"""Requests that the ingress answers at a time, event streams included."""
+"""Requests that one ingress handles at a time, event streams included."""
 
 SERVE_ENV = {
-    # One thread less on each call's way, there and back. What takes long has threads of its own.
+    # Saves a thread switch per call in each direction; slow work has its own threads anyway.
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
-    # Ten times a second, in each of many samplers, for numbers that are read every few seconds.
+    # The default is ten exports a second in every sampler; Prometheus scrapes every few seconds.
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "2000",
 }
-"""How Serve is set in the processes of renderer and samplers; see docs/scaling.md."""
+"""Serve settings of renderer and sampler processes; see docs/scaling.md."""
 
 logger = logging.getLogger("ray.serve")
 
@@ -51,40 +47,39 @@ logger = logging.getLogger("ray.serve")
 @ray_serve.deployment
 @ray_serve.ingress()
 class Ingress:
-    """Speaks HTTP for the service.
+    """HTTP ingress.
 
-    There is one ingress: it alone holds the queue, and takes up what an earlier one left.
+    A single replica: it holds the queue and resumes what an earlier one left unfinished.
     """
 
     async def __init__(
         self, settings: Settings, renderer: DeploymentHandle[Any], extractor: DeploymentHandle[Any]
     ) -> None:
-        measures = RayMeasures()
-        backend = RayBackend(settings, renderer, extractor, measures)
-        self.service = Service(settings, backend, measures)
+        metrics = RayMetrics()
+        backend = RayBackend(settings, renderer, extractor, metrics)
+        self.service = Service(settings, backend, metrics)
         self.configured = False
         await self.service.open()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """What Serve sends requests to; the page's Gradio is imported here, in the replica."""
+        """Builds the ASGI application in the replica."""
         return build(self.service)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Takes limits from `user_config` while everything goes on.
+        """Applies new limits from `user_config` without a restart.
 
-        Limits that cannot be are logged, and the ones before them stay: Serve would take an ingress
-        that raised away, and the one after it.
+        Invalid limits are logged and the previous ones stay in force: an exception would make
+        Serve replace this replica, and every one after it.
 
         Raises:
-            InputError: no limit has such a name or may have such a value, and there were none
-                before.
+            InputError: a limit has an unknown name or an invalid value in the first configuration.
         """
         try:
             self.service.reconfigure(user_config)
         except InputError as error:
             if not self.configured:
                 raise
-            logger.error("limits stay as they were: %s", error)
+            logger.error("limits are unchanged: %s", error)
         self.configured = True
 
 
@@ -93,17 +88,15 @@ def renderer_app(
     total: Mapping[str, float],
     extractor: ray_serve.Application | None = None,
 ) -> ray_serve.Application:
-    """Renderer and samplers alone, for callers that hold a handle instead of speaking HTTP.
-
-    There is one renderer: two that work on one video would render its frames twice.
+    """Renderer and samplers alone, for callers that use a handle instead of HTTP.
 
     Args:
         settings: of the application.
-        total: the cluster's resources, which say how many samplers there should be.
-        extractor: what reads poses from videos; by default the renderer does.
+        total: resources of the cluster, from which the number of samplers follows.
+        extractor: deployment that extracts poses from videos; by default the renderer does.
 
     Raises:
-        InputError: the model's folder holds no model, or the cluster is too small.
+        InputError: the model folder holds no model, or the cluster is too small.
     """
     settings.recipe()
     scaling = settings.sampler_autoscaling
@@ -113,19 +106,19 @@ def renderer_app(
     resources.require(total, share, at_least=at_least)
     # Ray's `deployment` is untyped where it is not a decorator.
     deployment: Any = ray_serve.deployment
-    # And its settings of routers carry types that they do not have.
+    # Its router options are typed too narrowly.
     router: Any = RequestRouterConfig
     sampler = deployment(
         Sampler,
         name="Sampler",
-        max_ongoing_requests=settings.calls_held,
+        max_ongoing_requests=settings.max_held_calls,
         request_router_config=router(
-            request_router_class=IdleFirst,
-            initial_backoff_s=FIRST_LOOK_SECONDS,
-            max_backoff_s=20 * FIRST_LOOK_SECONDS,
+            request_router_class=LeastLoadedRouter,
+            initial_backoff_s=ROUTER_BACKOFF_SECONDS,
+            max_backoff_s=20 * ROUTER_BACKOFF_SECONDS,
         ),
         graceful_shutdown_timeout_s=SHUTDOWN_SECONDS,
-        # A line a call would say nothing that the renderer's metrics do not.
+        # One line per call would repeat what the renderer's metrics show.
         logging_config=LoggingConfig(enable_access_log=False),
         ray_actor_options={**share.remote_args, "runtime_env": {"env_vars": SERVE_ENV}},
         **replicas(scaling, share.num_processes),
@@ -133,15 +126,15 @@ def renderer_app(
     return deployment(
         Renderer,
         name="Renderer",
-        # Videos wait in it, those of jobs too, so that it can say meanwhile that it is there.
+        # Queued videos are pending calls; health checks must get through beside them.
         max_ongoing_requests=CONNECTIONS,
         graceful_shutdown_timeout_s=SHUTDOWN_SECONDS,
         ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": SERVE_ENV}},
-    ).bind(settings, share.num_processes, sampler, extractor, measured=True)
+    ).bind(settings, share.num_processes, sampler, extractor, with_metrics=True)
 
 
 def replicas(scaling: Autoscaling | None, number: int) -> dict[str, Any]:
-    """How many replicas, as options of a deployment."""
+    """Options of a deployment for a fixed or an autoscaled number of replicas."""
     if scaling is None:
         return {"num_replicas": number}
     return {"num_replicas": "auto", "autoscaling_config": scaling.model_dump()}
@@ -178,15 +171,15 @@ def app(settings: Settings) -> ray_serve.Application:
     """Builds the application for the cluster that it is started on.
 
     `serve run serve.app replicas=2 model=DIR` and `args:` of a deploy file set any field of
-    `Settings`. What is wrong with them is said here, before a replica starts.
+    `Settings`. Invalid settings are reported here, before a replica starts.
 
     Raises:
-        InputError: as `renderer_app`, or the file of API keys or of the classifier cannot be used.
+        InputError: as `renderer_app`, or the key file or the classifier cannot be read.
     """
     Keys(settings.keys).hashes()
-    Screen(settings.nsfw_model, settings.nsfw_threshold)
+    PhotoModerator(settings.nsfw_model, settings.nsfw_threshold)
     if not ray.is_initialized():
-        # `serve run` connects only after it has built the application. To a cluster of RAY_ADDRESS,
-        # else to one that runs here, else to one of its own.
+        # `serve run` connects only after building the application: to RAY_ADDRESS, else to a
+        # cluster on this machine, else to a new one.
         ray.init(namespace="serve")
     return service_app(settings, ray.cluster_resources())

@@ -1,4 +1,4 @@
-"""Settings of the Serve application, typed. Knows nothing of Ray or models."""
+"""Settings of the service and its limits."""
 
 import json
 from collections.abc import Mapping
@@ -16,32 +16,32 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 class Limits(BaseModel):
-    """What the service puts up with. A running one takes new values as `user_config`.
+    """Limits of the service, which `user_config` may change while it runs.
 
     Attributes:
-        queue: videos that may wait for their turn; one more is answered with 429.
+        queue: videos that may wait; one more is answered with 429.
         videos_per_key: unfinished videos of one API key.
         posts_per_minute: uploads of one key.
         requests_per_minute: requests of one key, uploads included.
         streams_per_key: event streams that one key holds open.
-        subjects_waiting: people who may wait for their finetuning.
-        motions_waiting: uploaded motions whose poses may wait to be read.
+        subjects_waiting: subjects that may wait for finetuning.
+        motions_waiting: uploaded motions that may wait for pose extraction.
         max_upload_mb: largest request body in megabytes.
         upload_timeout_s: seconds that sending a request's body may take.
         max_photos: photos in one request.
         photo_megapixels: largest photo.
         frame_megapixels: largest frame of a motion's video.
-        video_megapixels: all frames of a motion's video together; bounds the memory that reading
-            its poses takes, at 3 MB a megapixel.
+        video_megapixels: all frames of a motion video together; pose extraction needs 3 MB of
+            memory per megapixel.
         max_frames: frames of a motion.
         max_seconds: length of a motion.
         max_fps: frames per second of a motion.
         max_scale: pixels of a rendered frame, as a multiple of those of the model's own size.
-        probe_timeout_s: seconds that looking at an upload may take.
-        render_timeout_s: seconds that rendering a video, or reading a motion's poses, may take from
-            the moment it begins.
+        probe_timeout_s: seconds that checking an upload may take.
+        render_timeout_s: seconds that rendering a video, or extracting the poses of a motion, may
+            take from its start.
         finetune_timeout_s: seconds that one finetuning may take.
-        keep_hours: how long finished videos, and poses that were not uploaded for keeping, stay.
+        keep_hours: hours after which finished videos and cached poses are deleted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,14 +70,14 @@ class Limits(BaseModel):
 
 
 class Autoscaling(BaseModel):
-    """How many replicas of a deployment there are, and when there are more or fewer.
+    """Autoscaling of a deployment.
 
     Attributes:
-        min_replicas: 0 lets the deployment go away when nobody needs it; the next call waits.
-        max_replicas: at most so many.
-        target_ongoing_requests: calls per replica that are aimed at.
-        upscale_delay_s: how long there must be too much work before replicas are added.
-        downscale_delay_s: how long there must be too little before they are taken away.
+        min_replicas: 0 scales to zero when idle; the next call waits for a replica.
+        max_replicas: upper bound.
+        target_ongoing_requests: calls per replica to aim at.
+        upscale_delay_s: seconds of overload before replicas are added.
+        downscale_delay_s: seconds of low load before replicas are removed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -90,7 +90,7 @@ class Autoscaling(BaseModel):
 
     @model_validator(mode="after")
     def check_order(self) -> "Autoscaling":
-        """At most cannot be less than at least."""
+        """Checks that the bounds are in order."""
         if self.max_replicas < self.min_replicas:
             raise ValueError(
                 f"max_replicas must be at least min_replicas = {self.min_replicas}, "
@@ -100,43 +100,43 @@ class Autoscaling(BaseModel):
 
 
 class Settings(Limits):
-    """What `serve run serve.app KEY=VALUE …` or `args:` of a deploy file may set.
+    """Settings that `serve run serve.app KEY=VALUE …` or `args:` of a deploy file may set.
 
-    Relative paths are looked up in the current folder, then beside the package `serve`. The limits
+    Relative paths are resolved in the current folder, then beside the package `serve`. The limits
     can be set here too; `user_config` changes them without a restart.
 
     Attributes:
         model: folder of the model.
-        subjects: folder with one folder of finetuned weights per subject; empty: none.
-        storage: folder for requests, finished frames and results: on a disk that every replica
-            sees, or on any filesystem that pyarrow knows (`s3://bucket/videos`).
-        motions: folder for poses that are used again, on such a place too.
-        default_motion: motion file for requests that name none; empty: a motion must be given.
-        keys: file of API keys, see `python -m serve.keys`; empty: no keys are in use.
-        nsfw_model: ONNX file of a classifier of unsafe pictures that every photo must pass, see
-            `serve.service.moderation`; empty: no photo is judged.
-        nsfw_threshold: score from which a photo is refused.
-        open: answer other machines although no keys are in use, since something else guards it.
-        replicas: sampler replicas; 0 means one a GPU, or without GPUs one a core, 8 at most.
-        sampler_autoscaling: instead of a fixed number of samplers.
-        extractor_autoscaling: of the replicas that read poses from videos.
-        chunk_size: frames a sampler renders at once; bounds what a dead replica can lose.
-        frames_at_once: chunks that wait in a sampler are joined into batches of so many frames at
-            most, those of several videos too, where size, preset, scales and weights agree. What
-            else is rendered then changes frames by a grey level or two. 0 never joins any.
-        calls_per_sampler: batches a sampler holds: one that it works on, and others that wait in
-            it, so that it need not wait for them; a batch is one call, unless chunks are joined.
-        threads: torch threads per sampler; 0 gives each its share of the cores.
-        subjects_in_memory: subjects whose weights one replica keeps, least recently used out first.
-        videos_at_once: videos one renderer works on.
-        max_tries: how often a chunk is tried when replicas die or are full.
-        first_delay: seconds before the second try; doubles with each further one, up to 8 s.
+        subjects: folder with one folder of finetuned weights per subject; empty disables subjects.
+        storage: folder for requests, finished frames and results, on a disk shared by all replicas
+            or on any pyarrow filesystem (`s3://bucket/videos`).
+        motions: folder for stored motions and cached poses, likewise.
+        default_motion: motion file for requests without a motion; empty requires one.
+        keys: file of API keys, see `python -m serve.keys`; empty disables keys.
+        nsfw_model: ONNX file of a classifier of unsafe images, see
+            `serve.service.moderation`; empty disables the check.
+        nsfw_threshold: score in (0, 1] from which a photo is rejected.
+        open: serve other machines without keys, behind some other access control.
+        replicas: sampler replicas; 0 means one per GPU, or without GPUs one per core, 8 at most.
+        sampler_autoscaling: autoscaling of the samplers instead of a fixed number.
+        extractor_autoscaling: autoscaling of the pose extractors.
+        chunk_size: frames that a sampler renders per call; at most these are lost with a replica.
+        frames_at_once: largest batch, in frames, into which a sampler joins waiting chunks, also of
+            several videos with equal size, preset, scales and weights. Batching changes frames by
+            a grey level or two. 0 disables it.
+        calls_per_sampler: batches that a sampler holds: one in work, the others waiting, so that it
+            is never idle between calls.
+        threads: torch threads per sampler; 0 divides the cores evenly.
+        subjects_in_memory: subjects whose weights one sampler keeps (least recently used evicted).
+        videos_at_once: videos that one renderer works on.
+        max_tries: attempts per chunk when replicas die or are full.
+        first_delay: seconds before the second attempt; doubles up to 8 s.
         ready_timeout_s: seconds within which renderer and sampler must answer to count as ready.
-        finetunes_at_once: people who are finetuned on side by side.
-        finetune_gpus: GPUs that one finetuning asks for; `None` takes one where the cluster has any
-            and says so where none is free, a number waits until there are as many.
-        finetune_steps: of UNet and adapter; `None` takes the recipe's.
-        finetune_vae_steps: of the VAE's decoder; `None` takes the recipe's.
+        finetunes_at_once: parallel finetunings.
+        finetune_gpus: GPUs per finetuning; `None` requests one if the cluster has any and fails if
+            none is free, a number waits until that many are free.
+        finetune_steps: steps of UNet and adapter; `None` takes the recipe's.
+        finetune_vae_steps: steps of the VAE decoder; `None` takes the recipe's.
     """
 
     model: str = "models/catwalk"
@@ -168,13 +168,13 @@ class Settings(Limits):
     @field_validator("sampler_autoscaling", "extractor_autoscaling", mode="before")
     @classmethod
     def from_text(cls, value: Any) -> Any:
-        """On a command line a value is text: `'sampler_autoscaling={"max_replicas": 4}'`."""
+        """Parses JSON from the command line: `'sampler_autoscaling={"max_replicas": 4}'`."""
         return json.loads(value) if isinstance(value, str) else value
 
     @field_validator("default_motion")
     @classmethod
     def read_poses(cls, path: str) -> str:
-        """It is used as it is, for frames of any size: nothing is extracted from it."""
+        """Checks that the file holds poses: a video would need extraction per frame size."""
         if path and not path.endswith(".npz"):
             raise ValueError(f"must be a motion file (.npz), got {path!r}")
         return path
@@ -182,76 +182,77 @@ class Settings(Limits):
     @field_validator("storage", "motions")
     @classmethod
     def reachable(cls, path: str) -> str:
-        """The path or URI as replicas will find it, if it is one."""
+        """Resolves the path or URI for replicas, whose working directory differs."""
         if "://" not in path:
             return cls.absolute(path)
         where = place(path)
         if isinstance(where, RemotePath):
-            # Says now that there is no such storage.
+            # Raises for an unknown scheme.
             _ = where.filesystem
         return str(where)
 
     @field_validator("model", "subjects", "default_motion", "keys", "nsfw_model")
     @classmethod
     def absolute(cls, path: str) -> str:
-        """The path as replicas, whose current folder is another, will find it."""
+        """Resolves the path for replicas, whose working directory differs."""
         if not path:
             return path
         if "://" in path:
-            raise ValueError(f"must be on a disk that every replica sees, got {path!r}")
+            raise ValueError(f"must be a path on a disk shared by all replicas, got {path!r}")
         here = Path(path).expanduser().absolute()
         return str(here if here.exists() or not (PROJECT / path).exists() else PROJECT / path)
 
     @property
-    def calls_held(self) -> int:
-        """Calls that a sampler holds: whole batches of them."""
+    def max_held_calls(self) -> int:
+        """Calls that a sampler holds, in whole batches."""
         return self.calls_per_sampler * max(1, self.frames_at_once // self.chunk_size)
 
     @property
     def motions_at_once(self) -> int:
-        """Stored motions whose poses are read at a time: one for each replica that there may be."""
+        """Parallel pose extractions of stored motions: one per possible extractor replica."""
         return self.extractor_autoscaling.max_replicas
 
     def limits(self, changes: Mapping[str, Any] | None = None) -> Limits:
-        """The limits as set here, with some of them changed.
+        """The limits of these settings, with some of them changed.
 
         Raises:
-            ValidationError: no limit has such a name or may have such a value.
+            ValidationError: a limit has an unknown name or an invalid value.
         """
         known = {name: getattr(self, name) for name in Limits.model_fields}
         return Limits.model_validate(known | dict(changes or {}))
 
     @property
     def model_name(self) -> str:
-        """What requests call the model: its folder's name."""
+        """Name of the model in requests: that of its folder."""
         return Path(self.model).name
 
     def recipe(self, size: tuple[int, int] | None = None) -> Recipe:
         """The model's recipe, read without its weights.
 
         Args:
-            size: height and width of frames that are not of the model's own.
+            size: height and width in pixels; by default the model's own.
 
         Raises:
-            InputError: the folder holds no model, or its frames cannot be of that size.
+            InputError: the folder holds no model, or the size is not one it can render.
         """
         path = Path(self.model, "model_index.json")
         if not path.is_file():
-            raise InputError(f"model must be a folder with a model_index.json, got {self.model!r}")
+            raise InputError(f"model must be a folder with model_index.json, got {self.model!r}")
         try:
             recipe = Recipe.from_dict(json.loads(path.read_bytes())["recipe"])
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"model must be one this package wrote, got {self.model!r}: {error}"
+                f"model: cannot read the recipe in {self.model!r} ({error}); import or train "
+                "the model with dreampose"
             ) from error
         return recipe.at(*size) if size else recipe
 
     def served(self) -> tuple[str, str, str]:
-        """What tells one application from another: its model as it is now, and its subjects."""
+        """Identity of the application: model, its files' stamp, and subjects."""
         return self.model, stamp(Path(self.model)), self.subjects
 
     def subject_id(self, subject: str) -> str:
-        """Name under which replicas keep a subject's weights; another when they are finetuned anew.
+        """Cache key of a subject's weights, which changes when they are finetuned again.
 
         Empty for the base model.
         """
@@ -261,7 +262,7 @@ class Settings(Limits):
         """The finetuned weights of a subject.
 
         Raises:
-            InputError: there is no such subject.
+            InputError: the subject has no weights.
         """
         folder = Path(self.subjects) / checked_name("subject", subject)
         if not self.subjects or not (folder / "subject.json").is_file():

@@ -1,7 +1,7 @@
-"""API keys: made, kept as hashes, compared in constant time. Knows nothing of HTTP or Ray.
+"""API keys, stored as hashes and compared in constant time.
 
-A key is 32 random bytes, so a single SHA-256 of it cannot be reversed and needs no salt. The file
-holds one line a key, NAME HASH; a running service reads it again when it changes.
+A key is 32 random bytes, so a plain SHA-256 cannot be reversed and needs no salt. The file holds
+one line per key, NAME HASH; a running service reads it again when it changes.
 
     python -m serve.keys add shop --file keys.txt      # prints the key, once
     python -m serve.keys list --file keys.txt
@@ -26,15 +26,15 @@ LINE = re.compile(r"(\S+)\s+([0-9a-f]{64})")
 
 
 def hashed(key: str) -> str:
-    """What is kept of a key."""
+    """SHA-256 of a key, as stored in the file."""
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 class Keys:
-    """The keys of one file; without a file there are none, and everybody is nobody.
+    """Keys of one file.
 
     Args:
-        path: the file; empty where no keys are in use.
+        path: of the file; empty disables keys.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -44,14 +44,14 @@ class Keys:
 
     @property
     def in_use(self) -> bool:
-        """Whether a key must be shown, be it that the file holds none."""
+        """Whether requests need a key, even if the file is empty."""
         return self.path is not None
 
     def hashes(self) -> dict[str, str]:
-        """Hash of each name's key, as the file has them now.
+        """Hash of each key by name, as currently in the file.
 
         Raises:
-            InputError: the file is missing or holds a line that is none.
+            InputError: the file is missing or holds an invalid line.
         """
         if self.path is None:
             return {}
@@ -65,37 +65,37 @@ class Keys:
         return self._hashes
 
     def owner(self, key: str) -> str | None:
-        """Name of a key, None if there is no such key. Takes equally long for any wrong key."""
+        """Name of a key, None for an unknown one, in time independent of the key."""
         given, found = hashed(key), None
         for name, known in self.hashes().items():
-            # Every line is compared, so that the time does not tell which one came close.
+            # No early exit: the time must not reveal which line was close.
             if hmac.compare_digest(given, known):
                 found = name
         return found
 
     def add(self, name: str) -> str:
-        """Makes a key and gives it; it cannot be read again.
+        """Creates and returns a key; only its hash is stored.
 
         Raises:
-            InputError: the name is taken or no name.
+            InputError: the name is taken or invalid.
         """
         assert self.path is not None
         known = _read(self.path) if self.path.exists() else {}
         if checked_name("name", name) in known:
-            raise InputError(f"name must be new, got {name!r}, which has a key: remove that first")
+            raise InputError(f"name: {name!r} already has a key; remove it first")
         key = PREFIX + secrets.token_urlsafe(32)
         self._write(known | {name: hashed(key)})
         return key
 
     def remove(self, name: str) -> None:
-        """Takes a key away; a running service refuses it from now on.
+        """Deletes a key; a running service rejects it from now on.
 
         Raises:
             InputError: no key has that name.
         """
         known = dict(self.hashes())
         if known.pop(name, None) is None:
-            raise InputError(f"name must be one that has a key, got {name!r}")
+            raise InputError(f"name: no key is called {name!r}")
         self._write(known)
 
     def _write(self, hashes: dict[str, str]) -> None:
@@ -111,17 +111,19 @@ def _read(path: Path) -> dict[str, str]:
             continue
         match = LINE.fullmatch(line.strip())
         if match is None:
-            raise InputError(f"keys must be lines of NAME and hash, got another in line {number}")
+            raise InputError(f"keys: line {number} of the file is not 'NAME SHA256'")
         hashes[match[1]] = match[2]
     return hashes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; gives its exit code."""
-    parser = CommandParser(prog="serve.keys", description="Makes and removes API keys.")
+    """Command line; returns the exit code."""
+    parser = CommandParser(prog="serve.keys", description="Creates, lists and removes API keys.")
     parser.add_argument("action", choices=("add", "list", "remove"))
-    parser.add_argument("name", nargs="?", help="whose key it is; requests are counted by it")
-    parser.add_argument("--file", required=True, type=Path, help="what `keys` in Settings names")
+    parser.add_argument("name", nargs="?", help="name of the key; limits are counted per name")
+    parser.add_argument(
+        "--file", required=True, type=Path, help="key file, the setting `keys` of the service"
+    )
     args = parser.parse_args(argv)
     return run_command(parser.prog, lambda: _run(args))
 
@@ -132,7 +134,7 @@ def _run(args: argparse.Namespace) -> None:
         sys.stdout.writelines(f"{name}\n" for name in keys.hashes())
         return
     if not args.name:
-        raise InputError(f"name must be given to {args.action} a key, got none")
+        raise InputError(f"name is required to {args.action} a key")
     if args.action == "remove":
         keys.remove(args.name)
     else:

@@ -74,7 +74,7 @@ def on_own_samplers(settings: Settings, total: Mapping[str, float]) -> Settings:
     A video may be a single chunk, and no other application uses these samplers.
     """
     share = resources.sampling(total, replicas=settings.replicas or None)
-    enough = share.num_processes * settings.calls_held
+    enough = share.num_processes * settings.max_held_calls
     return settings.model_copy(update={"videos_at_once": max(settings.videos_at_once, enough)})
 
 

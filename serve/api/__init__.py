@@ -1,4 +1,4 @@
-"""The HTTP interface of a `serve.service.service.Service`, as one FastAPI application."""
+"""HTTP API of the service."""
 
 from serve.api.app import build
 

@@ -1,7 +1,4 @@
-"""Puts the interface together: routes, the gate before them, one shape for every error.
-
-Knows nothing of Ray: `build` gives an application that any server, or a test, can call.
-"""
+"""FastAPI application: routes, middleware, error handlers."""
 
 import logging
 from collections.abc import AsyncGenerator
@@ -15,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from dreampose.errors import InputError
 from serve.api import events, health, motions, subjects, videos
-from serve.api.middleware import REFUSALS, Gate, TooMuch, answer
+from serve.api.middleware import ERROR_RESPONSES, AuthMiddleware, BodyLimitError, answer
 from serve.service.request_errors import RequestError
 from serve.service.service import Service
 from serve.web import page
@@ -55,18 +52,18 @@ def build(service: Service, *, manage: bool = False, with_page: bool = True) -> 
         dependencies=[Depends(HTTPBearer(auto_error=False))],
     )
     for routes in (videos, events, motions, subjects):
-        api.include_router(routes.router(service), responses=REFUSALS)
+        api.include_router(routes.router(service), responses=ERROR_RESPONSES)
     api.include_router(health.router(service))
 
     @api.exception_handler(RequestError)
     async def refuse(_: Request, error: RequestError) -> Response:
-        return answer(error, service.measures)
+        return answer(error, service.metrics)
 
     @api.exception_handler(InputError)
     async def refuse_input(_: Request, error: InputError) -> Response:
         """Bad input is the client's fault, in one sentence that begins with the field's name."""
-        field = str(error).split(" ", 1)[0]
-        return answer(RequestError(400, "invalid_input", str(error), field=field), service.measures)
+        field = str(error).split(" ", 1)[0].rstrip(":")
+        return answer(RequestError(400, "invalid_input", str(error), field=field), service.metrics)
 
     @api.exception_handler(RequestValidationError)
     async def refuse_form(_: Request, error: RequestValidationError) -> Response:
@@ -74,21 +71,21 @@ def build(service: Service, *, manage: bool = False, with_page: bool = True) -> 
         first = error.errors()[0]
         field = str(first["loc"][1] if len(first["loc"]) > 1 else first["loc"][-1])
         message = f"{field} must be given rightly: {first['msg']}"
-        return answer(RequestError(400, "invalid_form", message, field=field), service.measures)
+        return answer(RequestError(400, "invalid_form", message, field=field), service.metrics)
 
     @api.exception_handler(HTTPException)
     async def refuse_request(_: Request, error: HTTPException) -> Response:
-        if isinstance(error, TooMuch):
-            return answer(error.refusal, service.measures)
+        if isinstance(error, BodyLimitError):
+            return answer(error.refusal, service.metrics)
         code = CODES.get(error.status_code, "invalid_request")
-        return answer(RequestError(error.status_code, code, str(error.detail)), service.measures)
+        return answer(RequestError(error.status_code, code, str(error.detail)), service.metrics)
 
     @api.exception_handler(Exception)
-    async def apologise(request: Request, error: Exception) -> Response:
+    async def internal_error(request: Request, error: Exception) -> Response:
         logging.getLogger("ray.serve").error("%s failed", request.url.path, exc_info=error)
-        return answer(RequestError(500, "internal_error", "the service failed"), service.measures)
+        return answer(RequestError(500, "internal_error", "the service failed"), service.metrics)
 
     if with_page:
         page.mount(api, service)
-    api.add_middleware(Gate, service=service)
+    api.add_middleware(AuthMiddleware, service=service)
     return api

@@ -1,7 +1,4 @@
-"""`/v1/videos/{id}/events`: progress, and frames as they finish, as server-sent events.
-
-Knows only what lies in storage: whoever renders need not know that somebody watches.
-"""
+"""Server-sent events of a video: progress and finished frames."""
 
 import asyncio
 import base64
@@ -25,10 +22,10 @@ from serve.api.middleware import Owner
 from serve.service import previews
 from serve.service.service import Service
 from serve.service.store import VideoFolder, read_chunk
-from serve.service.video_queue import Desk
+from serve.service.video_queue import VideoQueue
 
 POLL_SECONDS = 0.25
-BEAT_SECONDS = 15.0
+KEEPALIVE_SECONDS = 15.0
 """Silence after which a comment is sent, so that a client that is gone is noticed."""
 
 
@@ -75,7 +72,9 @@ async def last_frames(folder: VideoFolder, sent: set[int]) -> AsyncGenerator[str
             yield line
 
 
-async def follow(desk: Desk, folder: VideoFolder, *, frames: bool) -> AsyncGenerator[str, None]:
+async def follow(
+    desk: VideoQueue, folder: VideoFolder, *, frames: bool
+) -> AsyncGenerator[str, None]:
     """Events of a video until its end.
 
     `progress` carries the video object whenever it changed, `frame` a frame as a JPEG; the last
@@ -105,13 +104,13 @@ async def follow(desk: Desk, folder: VideoFolder, *, frames: bool) -> AsyncGener
         if text != told:
             told, spoke = text, time.monotonic()
             yield event("progress", text)
-        elif time.monotonic() - spoke > BEAT_SECONDS:
+        elif time.monotonic() - spoke > KEEPALIVE_SECONDS:
             spoke = time.monotonic()
             yield ": waiting\n\n"
         await asyncio.sleep(POLL_SECONDS)
 
 
-class HeldStream(StreamingResponse):
+class EventStream(StreamingResponse):
     """A stream of events that holds a place from its first byte to its end, however it ends."""
 
     def __init__(
@@ -138,8 +137,8 @@ def router(service: Service) -> APIRouter:
         frames: Annotated[bool, Query(description="send finished frames as well")] = True,
     ) -> StreamingResponse:
         """Server-sent events until the video ends: `progress`, `frame`, then how it ended."""
-        folder, _ = await service.desk.find(video_id, owner)
+        folder, _ = await service.videos.find(video_id, owner)
         place = service.streams.hold(owner)
-        return HeldStream(follow(service.desk, folder, frames=frames), place)
+        return EventStream(follow(service.videos, folder, frames=frames), place)
 
     return routes

@@ -1,4 +1,4 @@
-"""`/healthz` and `/readyz`: whether to restart the service, and whether to send it work."""
+"""Liveness and readiness probes."""
 
 import logging
 from collections.abc import Awaitable
@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 
 from serve.service.service import Service
 
-UNWELL: dict[int | str, dict[str, Any]] = {503: {"description": "Something is in the way."}}
+UNAVAILABLE: dict[int | str, dict[str, Any]] = {503: {"description": "Something is in the way."}}
 """For the OpenAPI document."""
 
 
@@ -17,12 +17,12 @@ def router(service: Service) -> APIRouter:
     """The routes for a service."""
     routes = APIRouter(tags=["health"])
 
-    @routes.get("/healthz", responses=UNWELL)
+    @routes.get("/healthz", responses=UNAVAILABLE)
     async def healthz() -> JSONResponse:
         """200 while requests can be kept in storage, else 503."""
         return await _probe(service.alive())
 
-    @routes.get("/readyz", responses=UNWELL)
+    @routes.get("/readyz", responses=UNAVAILABLE)
     async def readyz() -> JSONResponse:
         """200 while the whole way to a sampler's model is open, else 503."""
         return await _probe(service.ready())

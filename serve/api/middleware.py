@@ -1,4 +1,4 @@
-"""What every request passes before its body is read: key, rate, room, size. Knows no route's work.
+"""Authentication, rate limits and body limits of requests.
 
 Without keys only this machine is answered: the connection must come from a loopback address, not
 be forwarded by a proxy, and name a loopback host, since a page in a browser can have other names
@@ -21,14 +21,14 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dreampose.errors import InputError
-from serve.service.metrics import Measures
+from serve.service.metrics import Metrics
 from serve.service.request_errors import RequestError
 from serve.service.service import Service
 from serve.web import page
 from serve.web.visit import FORWARDED, KEY
 
 
-class Problem(BaseModel):
+class ErrorDetail(BaseModel):
     """What was wrong with a request."""
 
     message: str = Field(description="one sentence, for people")
@@ -37,16 +37,16 @@ class Problem(BaseModel):
     param: str | None = Field(description="the field at fault, if one is")
 
 
-class Refusal(BaseModel):
+class ErrorBody(BaseModel):
     """The body of every answer that refuses a request."""
 
-    error: Problem
+    error: ErrorDetail
 
 
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": Refusal, "description": "The request is refused, and why."},
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorBody, "description": "The request is refused, and why."},
     429: {
-        "model": Refusal,
+        "model": ErrorBody,
         "description": "Too much at once: a full queue, a rate, or what one key may have.",
         "headers": {
             "Retry-After": {
@@ -55,14 +55,14 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
             }
         },
     },
-    "5XX": {"model": Refusal, "description": "The service failed."},
+    "5XX": {"model": ErrorBody, "description": "The service failed."},
 }
 """For the OpenAPI document."""
-FREE = ("/healthz", "/readyz")
+PUBLIC_PATHS = ("/healthz", "/readyz")
 """Answered to anybody, since whoever probes them has no key to show."""
 
 
-class TooMuch(HTTPException):
+class BodyLimitError(HTTPException):
     """A body that is refused while it is read; FastAPI lets no other exception out of there."""
 
     def __init__(self, refusal: RequestError) -> None:
@@ -70,11 +70,11 @@ class TooMuch(HTTPException):
         self.refusal = refusal
 
 
-def answer(refusal: RequestError, measures: Measures) -> JSONResponse:
+def answer(refusal: RequestError, metrics: Metrics) -> JSONResponse:
     """The error object that clients of the videos API expect."""
-    measures.count("dreampose_refused", code=refusal.code)
+    metrics.count("dreampose_refused", code=refusal.code)
     kind = "invalid_request_error" if refusal.status < 500 else "server_error"
-    problem = Problem(
+    problem = ErrorDetail(
         message=refusal.message,
         type="rate_limit_error" if refusal.status == 429 else kind,
         code=refusal.code,
@@ -85,7 +85,7 @@ def answer(refusal: RequestError, measures: Measures) -> JSONResponse:
         headers["Retry-After"] = str(math.ceil(refusal.retry_after))
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    body = Refusal(error=problem).model_dump()
+    body = ErrorBody(error=problem).model_dump()
     return JSONResponse(body, status_code=refusal.status, headers=headers)
 
 
@@ -97,7 +97,7 @@ Owner = Annotated[str, Depends(_owner_of)]
 """Name of the key that a request showed; empty where no keys are in use."""
 
 
-class Gate:
+class AuthMiddleware:
     """An ASGI application around another.
 
     Args:
@@ -115,11 +115,11 @@ class Gate:
             return
         path = page.route(scope)
         try:
-            is_free = path in FREE or page.is_free(path)
+            is_free = path in PUBLIC_PATHS or page.is_free(path)
             owner = "" if is_free else self._admit(scope, path)
             body = Body(receive, scope, self.service)
         except RequestError as refusal:
-            refused = answer(refusal, self.service.measures)
+            refused = answer(refusal, self.service.metrics)
             if page.is_part(path):
                 refused = page.refused(refusal, path)
             await refused(scope, receive, send)
@@ -138,7 +138,7 @@ class Gate:
         if scope["method"] == "POST" and (not page.is_part(path) or path == page.UPLOAD):
             service.posts.take(owner)
             if path.rstrip("/") == "/v1/videos":
-                service.desk.check_room(owner)
+                service.videos.check_capacity(owner)
         return owner
 
     def _owner(self, scope: Scope, path: str) -> str:
@@ -211,11 +211,11 @@ class Body:
             refusal = RequestError(
                 408, "too_slow", f"the body must arrive within {self.seconds:g} s, got less of it"
             )
-            raise TooMuch(refusal) from error
+            raise BodyLimitError(refusal) from error
         self.ended = message["type"] != "http.request" or not message.get("more_body", False)
         self.num_bytes += len(message.get("body", b""))
         if self.num_bytes > self.megabytes * 2**20:
-            raise TooMuch(self._too_large())
+            raise BodyLimitError(self._too_large())
         return message
 
     def _too_large(self) -> RequestError:

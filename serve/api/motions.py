@@ -1,4 +1,4 @@
-"""`/v1/motions`: upload a motion once, use it for many videos. Knows nothing of poses."""
+"""Routes of `/v1/motions`."""
 
 import asyncio
 from typing import Annotated, Literal
@@ -32,9 +32,9 @@ def router(service: Service) -> APIRouter:
         file: Annotated[UploadFile, File(description="a video, or a motion file (.npz)")],
     ) -> StoredMotion:
         """Keeps a motion; its id is made from the file's content, so twice gives the same one."""
-        async with service.intake:
+        async with service.upload_slots:
             content = await file.read()
-            facts = await service.look_at_motion(content, service.recipe)
+            facts = await service.inspect_motion(content, service.recipe)
             return await service.motions.add(owner, content, facts)
 
     @routes.get("/v1/motions")

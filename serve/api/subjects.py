@@ -1,4 +1,4 @@
-"""`/v1/subjects`: photos of a person become weights of their own. Knows nothing of finetuning."""
+"""Routes of `/v1/subjects`."""
 
 import asyncio
 from typing import Annotated, Literal
@@ -36,28 +36,28 @@ def router(service: Service) -> APIRouter:
         A video that names the subject while that lasts is rendered with the base model and says so
         among its warnings. The same photos again give the same subject.
         """
-        async with service.intake:
-            return service.people.add(owner, name, await read_photos(service, photos, "photos"))
+        async with service.upload_slots:
+            return service.subjects.add(owner, name, await read_photos(service, photos, "photos"))
 
     @routes.get("/v1/subjects")
     async def list_subjects(owner: Owner) -> SubjectList:
         """The subjects, the newest first."""
-        return SubjectList(data=await asyncio.to_thread(service.people.all, owner))
+        return SubjectList(data=await asyncio.to_thread(service.subjects.all, owner))
 
     @routes.get("/v1/subjects/{subject_id}")
     async def retrieve(subject_id: str, owner: Owner) -> Subject:
         """The subject's status and progress."""
-        return service.people.find(subject_id, owner).job().subject
+        return service.subjects.find(subject_id, owner).job().subject
 
     @routes.delete("/v1/subjects/{subject_id}")
     async def delete(subject_id: str, owner: Owner) -> Deleted:
         """Stops finetuning where it is not finished, and removes photos and weights."""
-        folder = service.people.find(subject_id, owner)
-        if await service.desk.uses_subject(subject_id):
+        folder = service.subjects.find(subject_id, owner)
+        if await service.videos.uses_subject(subject_id):
             raise RequestError(
                 409, "in_use", "id must be of a subject that no unfinished video uses", field="id"
             )
-        await service.people.delete(folder)
+        await service.subjects.delete(folder)
         return Deleted(id=subject_id, object="subject.deleted")
 
     return routes

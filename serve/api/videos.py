@@ -1,4 +1,4 @@
-"""`/v1/videos`: create, list, retrieve, download, delete. Knows nothing of how videos are made."""
+"""Routes of `/v1/videos`."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from serve.service import previews
 from serve.service.records import RenderRequest, Video
 from serve.service.request_errors import RequestError
 from serve.service.service import Service
-from serve.service.uploads import Facts, check_photo
+from serve.service.uploads import MotionInfo, check_photo
 
 FIELDS = {
     "prompt", "input_reference", "input_reference[]", "motion", "model", "subject", "preset",
@@ -57,13 +57,13 @@ async def read_photos(service: Service, files: Sequence[UploadFile], field: str)
     photos = [await file.read() for file in files]
     for number, photo in enumerate(photos, start=1):
         await asyncio.to_thread(check_photo, photo, limits, number=number)
-        await asyncio.to_thread(service.screen.check, photo, number)
+        await asyncio.to_thread(service.moderator.check, photo, number)
     return photos
 
 
 async def read_motion(
     service: Service, motion: UploadFile | str | None, owner: str, recipe: Recipe
-) -> tuple[bytes, Facts]:
+) -> tuple[bytes, MotionInfo]:
     """A request's motion: a file, the id of a stored one, or the default.
 
     Raises:
@@ -72,7 +72,7 @@ async def read_motion(
     if not motion:
         content, facts = await service.default_motion()
         is_known = recipe is service.recipe
-        return content, facts if is_known else await service.look_at_motion(content, recipe)
+        return content, facts if is_known else await service.inspect_motion(content, recipe)
     if isinstance(motion, str):
         try:
             return await asyncio.to_thread(service.motions.content, motion, owner, recipe)
@@ -82,10 +82,10 @@ async def read_motion(
                 f"got {motion[:120]!r}"
             ) from refusal
     content = await motion.read()
-    return content, await service.look_at_motion(content, recipe)
+    return content, await service.inspect_motion(content, recipe)
 
 
-def beginning(facts: Facts, seconds: float | None, num_poses: int) -> tuple[int, list[str]]:
+def clip_motion(facts: MotionInfo, seconds: float | None, num_poses: int) -> tuple[int, list[str]]:
     """How many frames of a motion are rendered, and what to tell about that.
 
     Raises:
@@ -145,16 +145,16 @@ def router(service: Service) -> APIRouter:
         if preset not in PRESETS:
             raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {preset[:120]!r}")
         recipe = service.recipe_for(size)
-        chosen, notes = service.people.weights_for(subject, owner)
-        async with service.intake:
+        chosen, notes = service.subjects.weights_for(subject, owner)
+        async with service.upload_slots:
             photos = await read_photos(
                 service, [*(input_reference or []), *(more_references or [])], "input_reference"
             )
             content, facts = await read_motion(service, motion, owner, recipe)
-            num_frames, more_notes = beginning(facts, seconds, recipe.num_poses)
+            num_frames, more_notes = clip_motion(facts, seconds, recipe.num_poses)
             notes += [PROMPT_NOTE] * bool(prompt) + more_notes
             notes += [f"{name[:120]} is not a field and is ignored" for name in fields - FIELDS]
-            return await service.desk.accept(
+            return await service.videos.accept(
                 RenderRequest(
                     model=settings.model_name,
                     subject=chosen,
@@ -183,7 +183,7 @@ def router(service: Service) -> APIRouter:
         order: Literal["asc", "desc"] = "desc",
     ) -> VideoList:
         """Videos by age, the newest first unless asked otherwise, page by page."""
-        data, has_more = await service.desk.page(
+        data, has_more = await service.videos.page(
             owner, limit=limit, after=after, newest_first=order == "desc"
         )
         first, last = (data[0].id, data[-1].id) if data else (None, None)
@@ -192,7 +192,7 @@ def router(service: Service) -> APIRouter:
     @routes.get("/v1/videos/{video_id}")
     async def retrieve(video_id: str, owner: Owner) -> Video:
         """The video's status and progress."""
-        _, state = await service.desk.find(video_id, owner)
+        _, state = await service.videos.find(video_id, owner)
         return state
 
     @routes.head("/v1/videos/{video_id}/content", include_in_schema=False)
@@ -203,7 +203,7 @@ def router(service: Service) -> APIRouter:
         variant: Literal["video", "thumbnail", "spritesheet"] = "video",
     ) -> FileResponse:
         """The MP4 of a completed video, its first frame (WebP) or a sheet of frames (JPEG)."""
-        folder, state = await service.desk.find(video_id, owner)
+        folder, state = await service.videos.find(video_id, owner)
         if state.status != "completed":
             raise RequestError(
                 409,
@@ -222,8 +222,8 @@ def router(service: Service) -> APIRouter:
     @routes.delete("/v1/videos/{video_id}")
     async def delete(video_id: str, owner: Owner) -> Deleted:
         """Cancels the video where it is not finished, and removes it and all its inputs."""
-        folder, _ = await service.desk.find(video_id, owner)
-        await service.desk.delete(folder)
+        folder, _ = await service.videos.find(video_id, owner)
+        await service.videos.delete(folder)
         return Deleted(id=video_id, object="video.deleted")
 
     return routes

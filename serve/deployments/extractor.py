@@ -1,4 +1,4 @@
-"""Replicas that read poses from videos. Knows nothing of what the poses are for, nor of HTTP."""
+"""Serve deployment that extracts poses from videos."""
 
 import asyncio
 import threading
@@ -10,23 +10,23 @@ from serve.service.backend import StoppedError
 
 
 class Extractor:
-    """Reads the poses of one video at a time, in a thread of its own."""
+    """Extracts the poses of one video at a time, in a worker thread."""
 
     def __init__(self) -> None:
         self.thread = ThreadPoolExecutor(max_workers=1)
 
     async def extract(self, upload: str, target: str, estimator: str) -> None:
-        """Writes a video's pose track under the name that tells its size.
+        """Writes the pose track of a video.
 
-        A caller that is cancelled frees the replica within one frame.
+        Cancelling the call stops the extraction within one frame.
 
         Args:
             upload: the video.
-            target: `HEIGHTxWIDTH-….npz`; appears whole, and is left alone where it exists.
+            target: `HEIGHTxWIDTH-….npz`, written atomically; an existing file is kept.
             estimator: name of the pose estimator.
 
         Raises:
-            InputError: the video shows no pose, or is none.
+            InputError: the video cannot be read or shows no person.
         """
         stop = threading.Event()
         loop = asyncio.get_running_loop()
@@ -39,8 +39,8 @@ class Extractor:
 
 
 def extract(upload: Place, target: Place, estimator: str, stop: threading.Event) -> None:
-    """Writes the poses of a video, unless they are there or `stop` is set meanwhile."""
-    # Here and not above: it takes seconds, and whoever deploys this class does not need it.
+    """Writes the poses of a video unless the target exists or `stop` is set meanwhile."""
+    # Imported late: it takes seconds, and the process that deploys this class does not need it.
     from dreampose import poses
 
     def check(_: int) -> None:
@@ -56,7 +56,7 @@ def extract(upload: Place, target: Place, estimator: str, stop: threading.Event)
             source, poses.estimator(estimator), height=height, width=width, progress=check
         )
     except InputError as error:
-        # Where the server keeps files is nobody's business.
+        # Errors go to clients, which must not see paths of the server.
         raise InputError(str(error).replace(str(source), "the upload")) from error
     with new_file(target) as part:
         motion.save(part)

@@ -1,16 +1,13 @@
-"""Finetunes on one subject of the service, in a task of its own. Knows nothing of HTTP.
-
-The task may be killed at any time and started again: it goes on from its last checkpoint.
-"""
+"""Finetuning of one subject as a resumable Ray task."""
 
 from dataclasses import dataclass
 
-from serve.service.subject_library import JobFolder
+from serve.service.subject_library import SubjectFolder
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
-    """What every task does; see `dreampose.training.finetune_subject`."""
+class FinetuneRequest:
+    """Settings of a finetuning; see `dreampose.training.finetune_subject`."""
 
     model: str
     num_steps: int | None
@@ -18,17 +15,17 @@ class Order:
     num_threads: int
 
 
-def finetune(path: str, order: Order) -> None:
-    """Leaves weights in the folder that samplers look into, and progress in the job's.
+def finetune(path: str, request: FinetuneRequest) -> None:
+    """Writes the subject's weights and its progress; resumes from the last checkpoint.
 
     Args:
-        path: of the job's folder; where it is gone, nobody wants the weights any more.
-        order: how.
+        path: folder of the subject; deleting it cancels the finetuning.
+        request: settings.
 
     Raises:
-        InputError: nobody is in a photo.
+        InputError: a photo shows no person.
     """
-    # Here and not above: they take seconds, and whoever starts the task does not need them.
+    # Imported late: they take seconds, and the process that submits the task needs none of them.
     import torch
     from accelerate import Accelerator
 
@@ -36,23 +33,23 @@ def finetune(path: str, order: Order) -> None:
     from dreampose.io import video
     from dreampose.options import loading as model
 
-    job = JobFolder(path)
+    job = SubjectFolder(path)
     if not job.exists():
         return
-    torch.set_num_threads(order.num_threads)
+    torch.set_num_threads(request.num_threads)
     steps = training.finetune_subject(
-        model.load(order.model),
+        model.load(request.model),
         [video.read_photo(photo) for photo in job.photos],
         job.weights,
         name=job.job().subject.name or job.id,
         accelerator=Accelerator(),
-        num_steps=order.num_steps,
-        num_vae_steps=order.num_vae_steps,
+        num_steps=request.num_steps,
+        num_vae_steps=request.num_vae_steps,
         stop=lambda: not job.exists(),
     )
     progress = 0
     for report in steps:
-        # 100 is kept for the moment when the weights are there.
+        # 100 is reported only once the weights exist.
         now = min(99, 100 * report.step // max(1, report.total))
         if now > progress and job.exists():
             progress = now

@@ -1,6 +1,6 @@
-"""The model of one sampler replica: from a video's folder into it. Knows nothing of Ray.
+"""Rendering of chunks from and into a video folder.
 
-Importing it takes seconds and hundreds of megabytes, so only replicas that render do.
+Importing this imports torch and diffusers, so only samplers do.
 """
 
 import threading
@@ -30,11 +30,11 @@ from serve.service.store import VideoFolder
 
 
 def load(folder: str, num_threads: int) -> DreamPosePipeline:
-    """The model on the replica's GPU where Ray gave it one, else on the CPU.
+    """Loads the model onto the GPU that Ray assigned, else the CPU.
 
     Args:
         folder: of the model.
-        num_threads: torch's threads, for the thread of the caller.
+        num_threads: torch threads of the calling thread.
     """
     torch.set_num_threads(num_threads)
     pipe = checkpoints.load(folder)
@@ -43,9 +43,9 @@ def load(folder: str, num_threads: int) -> DreamPosePipeline:
 
 
 def prepare(pipe: DreamPosePipeline, folder: VideoFolder) -> Prepared:
-    """`generate.prepare` of a video in storage; what comes of it is written there.
+    """Prepares a video in storage and writes the prepared request beside it.
 
-    Warnings come back instead of into a replica's log.
+    Warnings for the user are returned.
     """
     began, request = time.monotonic(), folder.request()
     with warnings.catch_warnings(record=True) as caught:
@@ -53,7 +53,7 @@ def prepare(pipe: DreamPosePipeline, folder: VideoFolder) -> Prepared:
         ready = generation.prepare(
             pipe,
             [video.read_photo(on_disk(path)) for path in folder.photos],
-            beginning(Motion.load(on_disk(folder.motion)), request.seconds),
+            clip_motion(Motion.load(on_disk(folder.motion)), request.seconds),
             preset=request.preset,
             seed=request.seed,
             image_scale=request.image_scale,
@@ -61,41 +61,41 @@ def prepare(pipe: DreamPosePipeline, folder: VideoFolder) -> Prepared:
             align=request.align,
             size=request.size,
         )
-    told = [str(w.message) for w in caught if issubclass(w.category, SubjectMismatchWarning)]
+    messages = [str(w.message) for w in caught if issubclass(w.category, SubjectMismatchWarning)]
     prepared_request.write(folder.prepared, ready, pipe.recipe.num_poses)
     return Prepared(
         num_frames=ready.num_frames,
         fps=ready.fps,
         seconds=time.monotonic() - began,
-        warnings=told,
+        warnings=messages,
     )
 
 
-def beginning(motion: Motion, seconds: float | None) -> Motion:
-    """The first seconds of a motion, all of it where it is shorter or nothing was asked."""
+def clip_motion(motion: Motion, seconds: float | None) -> Motion:
+    """The first seconds of a motion; all of it for `None` or a shorter motion."""
     if seconds is None or seconds * motion.fps >= motion.num_frames:
         return motion
     return motion.between(0, max(1, round(seconds * motion.fps)))
 
 
 def check(pipe: DreamPosePipeline) -> None:
-    """Computes with the model's weights where they lie, be it on a GPU that has gone.
+    """Checks that the device still computes with the model's weights.
 
     Raises:
-        RuntimeError: that cannot be done.
+        RuntimeError: it does not, e.g. after a CUDA error.
     """
     weights = next(iter(pipe.unet.parameters()))
     if not torch.isfinite(weights.sum()).item():
-        raise RuntimeError("weights must be finite, got others")
+        raise RuntimeError("the model's weights are not finite")
 
 
 @dataclass(eq=False, kw_only=True)
 class Chunk:
-    """Frames of a video that `prepare` made ready, here or elsewhere, and that somebody waits for.
+    """Frames of a prepared video, requested by one call.
 
-    pipe: the model, with a subject's weights if the video has one.
-    stop: set when nobody waits any more.
-    seconds: what it took, once the frames are in the video's folder; of a batch its share.
+    pipe: the model, with the subject's weights if the video has one.
+    stop: set when the caller is gone.
+    seconds: render time once the frames are in storage; for a batch, this chunk's share.
     """
 
     pipe: DreamPosePipeline
@@ -106,12 +106,12 @@ class Chunk:
 
     @cached_property
     def request(self) -> Request:
-        """What there is to know of these frames, read once."""
+        """The prepared request for these frames, read once."""
         return prepared_request.read(self.folder.prepared, self.indices)
 
 
-def joined(first: Chunk, others: Sequence[Chunk], frames_at_once: int) -> list[Chunk]:
-    """A chunk, and those of others that go into a batch with it; in order, as many as find room."""
+def select_batch(first: Chunk, others: Sequence[Chunk], frames_at_once: int) -> list[Chunk]:
+    """A chunk and the compatible others that fit into one batch with it, in order."""
     chosen, room = [first], frames_at_once - len(first.indices)
     for other in others:
         if other.pipe is first.pipe and len(other.indices) <= room and _agree(first, other):
@@ -123,17 +123,16 @@ def joined(first: Chunk, others: Sequence[Chunk], frames_at_once: int) -> list[C
 def _agree(one: Chunk, other: Chunk) -> bool:
     try:
         return generation.can_share_batch(one.request, other.request)
-    except Exception:  # noqa: BLE001 - what cannot be read is told when it is rendered
+    except Exception:  # noqa: BLE001 - an unreadable request is reported when it is rendered
         return False
 
 
 def render(chunks: Sequence[Chunk]) -> Callable[[], None]:
-    """Renders chunks that are `joined`; gives what writes them and tells who waits for them.
+    """Renders a batch of chunks; returns a function that writes them and resolves their futures.
 
-    So frames can be written, by another thread, while the next ones are rendered. Who waits for
-    what cannot be rendered or written is told so, each alone: a batch that fails is done chunk by
-    chunk. `StoppedError` is what is told where all were stopped meanwhile, which is looked for
-    after every call of the model.
+    The caller writes in another thread while the next batch is rendered. A batch that fails is
+    rendered again chunk by chunk, so that each caller gets its own error. A batch whose callers
+    are all gone ends with `StoppedError` after the current model call.
     """
     began = time.monotonic()
 
@@ -144,7 +143,7 @@ def render(chunks: Sequence[Chunk]) -> Callable[[], None]:
     try:
         parts = [(chunk.request, range(len(chunk.indices))) for chunk in chunks]
         frames = generation.render_requests(chunks[0].pipe, parts, callback=check)
-    except Exception as error:  # noqa: BLE001 - whoever waits is told
+    except Exception as error:  # noqa: BLE001 - passed to the callers
         if len(chunks) > 1 and not isinstance(error, StoppedError):
             return partial(_write_each, [render([chunk]) for chunk in chunks])
         for chunk in chunks:
@@ -160,12 +159,12 @@ def _write_each(writes: Sequence[Callable[[], None]]) -> None:
 
 
 def _write(rendered: Sequence[tuple[Chunk, UInt8[np.ndarray, "n H W 3"]]], each: float) -> None:
-    """Writes frames into their videos' folders; `each` is the seconds that one took to render."""
+    """Writes frames into their video folders; `each` is the render time of one frame in seconds."""
     for chunk, frames in rendered:
         began = time.monotonic()
         try:
             chunk.folder.write_chunk(chunk.indices, frames)
-        except Exception as error:  # noqa: BLE001 - whoever waits is told
+        except Exception as error:  # noqa: BLE001 - passed to the caller
             chunk.seconds.set_exception(error)
         else:
             chunk.seconds.set_result(each * len(frames) + time.monotonic() - began)

@@ -1,8 +1,7 @@
-"""A request that is ready to be rendered, as a file: written once, read by parts.
+"""File format of a prepared request, read in slices.
 
-Each frame's pose map is kept once, as rows of one tensor, so that a sampler reads those of its own
-frames and of their neighbours alone. Knows the values of
-`dreampose.diffusion.generation`, but no model.
+The pose map of each frame is stored once, as a row of one tensor: a sampler reads only the rows of
+its frames and their neighbours.
 """
 
 import json
@@ -17,20 +16,19 @@ from dreampose.diffusion.generation import Request
 from dreampose.io.paths import Place, new_file, on_disk
 
 FACTS = "request"
-"""Name in the file's metadata of what is no tensor."""
+"""Metadata key of the fields that are not tensors."""
 
 
 def write(path: Place, request: Request, num_poses: int) -> None:
-    """Writes a request; the file appears whole or not at all.
+    """Writes a request atomically.
 
     Args:
-        path: of the file; its folder must be there, since a video that was deleted meanwhile must
-            not come back.
+        path: of the file; its folder must exist, so that a deleted video is not recreated.
         request: from `dreampose.diffusion.generation.prepare`.
-        num_poses: of the model's recipe.
+        num_poses: pose window of the model's recipe.
 
     Raises:
-        FileNotFoundError: the folder is gone.
+        FileNotFoundError: the folder does not exist.
     """
     if not path.parent.is_dir():
         raise FileNotFoundError(str(path.parent))
@@ -39,17 +37,17 @@ def write(path: Place, request: Request, num_poses: int) -> None:
     each = rearrange(request.poses, "t (p c) h w -> t p c h w", p=num_poses)[:, num_poses // 2]
     tensors = {name: value.contiguous() for name, value in (tensors | {"poses": each}).items()}
     metadata = {FACTS: json.dumps(facts | {"num_poses": num_poses})}
-    # Straight to the file: a copy of some megabytes in memory would take longer than all else.
+    # Straight to the file: an extra copy in memory would take longer than the rest.
     with new_file(path) as part:
         safetensors.torch.save_file(tensors, part, metadata)
 
 
 def read(path: Place, indices: range) -> Request:
-    """The request for some of its frames: in what is given they are all that there is.
+    """Reads the part of a request that some of its frames need.
 
     Args:
         path: of the file.
-        indices: of the frames wanted.
+        indices: of the frames.
     """
     with safetensors.safe_open(on_disk(path), framework="pt") as file:
         facts = json.loads(file.metadata()[FACTS])

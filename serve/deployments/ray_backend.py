@@ -1,4 +1,4 @@
-"""The service's work done by Ray: calls of deployments, and tasks. Knows nothing of HTTP."""
+"""Backend of the service on Ray deployments and tasks."""
 
 import asyncio
 from collections.abc import Mapping
@@ -10,24 +10,24 @@ from ray.serve.handle import DeploymentHandle
 from cluster import resources
 from dreampose.errors import InputError
 from serve.config import Settings
-from serve.deployments.finetuning import Order, finetune
+from serve.deployments.finetuning import FinetuneRequest, finetune
 from serve.deployments.retries import call_with_retries
-from serve.service.metrics import Measures
+from serve.service.metrics import Metrics
 from serve.service.records import Video
 
 FINETUNE_SHARE = 0.25
-"""Part of the CPUs that one finetuning asks for; samplers leave half of them free."""
+"""Share of the CPUs that one finetuning requests; samplers leave half of them free."""
 MAX_RETRIES = 3
 
 
 class RayBackend:
-    """A `serve.service.backend.Backend` on a cluster.
+    """Implementation of `serve.service.backend.Backend` on a cluster.
 
     Args:
         settings: of the application.
-        renderer: handle of the deployment.
-        extractor: handle of the deployment.
-        measures: where lost calls are counted.
+        renderer: deployment handle.
+        extractor: deployment handle.
+        metrics: counts retries.
     """
 
     def __init__(
@@ -35,40 +35,44 @@ class RayBackend:
         settings: Settings,
         renderer: DeploymentHandle[Any],
         extractor: DeploymentHandle[Any],
-        measures: Measures,
+        metrics: Metrics,
     ) -> None:
         self.settings = settings
         self.renderer = renderer
         self.extractor = extractor
-        self.measures = measures
+        self.metrics = metrics
 
     async def render(self, folder: str) -> Video:
-        """Renders a video, by another renderer if the first dies."""
+        """Renders a video, retrying on another renderer if one dies."""
         return await self._try(lambda: self.renderer.render.remote(folder), f"{folder}: renderer")
 
     async def extract(self, upload: str, target: str, estimator: str) -> None:
-        """Writes the pose track of a video, by another replica if the first dies."""
+        """Writes the pose track of a video, retrying on another replica if one dies."""
         await self._try(
             lambda: self.extractor.extract.remote(upload, target, estimator), f"{target}: poses"
         )
 
     async def finetune(self, job: str) -> None:
-        """Runs a task to its end; a caller that is cancelled ends it.
+        """Runs a finetuning task; cancelling the call cancels the task.
 
         Raises:
-            InputError: nobody is in a photo, or no GPU is left for finetuning.
+            InputError: a photo shows no person, or no GPU is free.
         """
-        order = Order(
+        request = FinetuneRequest(
             model=self.settings.model,
             num_steps=self.settings.finetune_steps,
             num_vae_steps=self.settings.finetune_vae_steps,
             num_threads=resources.threads_each(int(ray.cluster_resources().get("CPU", 1)), 2),
         )
-        needs = finetune_needs(self.settings, ray.cluster_resources(), ray.available_resources())
-        # Ray's types know neither these options nor what they give.
+        resources_needed = finetune_resources(
+            self.settings, ray.cluster_resources(), ray.available_resources()
+        )
+        # Ray does not type these options.
         make_task: Any = ray.remote
-        task = make_task(max_retries=MAX_RETRIES, retry_exceptions=[OSError], **needs)(finetune)
-        reference = task.remote(job, order)
+        task = make_task(max_retries=MAX_RETRIES, retry_exceptions=[OSError], **resources_needed)(
+            finetune
+        )
+        reference = task.remote(job, request)
         try:
             await reference
         except asyncio.CancelledError:
@@ -76,7 +80,7 @@ class RayBackend:
             raise
 
     async def ready(self) -> None:
-        """Goes through renderer and sampler."""
+        """Checks renderer and sampler."""
         await self.renderer.ready.remote()
 
     async def _try(self, call: Any, what: str) -> Any:
@@ -85,17 +89,17 @@ class RayBackend:
             what=what,
             max_tries=self.settings.max_tries,
             first_delay=self.settings.first_delay,
-            measures=self.measures,
+            metrics=self.metrics,
         )
 
 
-def finetune_needs(
+def finetune_resources(
     settings: Settings, total: Mapping[str, float], free: Mapping[str, float]
 ) -> dict[str, float]:
-    """What one finetuning asks of the cluster.
+    """Resource request of one finetuning.
 
     Raises:
-        InputError: samplers hold every GPU, and Ray would wait for one in silence.
+        InputError: samplers hold every GPU, so that the task would wait forever.
     """
     cpus = FINETUNE_SHARE * total.get("CPU", 1)
     # Ray takes fractions below one and whole numbers above.
@@ -105,7 +109,7 @@ def finetune_needs(
         gpus = 1.0
         if free.get("GPU", 0) < gpus:
             raise InputError(
-                "finetuning must have a GPU of its own, got none free: whoever runs this can set "
-                "fewer replicas, or finetune_gpus where nodes are added on demand"
+                "finetuning needs a GPU and none is free; lower the setting replicas, or set "
+                "finetune_gpus where nodes are added on demand"
             )
     return needs | ({"num_gpus": gpus} if gpus else {})

@@ -1,7 +1,6 @@
-"""Renders one video: prepare once, cut, send to samplers, collect, write. Holds no model.
+"""Serve deployment that distributes videos over samplers and encodes them.
 
-All that must survive is in the video's folder: a renderer that dies, or is started a second time
-on the same folder, goes on with the frames that are missing.
+All state is in the video folder: a restarted renderer continues with the missing frames.
 """
 
 import asyncio
@@ -19,26 +18,26 @@ from dreampose.io.paths import new_file, on_disk, place, touch
 from dreampose.poses.motion import Motion
 from serve.config import Settings
 from serve.deployments.retries import call_with_retries
-from serve.deployments.video_writer import News, write_result
-from serve.service.metrics import Measures, NoMeasures, RayMeasures
+from serve.deployments.video_writer import ChunkTracker, write_result
+from serve.service.metrics import Metrics, NullMetrics, RayMetrics
 from serve.service.motion_library import MotionFolder, motion_id
 from serve.service.records import Prepared, RenderRequest, Video
 from serve.service.request_errors import reason
 from serve.service.store import VideoFolder, in_thread, write_atomically
 
-WATCH_SECONDS = 0.25
-"""How often it is looked whether a video is still wanted."""
+CANCEL_POLL_SECONDS = 0.25
+"""Interval at which storage is checked for a cancellation."""
 
 READY_SECONDS = 60.0
-"""An answer of a sampler counts so long as a proof that there is one."""
+"""Time for which a sampler's last response counts as proof of readiness."""
 
 logger = logging.getLogger("ray.serve")
 
 
-def cut(missing: set[int], chunk_size: int) -> list[range]:
-    """Missing frames as stretches that never cross a multiple of `chunk_size`.
+def split_into_chunks(missing: set[int], chunk_size: int) -> list[range]:
+    """Missing frames as chunks that never cross a multiple of `chunk_size`.
 
-    The grid is fixed, so a video that is taken up again is cut where it was cut before.
+    The grid is fixed: a resumed video is split where it was split before.
     """
     chunks: list[range] = []
     for index in sorted(missing):
@@ -51,7 +50,7 @@ def cut(missing: set[int], chunk_size: int) -> list[range]:
 
 
 class Renderer:
-    """Works on several videos at once; each is a coroutine that mostly waits for samplers."""
+    """Renders several videos at once; each is a coroutine that mostly waits for samplers."""
 
     def __init__(
         self,
@@ -60,38 +59,35 @@ class Renderer:
         sampler: DeploymentHandle[Any],
         extractor: DeploymentHandle[Any] | None = None,
         *,
-        measured: bool = False,
+        with_metrics: bool = False,
     ) -> None:
-        """Starts with nothing to do.
+        """Creates an idle renderer.
 
         Args:
             settings: of the application.
-            num_samplers: how many there are at most.
-            sampler: what renders frames.
-            extractor: what reads poses from videos; without one that is done here.
-            measured: whether numbers go to Prometheus.
+            num_samplers: largest number of samplers.
+            sampler: deployment that renders frames.
+            extractor: deployment that extracts poses; by default this process does.
+            with_metrics: export metrics to Prometheus.
         """
         self.settings = settings
         self.served = settings.served()
         self.num_samplers = num_samplers
-        self.sampler = direct(sampler)
+        self.sampler = grpc_handle(sampler)
         self.extractor = extractor
-        self.measures: Measures = RayMeasures() if measured else NoMeasures()
+        self.metrics: Metrics = RayMetrics() if with_metrics else NullMetrics()
         self.running: dict[str, asyncio.Task[Video]] = {}
-        # Calls of all videos together: no more than samplers hold, since to wait here instead of at
-        # Serve's router costs nothing.
-        self.places = asyncio.Semaphore(num_samplers * settings.calls_held)
+        # Calls of all videos: no more than samplers hold, since waiting here is free and waiting in
+        # Serve's router is not.
+        self.places = asyncio.Semaphore(num_samplers * settings.max_held_calls)
         self.videos = asyncio.Semaphore(settings.videos_at_once)
-        # Threads that mostly wait for frames, and so must not take those of others.
+        # Own threads, since they mostly wait for frames.
         self.writers = ThreadPoolExecutor(settings.videos_at_once, "writer")
         self.answered = float("-inf")
-        """When a sampler last did what it was asked, by the monotonic clock."""
+        """Monotonic time of a sampler's last response."""
 
     async def ready(self) -> None:
-        """Asks a sampler for a sign of its model, unless one has just rendered.
-
-        Samplers that may go away when nobody needs them are not called back for this.
-        """
+        """Checks a sampler, unless one has rendered recently or samplers may scale to zero."""
         scaling = self.settings.sampler_autoscaling
         may_be_none = scaling is not None and scaling.min_replicas == 0
         if not may_be_none and time.monotonic() - self.answered > READY_SECONDS:
@@ -99,13 +95,13 @@ class Renderer:
             self.answered = time.monotonic()
 
     async def describe(self) -> tuple[str, str, str]:
-        """What was served when this started, so that a job can tell whether it may use it."""
+        """Identity of the served model, so that a job can check that it matches."""
         return self.served
 
     async def render(self, folder: str) -> Video:
-        """Renders the video in that folder, or joins the call that does; gives its final state.
+        """Renders the video in that folder, or joins a running call; returns its final state.
 
-        A video that cannot be rendered ends as `failed` with its reason; nothing is raised for it.
+        A video that cannot be rendered ends as `failed` with a reason; nothing is raised.
         """
         if folder not in self.running:
             task = asyncio.create_task(self._in_turn(VideoFolder(folder)))
@@ -124,28 +120,25 @@ class Renderer:
         await in_thread(folder.update, status="in_progress")
         try:
             request = await in_thread(folder.request)
-            return await self._attend(folder, request)
+            return await self._supervise(folder, request)
         except InputError as error:
             return await in_thread(folder.fail, "invalid_input", reason(error))
-        except Exception as error:  # a poisoned video must fail alone
+        except Exception as error:  # one video must not affect others
             if await in_thread(folder.is_deleted):
                 return state.model_copy(update={"status": "cancelled"})
             if (now := await in_thread(folder.video)).finished:
-                # By an older renderer, which Serve lets go on for a while; its end took files away.
+                # A previous renderer finished it within its grace period and removed the frames.
                 return now
             logger.exception("%s failed", folder.id, extra={"video_id": folder.id})
             return await in_thread(folder.fail, "render_failed", reason(error))
 
-    async def _attend(self, folder: VideoFolder, request: RenderRequest) -> Video:
-        """Does a video's work, and ends it when nobody wants it or it takes too long.
-
-        The mark in storage is looked for, whoever sets it and whatever process died meanwhile.
-        """
+    async def _supervise(self, folder: VideoFolder, request: RenderRequest) -> Video:
+        """Renders a video; stops when it is deleted in storage or takes too long."""
         timeout, began = request.timeout_s, time.monotonic()
-        work = asyncio.create_task(self._complete(folder, request))
+        work = asyncio.create_task(self._render_frames(folder, request))
         try:
             while True:
-                await asyncio.wait({work}, timeout=WATCH_SECONDS)
+                await asyncio.wait({work}, timeout=CANCEL_POLL_SECONDS)
                 if work.done():
                     return work.result()
                 too_long = timeout is not None and time.monotonic() - began > timeout
@@ -158,10 +151,10 @@ class Renderer:
         if deleted:
             state = await in_thread(folder.video)
             return state.model_copy(update={"status": "cancelled"})
-        sentence = f"rendering must end within {timeout:g} s, got no end"
-        return await in_thread(folder.fail, "timed_out", sentence)
+        message = f"rendering took longer than the limit of {timeout:g} s"
+        return await in_thread(folder.fail, "timed_out", message)
 
-    async def _complete(self, folder: VideoFolder, request: RenderRequest) -> Video:
+    async def _render_frames(self, folder: VideoFolder, request: RenderRequest) -> Video:
         await self._extract(folder, request)
         subject = await in_thread(self.settings.subject_id, request.subject)
         sampler = self.sampler.options(multiplexed_model_id=subject)
@@ -181,9 +174,9 @@ class Renderer:
             num_frames_rendered=0,
             warnings=[*request.notes, *prepared.warnings],
         )
-        # No more of one video wait for a place, so that those of others come in between.
-        slots = asyncio.Semaphore((self.settings.calls_held + 1) * self.num_samplers)
-        news = News(num_frames - len(missing))
+        # Bounds the waiting calls of one video, so that videos take turns.
+        slots = asyncio.Semaphore((self.settings.max_held_calls + 1) * self.num_samplers)
+        tracker = ChunkTracker(num_frames - len(missing))
 
         async def render_chunk(indices: range) -> None:
             async with slots, self.places:
@@ -193,13 +186,13 @@ class Renderer:
                 )
             self.answered = time.monotonic()
             self._measure("render", seconds, len(indices))
-            self.measures.count("dreampose_frames", len(indices))
-            news.tell(indices)
+            self.metrics.count("dreampose_frames", len(indices))
+            tracker.add(indices)
 
-        chunks = cut(missing, self.settings.chunk_size)
+        chunks = split_into_chunks(missing, self.settings.chunk_size)
         tasks = [asyncio.create_task(render_chunk(indices)) for indices in chunks]
-        # While frames come in, so that the last one is not followed by a wait for all.
-        job = self.writers.submit(write_result, folder, num_frames, fps, news)
+        # Encodes while frames arrive.
+        job = self.writers.submit(write_result, folder, num_frames, fps, tracker)
         writing = asyncio.wrap_future(job)
         try:
             await asyncio.gather(*tasks)
@@ -209,10 +202,10 @@ class Renderer:
         finally:
             for task in tasks:
                 task.cancel()
-            news.end()
+            tracker.close()
             job.cancel()
             await asyncio.wait([writing])
-            # What it says of having been stopped is of no interest.
+            # Retrieves the exception of a stopped writer, which is expected.
             _ = writing.cancelled() or writing.exception()
         done = await in_thread(
             folder.update,
@@ -227,7 +220,7 @@ class Renderer:
         return done
 
     async def _extract(self, folder: VideoFolder, request: RenderRequest) -> None:
-        """Reads the poses of an uploaded video, unless those of the same content are known."""
+        """Extracts the poses of an uploaded video, unless the same file was extracted before."""
         upload = await in_thread(lambda: folder.upload)
         if upload is None or await in_thread(folder.motion.exists):
             return
@@ -241,9 +234,9 @@ class Renderer:
         known = MotionFolder(place(self.settings.motions) / name).track(height, width, estimator)
         result = "hit" if await in_thread(known.exists) else "miss"
         began = time.monotonic()
-        self.measures.count("dreampose_cache", result=result)
+        self.metrics.count("dreampose_cache", result=result)
         if result == "hit":
-            # What is in use does not grow old.
+            # Resets the age, so that poses in use do not expire.
             await in_thread(touch, known.parent)
         else:
             await self._try(
@@ -261,27 +254,27 @@ class Renderer:
             what=what,
             max_tries=self.settings.max_tries,
             first_delay=self.settings.first_delay,
-            measures=self.measures,
+            metrics=self.metrics,
         )
 
     def _measure(self, stage: str, seconds: float, num_frames: int) -> None:
         each = seconds / max(1, num_frames)
-        self.measures.observe("dreampose_seconds_per_frame", each, stage=stage)
+        self.metrics.observe("dreampose_seconds_per_frame", each, stage=stage)
 
 
-def direct(handle: DeploymentHandle[Any]) -> DeploymentHandle[Any]:
-    """The handle, with calls that go straight to a replica's own gRPC server.
+def grpc_handle(handle: DeploymentHandle[Any]) -> DeploymentHandle[Any]:
+    """The handle, calling the replica's gRPC server directly.
 
-    By way of Ray's actors and object store a call takes several times the work. The option is
-    Serve's, but not yet a public one: `RAY_SERVE_USE_GRPC_BY_DEFAULT`, which is, goes by the
-    process that binds a handle, not by the one that calls.
+    A call through Ray actors and the object store costs several times as much. Serve's option is
+    not public yet; the public `RAY_SERVE_USE_GRPC_BY_DEFAULT` applies to the process that binds a
+    handle, not to the one that calls.
     """
     options: Any = handle.options
     return options(_by_reference=False)
 
 
 def extract_motion(folder: VideoFolder, height: int, width: int) -> None:
-    """Extracts the poses of an uploaded video, unless that was done before."""
+    """Extracts the poses of an uploaded video unless they exist."""
     upload = folder.upload
     if folder.motion.exists() or upload is None:
         return

@@ -1,4 +1,4 @@
-"""Trying again what a dead, full or broken replica lost. Knows nothing of videos."""
+"""Retries of calls to dead, full or failing replicas."""
 
 import asyncio
 import logging
@@ -12,21 +12,21 @@ from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
 
 from dreampose.errors import InputError
 from serve.service.backend import StoppedError
-from serve.service.metrics import Measures, NoMeasures
+from serve.service.metrics import Metrics, NullMetrics
 
-LOST = (
+REPLICA_ERRORS = (
     RayActorError,
     WorkerCrashedError,
     ObjectLostError,
     BackPressureError,
     ReplicaUnavailableError,
-    # What a sampler itself raises comes back as what it is; this is the connection to it.
+    # The connection to a sampler; exceptions of the sampler itself keep their type.
     grpc.RpcError,
 )
-"""Faults of the place where a call ran, not of the call: trying elsewhere may help."""
+"""Errors of the replica rather than the call: another replica may succeed."""
 
 MAX_TRIES_UNKNOWN = 3
-"""Of calls that fail by anything else: a broken GPU, storage that stumbles, or the call itself."""
+"""Attempts after any other error: a broken GPU, storage errors, or the call itself."""
 
 Result = TypeVar("Result")
 
@@ -39,38 +39,41 @@ async def call_with_retries(
     what: str,
     max_tries: int,
     first_delay: float,
-    measures: Measures | None = None,
+    metrics: Metrics | None = None,
 ) -> Result:
-    """Awaits `call()`, again with back-off when the replica died or was full, or fails itself.
+    """Awaits `call()`, retrying with back-off when the replica dies, is full, or the call fails.
 
-    The delay doubles from `first_delay` seconds up to 8 s, with up to a quarter of jitter so that
-    many waiting callers do not come back at the same instant. Whoever is cancelled while waiting
-    cancels the call as well, which Serve does not do by itself.
+    The delay doubles from `first_delay` seconds up to 8 s, with up to 25% jitter. Cancellation is
+    passed on to the call, which Serve does not do by itself.
 
     Raises:
-        InputError: the call's own, at once.
+        InputError: of the call, without a retry.
         StoppedError: likewise.
-        Exception: the last loss after `max_tries`, the last of any other faults after three.
+        Exception: the last replica error after `max_tries`, any other error after three.
     """
     for attempt in range(1, max_tries + 1):
         response = call()
         try:
             return await response
         except asyncio.CancelledError:
-            # A handle's response can be cancelled; a coroutine, a test's stand-in, already is.
+            # Handle responses have `cancel`; plain coroutines (in tests) are cancelled already.
             cancel: Callable[[], object] = getattr(response, "cancel", lambda: None)
             cancel()
             raise
         except (InputError, StoppedError):
             raise
         except Exception as error:
-            (measures or NoMeasures()).count("dreampose_retries", fault=type(error).__name__)
-            most = max_tries if isinstance(error, LOST) else min(max_tries, MAX_TRIES_UNKNOWN)
+            (metrics or NullMetrics()).count("dreampose_retries", fault=type(error).__name__)
+            most = (
+                max_tries
+                if isinstance(error, REPLICA_ERRORS)
+                else min(max_tries, MAX_TRIES_UNKNOWN)
+            )
             if attempt >= most:
                 raise
             delay = min(8.0, first_delay * 2 ** (attempt - 1)) * random.uniform(1.0, 1.25)
             logger.warning(
-                "%s lost (%s), try %d of %d in %.1f s",
+                "%s failed (%s), attempt %d of %d in %.1f s",
                 what, type(error).__name__, attempt + 1, most, delay,
             )  # fmt: skip
             await asyncio.sleep(delay)

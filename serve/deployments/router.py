@@ -1,4 +1,4 @@
-"""Which sampler a call goes to. Knows nothing of what is called."""
+"""Least-loaded request router for samplers."""
 
 import asyncio
 from collections import Counter
@@ -14,43 +14,39 @@ from ray.serve.request_router import (
     RunningReplica,
 )
 
-LOOKS = 4
-"""How often it is looked for a free replica, the event loop going once around in between, before a
-full one is asked: word of a call's end may come just behind its answer."""
+MAX_POLLS = 4
+"""Event-loop iterations to wait for a free replica before a full one is chosen: the completion of a
+call may be processed just after its result."""
 
 
-class IdleFirst(FIFOMixin, MultiplexMixin, RequestRouter):
-    """Finds the free replica, wherever one is, at once.
+class LeastLoadedRouter(FIFOMixin, MultiplexMixin, RequestRouter):
+    """Sends each call to the replica with the fewest unfinished calls.
 
-    Serve's own router looks at two replicas by chance and, where both are full, sleeps up to half a
-    second before it looks at two others. Where each replica takes one call of seconds at a time and
-    nearly all are busy, those sleeps were a third of the time (benchmarks/scaling.py). This router
-    goes by the calls that it has sent and that have not ended, since all pass through it. What
-    replicas say of themselves comes later than that: by it alone 96 calls that came together were
-    sent to replicas 136 to 174 times, since full ones sent them back. Of equals, the one whose turn
-    was longest ago is taken: such calls, before word of the first is out, would all go to one.
+    Serve's default router samples two replicas and, if both are full, sleeps up to half a second.
+    With calls of seconds and nearly all replicas busy those sleeps took a third of the time
+    (benchmarks/scaling.py). All calls pass through this router, so it counts the ones it has sent
+    and that have not ended; the queue lengths that replicas report lag behind (by them alone, 96
+    simultaneous calls were routed 136 to 174 times, since full replicas rejected them). Ties go to
+    the least recently chosen replica.
     """
 
     def initialize_state(self, **kwargs: Any) -> None:
-        """Nobody has had a turn yet."""
+        """Starts without history."""
         super().initialize_state(**kwargs)
         self.numbers = count()
-        # By the ids' text, whose hash is known: an id's own is computed anew each time, and a call
-        # looks at every replica.
+        # Keyed by text, whose hash is cached: that of a ReplicaID is computed on every look-up, and
+        # each call looks at every replica.
         self.turns: dict[str, int] = {}
-        """When a replica was last chosen, as a number that grows."""
+        """Sequence number of the last time a replica was chosen."""
         self.sent: Counter[str] = Counter()
-        """How many calls a replica has been sent that have not ended."""
+        """Unfinished calls of each replica."""
 
     async def choose_replicas(
         self,
         candidate_replicas: list[RunningReplica],
         pending_request: PendingRequest | None = None,
     ) -> list[list[RunningReplica]]:
-        """The replica to try, by itself: a free one, or else one that must be asked.
-
-        Where the call names a model, replicas that have it loaded come first, as in Serve's own.
-        """
+        """The replica to try next; replicas that have the requested model loaded come first."""
         found = candidate_replicas
         if pending_request is not None and pending_request.metadata.multiplexed_model_id:
             wanted = self.apply_multiplex_routing(pending_request=pending_request)
@@ -58,7 +54,7 @@ class IdleFirst(FIFOMixin, MultiplexMixin, RequestRouter):
         if not found:
             return []
         chosen = min(found, key=self._rank)
-        for _ in range(LOOKS):
+        for _ in range(MAX_POLLS):
             if self._is_free(chosen):
                 break
             await asyncio.sleep(0)
@@ -67,23 +63,23 @@ class IdleFirst(FIFOMixin, MultiplexMixin, RequestRouter):
         self.turns[name] = next(self.numbers)
         known = self.replica_queue_len_cache
         if self._is_free(chosen) and known.get(chosen.replica_id) is None:
-            # Serve forgets after ten seconds, and would ask each replica before its next call.
+            # Serve's cache expires after ten seconds; refilling it saves a probe per replica.
             known.update(chosen.replica_id, self.sent[name])
         return [[chosen]]
 
     def on_send_request(self, replica_id: ReplicaID) -> None:
-        """Serve's word that a call goes out."""
+        """Counts a call that is sent."""
         self.sent[replica_id.unique_id] += 1
         super().on_send_request(replica_id)
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
-        """Serve's word that a call has ended, or was sent back."""
+        """Counts a call that has ended or was rejected."""
         super().on_request_completed(replica_id, internal_request_id)
         name = replica_id.unique_id
         self.sent[name] = max(0, self.sent[name] - 1)
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
-        """Serve's word of which replicas there are; what is known of others is forgotten."""
+        """Drops the history of replicas that no longer exist."""
         super().update_replicas(replicas)
         names = {replica.replica_id.unique_id for replica in replicas}
         self.turns = {name: turn for name, turn in self.turns.items() if name in names}
@@ -93,6 +89,6 @@ class IdleFirst(FIFOMixin, MultiplexMixin, RequestRouter):
         return self.sent[replica.replica_id.unique_id] < replica.max_ongoing_requests
 
     def _rank(self, replica: RunningReplica) -> tuple[int, int]:
-        """Those with fewest calls first. Full ones are last, and asked: others may call too."""
+        """Sort key: fewest unfinished calls first, then least recently chosen."""
         name = replica.replica_id.unique_id
         return self.sent[name], self.turns.get(name, -1)

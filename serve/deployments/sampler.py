@@ -1,8 +1,7 @@
-"""Sampler replicas: the only place of the service where a model lives. Knows no order of work.
+"""Serve deployment that holds the model and renders chunks.
 
-A replica renders the frames it is told, from a video's folder into that folder, so that neither
-requests nor frames pass through the renderer. It keeps no state that a result depends on: any
-replica may die at any time and another gives the same frames.
+Samplers read requests from storage and write frames to it, so that neither passes through the
+renderer. They keep no state that affects results: any replica renders the same frames.
 """
 
 import asyncio
@@ -24,25 +23,25 @@ Result = TypeVar("Result")
 
 
 class Sampler:
-    """One copy of the model, and the weights of the subjects it used last.
+    """One copy of the model, and the weights of the most recently used subjects.
 
-    Work is done in one thread of its own, so that the replica answers health checks meanwhile.
-    Another writes what was rendered, so that the model need not wait for storage.
+    One thread renders, so that health checks are answered meanwhile; another writes frames, so that
+    the model does not wait for storage.
     """
 
     def __init__(self, settings: Settings, num_threads: int) -> None:
-        # Here and not above: the ingress and the renderer know this class, but need no model.
+        # Imported late: ingress and renderer import this class, but need no model.
         from serve.deployments import frame_rendering
 
         self.model = frame_rendering
         self.frames_at_once = settings.frames_at_once
         self.waiting: list[Chunk] = []
         self.fault: Exception | None = None
-        """What keeps the model from being computed with."""
+        """Error after which the model cannot be used."""
         self.thread = ThreadPoolExecutor(max_workers=1)
         self.writer = ThreadPoolExecutor(max_workers=1)
         self.writing: Future[None] | None = None
-        """The frames before those that are rendered, on their way into storage."""
+        """Pending write of the previous batch."""
         base = self.thread.submit(frame_rendering.load, settings.model, num_threads).result()
         self.base: DreamPosePipeline = base
 
@@ -50,20 +49,20 @@ class Sampler:
             folder = settings.subject_folder(subject_id.partition("@")[0])
             return await self._do(lambda: base.with_subject(folder))
 
-        # Here and not as a decorator, because the number is a setting.
+        # Not a decorator, because the number is a setting.
         multiplexed: Any = ray_serve.multiplexed
         number = settings.subjects_in_memory
         self.with_subject = multiplexed(max_num_models_per_replica=number)(load_subject)
 
     async def prepare(self, folder: str) -> Prepared:
-        """Encodes photos and noise of the video in that folder, once for all samplers."""
+        """Prepares a video (photo embeddings, poses, noise) once for all samplers."""
         pipe = await self._pipe()
         return await self._do(lambda: self.model.prepare(pipe, VideoFolder(folder)))
 
     async def render(self, folder: str, indices: range) -> float:
-        """Renders some frames of a prepared video into its folder; gives the seconds it took.
+        """Renders some frames of a prepared video into its folder; returns the seconds it took.
 
-        A caller that is cancelled frees the replica within one call of the model.
+        Cancelling the call stops the work within one model call.
         """
         chunk = self.model.Chunk(
             pipe=await self._pipe(), folder=VideoFolder(folder), indices=indices
@@ -76,51 +75,51 @@ class Sampler:
             chunk.stop.set()
 
     def _render(self, chunk: "Chunk") -> None:
-        """Renders a chunk unless one before took it along, and takes along what may be joined.
+        """Renders a chunk, with the waiting chunks that fit into its batch.
 
-        The only place that takes chunks out of `waiting`; it runs in the thread.
+        Runs in the render thread, the only one that removes chunks from `waiting`.
         """
         if chunk not in self.waiting:
             return
         others = [other for other in self.waiting if other is not chunk]
-        chunks = self.model.joined(chunk, others, self.frames_at_once)
+        chunks = self.model.select_batch(chunk, others, self.frames_at_once)
         for each in chunks:
             self.waiting.remove(each)
-        # Nothing is begun for callers that have gone.
+        # Skips chunks whose callers are gone.
         wanted = [each for each in chunks if each.seconds.set_running_or_notify_cancel()]
         if not wanted:
             return
         write = self.model.render(wanted)
-        # What cannot be written has not failed yet, and is no fault of the model.
+        # Write errors come later and say nothing about the model.
         if any(each.seconds.done() and each.seconds.exception() for each in wanted):
-            self._examine()
+            self._check_model()
         if self.writing is not None:
-            # Where storage is slower than the model, no more than this waits in memory.
+            # Bounds memory where storage is slower than the model.
             self.writing.result()
         self.writing = self.writer.submit(write)
 
-    def _examine(self) -> None:
-        """Looks, after a fault, whether the model can still be computed with."""
+    def _check_model(self) -> None:
+        """Checks after an error whether the model still works."""
         try:
             self.model.check(self.base)
-        except Exception as error:  # noqa: BLE001 - it is told when Serve asks
+        except Exception as error:  # noqa: BLE001 - raised by check_health
             self.fault = error
 
     async def check_health(self) -> None:
-        """What Serve asks every few seconds; a replica whose GPU has gone is replaced.
+        """Called by Serve every few seconds; a replica with a broken GPU is replaced.
 
         Raises:
-            RuntimeError: nothing can be computed here any more.
+            RuntimeError: the model can no longer be used.
         """
         if self.fault is not None:
-            raise RuntimeError("the model must be computable") from self.fault
+            raise RuntimeError("the model failed on its device") from self.fault
 
     async def ready(self) -> None:
-        """Answers once the thread that renders has touched the model."""
+        """Returns after the render thread has used the model."""
         await self._do(lambda: self.model.check(self.base))
 
     async def _pipe(self) -> "DreamPosePipeline":
-        """The base model, or a copy with the weights of the subject that this call is for."""
+        """The base model, or a copy with the weights of the call's subject."""
         subject_id = ray_serve.get_multiplexed_model_id()
         return await self.with_subject(subject_id) if subject_id else self.base
 

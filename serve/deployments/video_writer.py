@@ -1,4 +1,4 @@
-"""Writes a video's MP4 while its frames come in. Knows nothing of who renders them."""
+"""Encoding of a video while its frames arrive."""
 
 import io
 import itertools
@@ -15,70 +15,72 @@ from dreampose.io.paths import new_file
 from serve.service.backend import StoppedError
 from serve.service.store import VideoFolder, write_atomically
 
-LOOK_SECONDS = 1.0
-"""Storage is looked through this often where nobody tells of news."""
-TELL_SECONDS = 0.25
-"""At least so long lies between two writings of a video's progress."""
+POLL_SECONDS = 1.0
+"""Interval at which storage is listed when no chunk is reported."""
+PROGRESS_SECONDS = 0.25
+"""Minimum interval between two writes of a video's progress."""
 
 
-class News:
-    """Tells a thread that there are more frames, or that there will be none."""
+class ChunkTracker:
+    """Finished chunks of a video, shared between event loop and writer thread."""
 
-    def __init__(self, num_found: int = 0) -> None:
-        """Begins with what is in storage already.
+    def __init__(self, num_existing: int = 0) -> None:
+        """Starts with what is in storage.
 
         Args:
-            num_found: frames that were rendered before.
+            num_existing: frames that were rendered before.
         """
-        self.num_found = num_found
+        self.num_existing = num_existing
         self.num_rendered = 0
-        self.stretches: dict[int, range] = {}
-        """What is finished as far as it is known, by the first frame."""
+        self.chunks_by_start: dict[int, range] = {}
+        """Known finished chunks by their first frame."""
         self._more = threading.Event()
         self._ended = False
 
-    def tell(self, indices: range) -> None:
-        """These frames are in storage now."""
-        self.stretches[indices.start] = indices
+    def add(self, indices: range) -> None:
+        """Reports frames that are now in storage."""
+        self.chunks_by_start[indices.start] = indices
         self.num_rendered += len(indices)
         self._more.set()
 
-    def end(self) -> None:
-        """There will be no more."""
+    def close(self) -> None:
+        """Ends the video: no more frames will come."""
         self._ended = True
         self._more.set()
 
     def wait(self) -> bool:
-        """Returns when there may be more frames: whether of all that came since it was told.
+        """Waits for more frames; False if it timed out and storage should be listed.
 
         Raises:
-            StoppedError: there will be none.
+            StoppedError: the video was closed.
         """
-        told = self._more.wait(LOOK_SECONDS)
+        reported = self._more.wait(POLL_SECONDS)
         self._more.clear()
         self.check()
-        return told
+        return reported
 
     def check(self) -> None:
-        """Raises `StoppedError` where nobody waits for the video any more."""
+        """Raises `StoppedError` if the video was closed."""
         if self._ended:
             raise StoppedError
 
 
-def write_result(folder: VideoFolder, num_frames: int, fps: float, news: News | None = None) -> str:
-    """Writes the MP4 and its poster from the finished chunks; gives the size as WIDTHxHEIGHT.
+def write_result(
+    folder: VideoFolder, num_frames: int, fps: float, tracker: ChunkTracker | None = None
+) -> str:
+    """Writes the MP4 and its poster from the finished chunks; returns the size as WIDTHxHEIGHT.
 
     Args:
         folder: of the video.
-        num_frames: how many there will be.
+        num_frames: of the whole video.
         fps: frames per second.
-        news: where frames that are missing are waited for; without it all must be there.
+        tracker: reports missing frames as they arrive; without it all must exist.
 
     Raises:
-        RuntimeError: frames are missing and nobody brings them.
-        StoppedError: the same, of a video that was given up.
+        RuntimeError: frames are missing and there is no tracker.
+        StoppedError: the tracker was closed.
     """
-    frames = arriving(folder, num_frames, news)
+    frames = frames_in_order(folder, num_frames, tracker)
     first = next(frames)
     buffer = io.BytesIO()
     Image.fromarray(first).save(buffer, format="PNG")
@@ -88,32 +90,32 @@ def write_result(folder: VideoFolder, num_frames: int, fps: float, news: News | 
     return f"{first.shape[1]}x{first.shape[0]}"
 
 
-def arriving(
-    folder: VideoFolder, num_frames: int, news: News | None
+def frames_in_order(
+    folder: VideoFolder, num_frames: int, tracker: ChunkTracker | None
 ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
     """All frames in order, one chunk in memory at a time; see `write_result`."""
-    following, told = 0, float("-inf")
+    following, written = 0, float("-inf")
     known: Mapping[int, range] | None = None
-    if news is not None:
-        news.stretches.update((each.start, each) for each, _ in folder.finished_chunks())
-        known = news.stretches
+    if tracker is not None:
+        tracker.chunks_by_start.update((each.start, each) for each, _ in folder.finished_chunks())
+        known = tracker.chunks_by_start
     while following < num_frames:
         for frame in folder.frames(following, known):
-            if news is not None:
-                news.check()
+            if tracker is not None:
+                tracker.check()
             yield frame
             following += 1
         if following < num_frames:
-            if news is None:
-                raise RuntimeError(f"{num_frames} frames must be in storage, got {following}")
-            known = news.stretches if news.wait() else None
-            if time.monotonic() - told >= TELL_SECONDS:
-                tell_progress(folder, num_frames, news)
-                told = time.monotonic()
+            if tracker is None:
+                raise RuntimeError(f"only {following} of {num_frames} frames are in storage")
+            known = tracker.chunks_by_start if tracker.wait() else None
+            if time.monotonic() - written >= PROGRESS_SECONDS:
+                write_progress(folder, num_frames, tracker)
+                written = time.monotonic()
 
 
-def tell_progress(folder: VideoFolder, num_frames: int, news: News) -> None:
-    """Writes how far a video is; 100 is kept for the moment when the file is there."""
-    num_rendered = news.num_rendered
-    done = min(99, 100 * (news.num_found + num_rendered) // num_frames)
+def write_progress(folder: VideoFolder, num_frames: int, tracker: ChunkTracker) -> None:
+    """Writes the progress of a video; 100 is reported only once the file exists."""
+    num_rendered = tracker.num_rendered
+    done = min(99, 100 * (tracker.num_existing + num_rendered) // num_frames)
     folder.update(progress=done, num_frames_rendered=num_rendered)

@@ -1,4 +1,4 @@
-"""What the service needs done elsewhere. Knows nothing of how: Ray does it, or a stand-in."""
+"""Interface of the service to rendering, extraction and finetuning."""
 
 from typing import Protocol
 
@@ -6,16 +6,16 @@ from serve.service.records import Video
 
 
 class StoppedError(Exception):
-    """Nobody waits for the work any more, so it was left."""
+    """The work was cancelled."""
 
 
 class Backend(Protocol):
-    """Work on folders in storage; every method may be called again for what was done halfway."""
+    """Work on folders in storage; every method resumes what was left unfinished."""
 
     async def render(self, folder: str) -> Video:
-        """Renders a video's folder to its end and gives its final state.
+        """Renders a video folder and returns its final state.
 
-        Ends early, as 'cancelled', once the folder is marked as deleted.
+        Ends early as 'cancelled' once the folder is marked as deleted.
         """
         ...
 
@@ -23,18 +23,18 @@ class Backend(Protocol):
         """Writes the pose track of a video.
 
         Raises:
-            InputError: the video shows no pose.
+            InputError: the video shows no person.
         """
         ...
 
     async def finetune(self, job: str) -> None:
-        """Finetunes on the photos of a subject's job folder, or joins that work; see `people`."""
+        """Finetunes on the photos of a subject folder."""
         ...
 
     async def ready(self) -> None:
-        """Goes the way of a request through renderer and sampler.
+        """Checks that a request can reach renderer and sampler.
 
         Raises:
-            Exception: it is blocked; which one does not matter.
+            Exception: it cannot.
         """
         ...

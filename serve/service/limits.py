@@ -1,4 +1,4 @@
-"""How much of the service one key may use at a time. Knows nothing of HTTP, Ray or videos."""
+"""Rate and concurrency limits per API key."""
 
 import time
 from collections.abc import Callable, Generator
@@ -10,23 +10,23 @@ from serve.service.request_errors import busy
 
 Clock = Callable[[], float]
 MAX_NAMES = 100_000
-"""Keys that are remembered at most; those that were idle the longest are forgotten first."""
+"""Names tracked at most; the longest idle ones are dropped first."""
 
 
 @dataclass
-class Live:
-    """The limits as they are now; a running service may be told others."""
+class LiveLimits:
+    """The current limits, which may be replaced while the service runs."""
 
     limits: Limits
 
 
-class Rate:
-    """A bucket for each name that holds a minute's worth of requests and fills evenly.
+class RateLimiter:
+    """Token bucket per name, with a capacity of one minute of requests.
 
     Args:
-        per_minute: gives the limit as it is now.
-        what: of the requests, for the message.
-        clock: seconds of a clock that never goes back.
+        per_minute: returns the current limit.
+        what: noun for the requests in error messages.
+        clock: monotonic time in seconds.
     """
 
     def __init__(
@@ -39,10 +39,10 @@ class Rate:
         """Counts a request.
 
         Raises:
-            RequestError: the name has used up its minute; says when the next request may come.
+            RequestError: the bucket is empty; carries the time until the next token.
         """
         per_minute, now = self._per_minute(), self._clock()
-        # Taken out and put in again: the order of the dictionary is that of the last use.
+        # Removed and reinserted, so that the dictionary is ordered by last use.
         tokens, last = self._buckets.pop(name, (float(per_minute), now))
         tokens = min(float(per_minute), tokens + (now - last) * per_minute / 60)
         refused = tokens < 1
@@ -51,17 +51,17 @@ class Rate:
             del self._buckets[next(iter(self._buckets))]
         if refused:
             raise busy(
-                f"a key may send at most {per_minute} {self._what} per minute, got more",
+                f"rate limit of {per_minute} {self._what} per minute exceeded for this key",
                 (1 - tokens) * 60 / per_minute,
             )
 
 
-class Concurrency:
-    """How many things each name holds open at a time.
+class ConcurrencyLimiter:
+    """Limit on what each name holds open at a time.
 
     Args:
-        limit: gives the limit as it is now.
-        what: of the things, for the message.
+        limit: returns the current limit.
+        what: noun for the held things in error messages.
     """
 
     def __init__(self, limit: Callable[[], int], what: str) -> None:
@@ -70,13 +70,13 @@ class Concurrency:
 
     @contextmanager
     def hold(self, name: str) -> Generator[None, None, None]:
-        """Holds one for the length of the block.
+        """Holds one during the block.
 
         Raises:
-            RequestError: the name holds as many as it may.
+            RequestError: the name already holds the maximum.
         """
         if self.held.get(name, 0) >= self._limit():
-            raise busy(f"a key may hold at most {self._limit()} {self._what}, got as many", 5)
+            raise busy(f"limit of {self._limit()} {self._what} per key reached", 5)
         self.held[name] = self.held.get(name, 0) + 1
         try:
             yield

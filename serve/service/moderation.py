@@ -1,7 +1,7 @@
-"""Whether photos are fit to be rendered, by an image classifier. Knows nothing of HTTP or Ray.
+"""Classifier of unsafe photos (Yahoo open_nsfw, ONNX).
 
-The classifier is Yahoo's open_nsfw as an ONNX file, of which the operator tells where it is; it is
-not part of this package. It judges whole pictures and errs: it is a first sieve, no more.
+The file is not part of this package; the operator configures its path. The classifier scores whole
+images and makes errors in both directions: it is a first filter only.
 """
 
 import io
@@ -16,18 +16,18 @@ from dreampose.errors import InputError
 
 SIDE, CROP = 256, 224
 MEAN = (104.0, 117.0, 123.0)
-"""Of its training pictures, in blue, green, red."""
+"""Mean of the training images, in BGR order."""
 
 
-class Screen:
-    """Refuses photos; without a file of the classifier it refuses none.
+class PhotoModerator:
+    """Rejects unsafe photos.
 
     Args:
-        path: of the classifier; empty: no photo is looked at.
-        threshold: score in [0, 1] from which a photo is refused.
+        path: of the classifier; empty disables the check.
+        threshold: score in [0, 1] from which a photo is rejected.
 
     Raises:
-        InputError: the file is missing or is none, or onnxruntime is not installed.
+        InputError: the file is missing or no ONNX file, or onnxruntime is not installed.
     """
 
     def __init__(self, path: str, threshold: float) -> None:
@@ -39,7 +39,7 @@ class Screen:
             import onnxruntime
         except ImportError as error:
             raise InputError(
-                "nsfw_model must be left empty without onnxruntime: install dreampose[screening]"
+                "nsfw_model needs onnxruntime; install dreampose[screening] or leave it empty"
             ) from error
         try:
             self._session = onnxruntime.InferenceSession(
@@ -51,33 +51,33 @@ class Screen:
             ) from error
 
     def score(self, photo: bytes) -> float:
-        """How sure the classifier is that a photo is not safe for work, in [0, 1].
+        """Probability in [0, 1] that a photo is unsafe.
 
         Args:
-            photo: a picture that can be decoded.
+            photo: an encoded image that can be decoded.
         """
         (given,) = self._session.get_inputs()
         (scores,) = self._session.run(None, {given.name: prepare(photo)})
         return float(scores[0, 1])
 
     def check(self, photo: bytes, number: int) -> None:
-        """Looks at the photo of that number in a request.
+        """Checks one photo of a request.
 
         Raises:
-            InputError: it is refused.
+            InputError: the photo is rejected.
         """
         if self._session is None:
             return
         score = self.score(photo)
         if score >= self.threshold:
             raise InputError(
-                f"photo must score below {self.threshold:g} with the classifier of unsafe "
-                f"pictures, got {score:.2f} for photo {number}"
+                f"photo {number} was rejected by the classifier of unsafe images "
+                f"(score {score:.2f}, limit {self.threshold:g}); send another photo"
             )
 
 
 def prepare(photo: bytes) -> Float[np.ndarray, "1 h w 3"]:
-    """The middle of a photo as the classifier was trained on: blue, green, red less their mean."""
+    """Center crop in BGR, minus the training mean, as the classifier expects."""
     with Image.open(io.BytesIO(photo)) as image:
         picture = ImageOps.exif_transpose(image).convert("RGB").resize((SIDE, SIDE))
     edge = (SIDE - CROP) // 2

@@ -1,4 +1,4 @@
-"""Stored motions: a video's poses, read once and used again. Knows neither HTTP nor Ray.
+"""Stored motions and their pose extraction.
 
 A motion's id is the hash of the file that was uploaded. Layout of one motion's folder:
 
@@ -24,12 +24,12 @@ from dreampose.poses.motion import Motion
 from serve.config import Settings
 from serve.service import previews
 from serve.service.backend import Backend
-from serve.service.limits import Live
+from serve.service.limits import LiveLimits
 from serve.service.metrics import log
-from serve.service.records import Fault, Status
+from serve.service.records import JobError, Status
 from serve.service.request_errors import RequestError, busy, fault, not_found
 from serve.service.store import digest, in_thread, write_atomically
-from serve.service.uploads import Facts, check_aspect
+from serve.service.uploads import MotionInfo, check_aspect
 
 ESTIMATOR = "blazepose"
 PREFIX = "motion_"
@@ -49,7 +49,7 @@ class StoredMotion(BaseModel):
     """Frames without a pose of their own, filled from neighbours."""
     fps: float
     seconds: str
-    error: Fault | None = None
+    error: JobError | None = None
 
 
 class Entry(BaseModel):
@@ -110,10 +110,10 @@ def motion_id(content: bytes | Place) -> str:
     return PREFIX + digest(content)[:32]
 
 
-class Motions:
+class MotionLibrary:
     """Keeps motions and has their poses read in the background."""
 
-    def __init__(self, settings: Settings, live: Live, backend: Backend) -> None:
+    def __init__(self, settings: Settings, live: LiveLimits, backend: Backend) -> None:
         self.live = live
         self.backend = backend
         self.root = place(settings.motions)
@@ -138,7 +138,7 @@ class Motions:
             task.cancel()
         await asyncio.gather(*self.tasks.values(), return_exceptions=True)
 
-    async def add(self, owner: str, content: bytes, facts: Facts) -> StoredMotion:
+    async def add(self, owner: str, content: bytes, facts: MotionInfo) -> StoredMotion:
         """Keeps a motion that was looked at; the same content is kept once, whoever sends it.
 
         Raises:
@@ -151,7 +151,9 @@ class Motions:
                 self._start(folder)
         return motion
 
-    def _add(self, folder: MotionFolder, owner: str, content: bytes, facts: Facts) -> StoredMotion:
+    def _add(
+        self, folder: MotionFolder, owner: str, content: bytes, facts: MotionInfo
+    ) -> StoredMotion:
         entry = folder.entry()
         if entry and entry.motion.status != "failed":
             owners = entry.owners if owner in entry.owners else [*entry.owners, owner]
@@ -195,7 +197,7 @@ class Motions:
         assert entry is not None
         return entry.motion
 
-    def content(self, name: str, owner: str, recipe: Recipe) -> tuple[bytes, Facts]:
+    def content(self, name: str, owner: str, recipe: Recipe) -> tuple[bytes, MotionInfo]:
         """What a video needs of a motion: its poses, or its video where they are to be read yet.
 
         Args:
@@ -217,7 +219,7 @@ class Motions:
             if not path.is_file():
                 raise RequestError(409, "not_ready", "motion must be uploaded again for this model")
             check_aspect(Motion.load(on_disk(path)), recipe)
-        facts = Facts(suffix=path.suffix, num_frames=motion.num_frames, fps=motion.fps)
+        facts = MotionInfo(suffix=path.suffix, num_frames=motion.num_frames, fps=motion.fps)
         return path.read_bytes(), facts
 
     async def preview(self, name: str, owner: str) -> Place:

@@ -1,7 +1,4 @@
-"""Thumbnails, sheets of frames, poses drawn over a video. Knows nothing of HTTP or Ray.
-
-They are made when they are first asked for and kept beside what they show.
-"""
+"""Thumbnails, sprite sheets and pose previews, cached beside their source."""
 
 import io
 import math
@@ -31,13 +28,13 @@ def thumbnail(folder: VideoFolder) -> Place:
 
 
 def spritesheet(folder: VideoFolder) -> Place:
-    """Up to 25 frames, evenly spread, five to a row from left to right, as JPEG."""
+    """JPEG of up to 25 evenly spaced frames, five per row."""
     path = folder.path / "spritesheet.jpg"
     if not path.exists():
         result = on_disk(folder.result)
         number = video.count(result)
         chosen = np.linspace(0, number - 1, min(SHEET_FRAMES, number)).round().astype(int)
-        # Not all of the video at once, which may be a hundred times these.
+        # Streams, since the whole video may be a hundred times larger.
         frames = [frame for index, frame in enumerate(video.frames_of(result)) if index in chosen]
         height, width = frames[0].shape[:2]
         rows = math.ceil(len(chosen) / SHEET_COLUMNS)
@@ -52,13 +49,13 @@ def spritesheet(folder: VideoFolder) -> Place:
 
 
 def poses_over_video(track: Place, upload: Place | None) -> Place:
-    """A motion's poses as an MP4, over the video they were read from or over black.
+    """MP4 of a motion's poses over its video, or over black.
 
-    One frame is in memory at a time, since an uploaded video may be large.
+    One frame is in memory at a time.
 
     Args:
-        track: file of the poses; the MP4 is kept beside it.
-        upload: a video that was looked at when it came; `None` where there was none.
+        track: file of the poses; the MP4 is cached beside it.
+        upload: the checked video; `None` if the motion was uploaded as a file of poses.
     """
     path = track.with_suffix(".mp4")
     if not path.exists():
@@ -79,7 +76,7 @@ def poses_over_video(track: Place, upload: Place | None) -> Place:
 
 
 def jpeg(frame: np.ndarray) -> bytes:
-    """One frame (H W 3, 8-bit RGB) as a small file, to be shown while others are rendered."""
+    """One frame (H W 3, 8-bit RGB) as a JPEG."""
     buffer = io.BytesIO()
     Image.fromarray(frame).save(buffer, format="JPEG", quality=80)
     return buffer.getvalue()

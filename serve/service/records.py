@@ -1,4 +1,4 @@
-"""The values that travel through the service and lie in storage. Knows no folder, HTTP or Ray."""
+"""Records in storage and objects of the API."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,21 +9,21 @@ Status = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
 
 
 class RenderRequest(BaseModel):
-    """What a user asks for, apart from the photos and the motion themselves.
+    """Parameters of a video, apart from its photos and motion.
 
     Attributes:
         subject: name of finetuned weights; empty renders with the base model.
         preset: one of `dreampose.config.PRESETS`.
-        seed: of the start noise and of all else that is drawn.
-        image_scale: guidance scale of the photo, `None` takes the preset's or the recipe's.
+        seed: of all random draws.
+        image_scale: guidance scale of the photo; `None` takes that of the preset or recipe.
         pose_scale: guidance scale of the pose, `None` likewise.
         align: fit the motion to the photo's body.
         estimator: pose estimator for an uploaded video.
         size: height and width of the frames in pixels; `None` takes the model's own.
-        seconds: render only the motion's beginning, of this length; `None` renders all of it.
-        timeout_s: seconds after which rendering is given up; `None` never does.
-        owner: name of the API key that asked; empty where no keys are in use.
-        notes: warnings that were known when the video was accepted.
+        seconds: length to render from the start of the motion; `None` renders all of it.
+        timeout_s: seconds after which rendering fails; `None` means no limit.
+        owner: name of the API key; empty without keys.
+        notes: warnings known when the video was accepted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,13 +45,13 @@ class RenderRequest(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """What a sampler says of a request that it made ready.
+    """Result of preparing a video.
 
     Attributes:
         num_frames: frames of the video.
         fps: frames per second.
         seconds: that it took.
-        warnings: sentences to tell the user.
+        warnings: for the user.
     """
 
     num_frames: int
@@ -60,15 +60,15 @@ class Prepared:
     warnings: list[str]
 
 
-class Fault(BaseModel):
-    """Why something failed: a code for programs and a sentence for people."""
+class JobError(BaseModel):
+    """Reason of a failure: a code for programs and a message for users."""
 
     code: str
     message: str
 
 
 class Video(BaseModel):
-    """The video object of the HTTP interface. Times are Unix seconds, progress is 0 to 100."""
+    """Video object of the API. Times are Unix seconds, progress is 0 to 100."""
 
     id: str
     object: Literal["video"] = "video"
@@ -87,11 +87,11 @@ class Video(BaseModel):
     fps: float | None = None
     num_frames: int | None = None
     num_frames_rendered: int = 0
-    """Frames rendered since the video was last taken up; the rest was found in storage."""
+    """Frames rendered since the video was last resumed; the others were in storage."""
     warnings: list[str] = []
-    error: Fault | None = None
+    error: JobError | None = None
 
     @property
     def finished(self) -> bool:
-        """Nothing more will happen to it."""
+        """Whether the status is final."""
         return self.status in ("completed", "failed", "cancelled")

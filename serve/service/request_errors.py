@@ -1,21 +1,20 @@
-"""Requests that cannot be answered as they are, each with its HTTP status. Knows no web framework.
-
-What is wrong with an input itself is an `InputError`; here is what depends on who asks and when.
-"""
+"""Errors of requests with their HTTP status."""
 
 from dreampose.errors import InputError
-from serve.service.records import Fault
+from serve.service.records import JobError
 
 
 class RequestError(Exception):
-    """A request that is refused in one sentence.
+    """A request that cannot be served.
+
+    Invalid inputs raise `InputError` instead.
 
     Attributes:
         status: HTTP status.
         code: for programs.
-        message: for people.
-        field: the field at fault, if one is.
-        retry_after: seconds after which another try may succeed; 0 where none will.
+        message: one sentence for users.
+        field: the field at fault, if any.
+        retry_after: seconds after which to retry; 0 if a retry cannot help.
     """
 
     def __init__(
@@ -33,32 +32,32 @@ class RequestError(Exception):
 
 
 def not_found(kind: str, name: str) -> RequestError:
-    """There is no such thing, or it belongs to another key: the answer does not tell which."""
-    return RequestError(404, "not_found", f"id must be of a {kind}, got {name[:120]!r}", field="id")
+    """404 for ids that do not exist or belong to another key, without distinction."""
+    return RequestError(404, "not_found", f"no {kind} has the id {name[:120]!r}", field="id")
 
 
 def busy(message: str, retry_after: float) -> RequestError:
-    """Too much at once: try again later."""
+    """429 with the seconds after which to retry."""
     return RequestError(429, "rate_limit_exceeded", message, retry_after=max(1.0, retry_after))
 
 
-def fault(error: BaseException, code: str, timeout_s: float) -> Fault:
-    """What is told of work that an error ended.
+def fault(error: BaseException, code: str, timeout_s: float) -> JobError:
+    """Reason of failed work for its API object.
 
     Args:
-        error: that ended it.
-        code: where neither the input nor the time was at fault.
-        timeout_s: how long the work was let.
+        error: that ended the work.
+        code: if the error is neither an InputError nor a timeout.
+        timeout_s: time limit of the work.
     """
     if isinstance(error, TimeoutError):
-        message = f"the work must end within {timeout_s:g} s, got no end"
-        return Fault(code="timed_out", message=message)
+        message = f"the work took longer than the limit of {timeout_s:g} s"
+        return JobError(code="timed_out", message=message)
     code = "invalid_input" if isinstance(error, InputError) else code
-    return Fault(code=code, message=reason(error))
+    return JobError(code=code, message=reason(error))
 
 
 def reason(error: BaseException) -> str:
-    """An error in one sentence, without the trace that Ray adds to what a replica raised."""
+    """One-line message of an error, without the remote traceback that Ray adds."""
     cause = getattr(error, "cause", None)
     error = cause if isinstance(cause, BaseException) else error
     text = " ".join(str(error).split())

@@ -1,7 +1,4 @@
-"""The service without its surroundings: who may ask, and what is done. Knows neither HTTP nor Ray.
-
-`serve.api` speaks HTTP for it, and a `Backend` does the work; tests bring a backend of their own.
-"""
+"""Service logic behind the HTTP API."""
 
 import asyncio
 import logging
@@ -18,17 +15,17 @@ from dreampose.errors import InputError
 from serve.config import Settings
 from serve.keys import Keys
 from serve.service.backend import Backend
-from serve.service.limits import Concurrency, Live, Rate
-from serve.service.metrics import Measures, log
-from serve.service.moderation import Screen
-from serve.service.motion_library import Motions
-from serve.service.subject_library import People
-from serve.service.uploads import Facts, check_motion
-from serve.service.video_queue import Desk
+from serve.service.limits import ConcurrencyLimiter, LiveLimits, RateLimiter
+from serve.service.metrics import Metrics, log
+from serve.service.moderation import PhotoModerator
+from serve.service.motion_library import MotionLibrary
+from serve.service.subject_library import SubjectLibrary
+from serve.service.uploads import MotionInfo, check_motion
+from serve.service.video_queue import VideoQueue
 
 SWEEP_SECONDS = 600.0
 """How often what is too old is looked for."""
-INTAKE = 4
+MAX_PARALLEL_UPLOADS = 4
 """Uploads that are looked at side by side; bounds memory, since they are read whole."""
 SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 
@@ -39,26 +36,26 @@ class Service:
     Args:
         settings: of the application.
         backend: what renders, reads poses and finetunes.
-        measures: where numbers go.
+        metrics: where numbers go.
     """
 
-    def __init__(self, settings: Settings, backend: Backend, measures: Measures) -> None:
+    def __init__(self, settings: Settings, backend: Backend, metrics: Metrics) -> None:
         self.settings = settings
         self.backend = backend
-        self.measures = measures
+        self.metrics = metrics
         self.recipe = settings.recipe()
-        self.live = live = Live(settings.limits())
+        self.live = live = LiveLimits(settings.limits())
         self.keys = Keys(settings.keys)
-        self.screen = Screen(settings.nsfw_model, settings.nsfw_threshold)
-        self.desk = Desk(settings, live, backend, measures)
-        self.motions = Motions(settings, live, backend)
-        self.people = People(settings, live, backend, measures)
-        self.requests = Rate(lambda: live.limits.requests_per_minute, "requests")
-        self.posts = Rate(lambda: live.limits.posts_per_minute, "uploads")
-        self.streams = Concurrency(lambda: live.limits.streams_per_key, "event streams")
-        self.intake = asyncio.Semaphore(INTAKE)
+        self.moderator = PhotoModerator(settings.nsfw_model, settings.nsfw_threshold)
+        self.videos = VideoQueue(settings, live, backend, metrics)
+        self.motions = MotionLibrary(settings, live, backend)
+        self.subjects = SubjectLibrary(settings, live, backend, metrics)
+        self.requests = RateLimiter(lambda: live.limits.requests_per_minute, "requests")
+        self.posts = RateLimiter(lambda: live.limits.posts_per_minute, "uploads")
+        self.streams = ConcurrencyLimiter(lambda: live.limits.streams_per_key, "event streams")
+        self.upload_slots = asyncio.Semaphore(MAX_PARALLEL_UPLOADS)
         self.sweeper: asyncio.Task[None] | None = None
-        self._default: tuple[bytes, Facts] | None = None
+        self._default: tuple[bytes, MotionInfo] | None = None
 
     @property
     def size(self) -> str:
@@ -95,24 +92,24 @@ class Service:
             InputError: the file of keys cannot be used.
         """
         self.keys.hashes()
-        await self.desk.open()
+        await self.videos.open()
         await self.motions.open()
-        await self.people.open()
+        await self.subjects.open()
         self.sweeper = asyncio.create_task(self._sweep())
 
     async def close(self) -> None:
         """Lets go of what is under way, which stays in storage."""
         if self.sweeper:
             self.sweeper.cancel()
-        await self.desk.close()
+        await self.videos.close()
         await self.motions.close()
-        await self.people.close()
+        await self.subjects.close()
 
     async def _sweep(self) -> None:
         """Takes away now and then what is too old."""
         while True:
             try:
-                await self.desk.sweep()
+                await self.videos.sweep()
                 await self.motions.sweep()
             except OSError:
                 # Storage that hiccups is no reason to stop looking.
@@ -133,7 +130,7 @@ class Service:
             raise InputError(f"{name} must be a limit of the service: {first['msg']}") from error
         log("limits set", **dict(user_config))
 
-    async def look_at_motion(self, content: bytes, recipe: Recipe) -> Facts:
+    async def inspect_motion(self, content: bytes, recipe: Recipe) -> MotionInfo:
         """What an uploaded motion is.
 
         Args:
@@ -144,7 +141,7 @@ class Service:
             InputError: it cannot be used.
         """
 
-        def look() -> Facts:
+        def look() -> MotionInfo:
             with tempfile.TemporaryDirectory() as name:
                 path = Path(name, "motion")
                 path.write_bytes(content)
@@ -152,7 +149,7 @@ class Service:
 
         return await asyncio.to_thread(look)
 
-    async def default_motion(self) -> tuple[bytes, Facts]:
+    async def default_motion(self) -> tuple[bytes, MotionInfo]:
         """The motion of requests that name none.
 
         Raises:
@@ -164,7 +161,7 @@ class Service:
                 raise InputError("motion must be given: a file, or the id of a stored motion")
             content = await asyncio.to_thread(path.read_bytes)
             try:
-                self._default = content, await self.look_at_motion(content, self.recipe)
+                self._default = content, await self.inspect_motion(content, self.recipe)
             except InputError as error:
                 raise InputError(f"motion must be given; the default one: {error}") from error
         return self._default
@@ -186,4 +183,4 @@ class Service:
             OSError: that cannot be done.
         """
         async with asyncio.timeout(self.settings.ready_timeout_s):
-            await asyncio.to_thread(self.desk.store.check)
+            await asyncio.to_thread(self.videos.store.check)

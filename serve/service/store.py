@@ -1,20 +1,19 @@
-"""Where videos live between request and result: one folder each. Knows nothing of Ray or models.
+"""Storage layout of videos, one folder each.
 
-Everything that must outlive a process is a file that was written under a temporary name and then
-renamed, so that a reader sees all of it or nothing; what was accepted, what came of it and how it
-ended outlast a power cut too, frames under way need not. Layout of one video's folder:
+Files are written under a temporary name and renamed, so that readers see whole files only; requests
+and final states are also synced to disk. Layout of a video folder:
 
-    request.json            what was asked; written last, so a folder without it was never accepted
-    video.json              the video object: status, progress, error
-    photos/0.img …          the photos as they came, in order
-    motion.npz | upload.*   the motion; extracted from the uploaded video once
-    prepared.safetensors    what samplers render frames from, while they do
+    request.json            parameters; written last, so a folder without it was never accepted
+    video.json              video object: status, progress, error
+    photos/0.img …          photos, in order
+    motion.npz | upload.*   motion; extracted once from an uploaded video
+    prepared.safetensors    prepared request, while the video is rendered
     chunks/*.safetensors    finished frames; 000000-000008 are the first eight
-    video.mp4, poster.png   the result
-    thumbnail.webp, spritesheet.jpg   made from it when first asked for
-    deleted                 nobody wants it any more: work on it stops, then the folder goes
+    video.mp4, poster.png   result
+    thumbnail.webp, spritesheet.jpg   made on first request
+    deleted                 marker: work stops, then the folder is removed
 
-A folder may lie on a disk that all replicas see, or on any filesystem that pyarrow knows (S3).
+Storage is a disk shared by all replicas, or any pyarrow filesystem (S3).
 """
 
 import asyncio
@@ -35,21 +34,21 @@ from jaxtyping import UInt8
 from dreampose.errors import InputError
 from dreampose.io import watermark
 from dreampose.io.paths import Place, modified, new_file, place, remove_tree
-from serve.service.records import Fault, RenderRequest, Video
+from serve.service.records import JobError, RenderRequest, Video
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-"""What an id, an item or a subject may be called: safe as a file name everywhere."""
+"""Ids, items and subjects: safe as file names everywhere."""
 
-OWN_ID = re.compile(r"video_[0-9a-f]{34}")
-"""What `new_id` calls videos. Nothing else in storage is the service's to take away."""
+VIDEO_ID = re.compile(r"video_[0-9a-f]{34}")
+"""Ids from `new_id`; other folders in storage are never deleted."""
 
 
-PASSING = {"progress", "num_frames_rendered"}
-"""Fields of the video object that are written often and need not outlast a power cut."""
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
-"""Seconds until storage that refused is tried again; twice as long each time."""
-STORAGE_PATIENCE = 3600.0
-"""Seconds after which storage is not tried again."""
+TRANSIENT_FIELDS = {"progress", "num_frames_rendered"}
+"""Fields of the video object that are written often and not synced to disk."""
+FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS = 1.0, 60.0
+"""Bounds of the exponential back-off after a storage error, in seconds."""
+STORAGE_RETRY_SECONDS = 3600.0
+"""Seconds after which a storage error is final."""
 
 Result = TypeVar("Result")
 
@@ -57,9 +56,9 @@ logger = logging.getLogger("ray.serve")
 
 
 async def in_thread(work: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
-    """Does what touches storage in a thread, since storage may be slow and others wait.
+    """Runs blocking storage access in a thread.
 
-    Whoever is cancelled meanwhile waits for its end, so that nobody writes after their successor.
+    On cancellation it still waits for the thread, so that no write happens after a successor's.
     """
     running = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
     try:
@@ -69,14 +68,14 @@ async def in_thread(work: Callable[..., Result], *args: Any, **kwargs: Any) -> R
         raise
 
 
-async def until_kept(work: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
-    """`in_thread`, again and again while storage refuses: what became of a video is not lost.
+async def with_storage_retries(work: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
+    """`in_thread` with retries on storage errors, so that final states are not lost.
 
     Raises:
-        FileNotFoundError: what it is about is gone.
-        OSError: storage has refused for an hour.
+        FileNotFoundError: the file or folder does not exist.
+        OSError: storage failed for an hour.
     """
-    pause, until = FIRST_PAUSE, time.monotonic() + STORAGE_PATIENCE
+    pause, until = FIRST_RETRY_SECONDS, time.monotonic() + STORAGE_RETRY_SECONDS
     while True:
         try:
             return await in_thread(work, *args, **kwargs)
@@ -85,21 +84,21 @@ async def until_kept(work: Callable[..., Result], *args: Any, **kwargs: Any) -> 
         except OSError as error:
             if time.monotonic() >= until:
                 raise
-            logger.warning("storage refuses, tried again in %g s: %s", pause, error)
+            logger.warning("storage error, retry in %g s: %s", pause, error)
         await asyncio.sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE)
+        pause = min(2 * pause, MAX_RETRY_SECONDS)
 
 
 def write_atomically(
     path: Place, content: bytes, *, mode: int | None = None, durable: bool = True
 ) -> None:
-    """Writes a file that appears whole or not at all, even if the process is killed.
+    """Writes a file atomically.
 
     Args:
-        path: of the file; its folder is made.
+        path: of the file; missing folders are created.
         content: of the file.
-        mode: who may read it, on this disk; by default whom the process's umask lets.
-        durable: wait until the disk has it, so that it outlasts a power cut from then on.
+        mode: permissions on a local disk; by default those of the umask.
+        durable: sync to disk before returning.
     """
     with new_file(path, durable=durable) as part:
         if mode is not None:
@@ -108,14 +107,14 @@ def write_atomically(
 
 
 class VideoFolder:
-    """One video in storage. Makes no folder until something is written."""
+    """One video in storage; the folder is created by the first write."""
 
     def __init__(self, path: str | Place) -> None:
         self.path = place(path)
 
     @property
     def id(self) -> str:
-        """Name of the folder, and of the video."""
+        """Video id, the name of the folder."""
         return self.path.name
 
     @property
@@ -135,7 +134,7 @@ class VideoFolder:
 
     @property
     def prepared(self) -> Place:
-        """What samplers render frames from; there while they do."""
+        """Prepared request, while the video is rendered."""
         return self.path / "prepared.safetensors"
 
     @property
@@ -145,34 +144,34 @@ class VideoFolder:
 
     @property
     def photos(self) -> list[Place]:
-        """The photos in the order in which they came."""
+        """Photos in the order of the request."""
         return sorted((self.path / "photos").glob("*.img"), key=lambda path: int(path.stem))
 
     def exists(self) -> bool:
-        """Whether the video was accepted, all of its inputs being there, and is still wanted."""
+        """Whether the video was accepted and is not deleted."""
         return (self.path / "request.json").is_file() and not self.is_deleted()
 
     def mark_deleted(self) -> None:
-        """Makes everybody who works on the video stop; `remove` takes the files away."""
+        """Cancels all work on the video; `remove` deletes the files."""
         write_atomically(self.path / "deleted", b"")
 
     def is_deleted(self) -> bool:
-        """Whether nobody wants the video any more."""
+        """Whether the video was deleted."""
         return (self.path / "deleted").is_file() or not self.path.is_dir()
 
     def remove(self) -> None:
-        """Takes the folder away, its mark last, so that what is half gone stays deleted."""
+        """Removes the folder, its marker last, so that a partial removal stays deleted."""
         self.drop_chunks()
         for path in sorted(self.path.glob("*"), key=lambda path: path.name == "deleted"):
             remove_tree(path) if path.is_dir() else path.unlink(missing_ok=True)
         remove_tree(self.path)
 
     def request(self) -> RenderRequest:
-        """What was asked."""
+        """Parameters of the video."""
         return RenderRequest.model_validate_json((self.path / "request.json").read_bytes())
 
     def mark(self) -> str:
-        """What the result's watermark carries: equal requests give equal frames, mark included."""
+        """Watermark payload, a function of the inputs: equal requests give equal frames."""
         request = self.request().model_dump_json(exclude={"owner", "notes", "timeout_s"})
         return watermark.code_of(digest(request, *self.photos, self.upload or self.motion).encode())
 
@@ -181,49 +180,53 @@ class VideoFolder:
         return Video.model_validate_json((self.path / "video.json").read_bytes())
 
     def update(self, **changes: Any) -> Video:
-        """Writes some fields of the video object; the renderer alone does so once it has begun."""
+        """Writes some fields of the video object; once rendering starts, only the renderer does."""
         video = Video.model_validate(self.video().model_dump() | changes)
         content = video.model_dump_json(indent=1).encode()
-        write_atomically(self.path / "video.json", content, durable=not changes.keys() <= PASSING)
+        write_atomically(
+            self.path / "video.json", content, durable=not changes.keys() <= TRANSIENT_FIELDS
+        )
         return video
 
     def fail(self, code: str, message: str) -> Video:
-        """Marks the video as failed; `code` is for programs, the sentence for people."""
-        error = Fault(code=code, message=message)
+        """Marks the video as failed; `code` is for programs, the message for users."""
+        error = JobError(code=code, message=message)
         return self.update(status="failed", completed_at=int(time.time()), error=error)
 
     def chunk(self, indices: range) -> Place:
-        """The file of a stretch of frames."""
+        """File of a chunk of frames."""
         name = f"{indices.start:06d}-{indices.stop:06d}.safetensors"
         return self.path / "chunks" / name
 
     def finished_chunks(self) -> Iterator[tuple[range, Place]]:
-        """Stretches of finished frames, by their file names, in order."""
+        """Finished chunks in order."""
         for path in sorted((self.path / "chunks").glob("*.safetensors")):
             start, stop = (int(number) for number in path.stem.split("-"))
             yield range(start, stop), path
 
     def drop_torn_chunks(self) -> None:
-        """Takes away chunks that cannot be read, as a power cut may leave; they are made again."""
+        """Deletes unreadable chunks, as after a power cut, so that they are rendered again."""
         for _, path in self.finished_chunks():
             try:
                 read_chunk(path)
             except (safetensors.SafetensorError, KeyError):
-                logger.warning("%s: chunk %s cannot be read, made again", self.id, path.name)
+                logger.warning(
+                    "%s: chunk %s cannot be read and is rendered again", self.id, path.name
+                )
                 path.unlink(missing_ok=True)
 
     def finished_frames(self) -> set[int]:
-        """Indices of the frames that need not be rendered again."""
+        """Indices of finished frames."""
         return {index for indices, _ in self.finished_chunks() for index in indices}
 
     def write_chunk(self, indices: range, frames: UInt8[np.ndarray, "n H W 3"]) -> None:
-        """Keeps a finished stretch of frames."""
+        """Stores a finished chunk."""
         assert len(indices) == len(frames), (indices, frames.shape)
-        # A video that was deleted meanwhile must not come back.
+        # A deleted folder must not be recreated.
         if not self.path.is_dir():
             raise FileNotFoundError(str(self.path))
-        # Not compressed: that takes longer than all else that is done with a frame, for files that
-        # are gone when the video is there.
+        # Uncompressed: compression would dominate the time per frame, for files that are deleted
+        # with the end of the video.
         with new_file(self.chunk(indices)) as part:
             safetensors.numpy.save_file({"frames": np.ascontiguousarray(frames)}, part)
 
@@ -233,9 +236,9 @@ class VideoFolder:
         """Finished frames in order, each once, one chunk in memory at a time.
 
         Args:
-            following: index of the first; ends before the first one that is not finished.
-            known: finished stretches by their first frame. Without it storage is listed, which
-                takes the longer the more chunks there are.
+            following: first index; stops before the first unfinished frame.
+            known: finished chunks by first frame; without it storage is listed, which takes
+                longer the more chunks there are.
         """
         if known is None:
             chunks = self.finished_chunks()
@@ -250,20 +253,20 @@ class VideoFolder:
                     yield frame
 
     def drop_chunks(self) -> None:
-        """Frees what is not needed once the MP4 is there."""
+        """Deletes intermediate files."""
         remove_tree(self.path / "chunks")
         self.prepared.unlink(missing_ok=True)
 
 
 def successive(following: int, stretches: Mapping[int, range]) -> Iterator[range]:
-    """Stretches, given by their first frame, that follow each other from `following` on."""
+    """Consecutive chunks from `following` on."""
     while following in stretches:
         yield stretches[following]
         following = stretches[following].stop
 
 
 def read_chunk(path: Place) -> UInt8[np.ndarray, "n H W 3"]:
-    """The frames of one finished stretch."""
+    """Frames of one chunk."""
     return safetensors.numpy.load(path.read_bytes())["frames"]
 
 
@@ -283,16 +286,15 @@ class Store:
         video_id: str | None = None,
         **known: Any,
     ) -> VideoFolder:
-        """Accepts a video: writes its inputs, and the request last.
+        """Stores a new video: its inputs, then the request.
 
         Args:
-            request: the settings.
-            photos: encoded pictures (PNG, JPEG, …).
+            request: parameters.
+            photos: encoded images (PNG, JPEG, …).
             motion: a pose track (`.npz`) or an encoded video.
             motion_suffix: ".npz" for a pose track, the video's own suffix otherwise.
-            video_id: a name the caller keeps; by default one that cannot be guessed and whose
-                order is that of creation.
-            known: what can be told of the video object already, such as its size.
+            video_id: by default a new, unguessable id that sorts by creation time.
+            known: fields of the video object that are known already, such as its size.
         """
         folder = self.folder(video_id or new_id("video"))
         for number, photo in enumerate(photos):
@@ -314,56 +316,57 @@ class Store:
         return folder
 
     def folder(self, video_id: str) -> VideoFolder:
-        """The folder of that id, whether or not it exists.
+        """Folder of an id, whether or not it exists.
 
         Raises:
-            InputError: the id could not be the name of one folder.
+            InputError: the id is not a valid name.
         """
         return VideoFolder(self.root / checked_name("id", video_id))
 
     def folders(self) -> list[VideoFolder]:
-        """Every accepted video, in no order."""
+        """All accepted videos, unordered."""
         folders = [VideoFolder(path.parent) for path in self.root.glob("*/request.json")]
         return [folder for folder in folders if folder.exists()]
 
     def clear_abandoned(self, before: float) -> None:
-        """Takes away what died while it was being accepted or removed, before that Unix time."""
+        """Deletes folders older than a Unix time that were never accepted."""
         for path in self.root.glob("video_*"):
-            is_old = OWN_ID.fullmatch(path.name) and path.is_dir() and modified(path) < before
+            is_old = VIDEO_ID.fullmatch(path.name) and path.is_dir() and modified(path) < before
             if is_old and not (path / "request.json").exists():
                 remove_tree(path)
 
     def check(self) -> None:
-        """Writes, reads and takes away a file.
+        """Writes, reads and deletes a file.
 
         Raises:
-            OSError: that cannot be done.
+            OSError: storage does not work.
         """
         content = secrets.token_hex(8)
         path = self.root / f".alive-{content}"
         try:
             write_atomically(path, content.encode())
             if path.read_bytes() != content.encode():
-                raise OSError("storage must give back what was written")
+                raise OSError("storage returned other content than was written")
         finally:
             path.unlink(missing_ok=True)
 
     def deleted(self) -> list[VideoFolder]:
-        """Videos that nobody wants and whose files are still there."""
+        """Videos that are marked as deleted and still have files."""
         marks = self.root.glob("video_*/deleted")
-        return [VideoFolder(path.parent) for path in marks if OWN_ID.fullmatch(path.parent.name)]
+        return [VideoFolder(path.parent) for path in marks if VIDEO_ID.fullmatch(path.parent.name)]
 
 
 def new_id(kind: str) -> str:
-    """An id that cannot be guessed; ids of one kind sort by the time at which they were made."""
+    """An unguessable id; ids of one kind sort by creation time."""
     return f"{kind}_{time.time_ns() // 1000:014x}{secrets.token_hex(10)}"
 
 
 def checked_name(field: str, name: str) -> str:
-    """The name, if it is safe as the name of a file.
+    """Returns a name that is safe as a file name.
 
     Raises:
-        InputError: it is empty, too long, or holds anything but letters, digits, '.', '_', '-'.
+        InputError: it is empty, longer than 100, or has other characters than letters, digits,
+            '.', '_' and '-'.
     """
     if not NAME.fullmatch(name):
         raise InputError(
@@ -374,14 +377,14 @@ def checked_name(field: str, name: str) -> str:
 
 
 def stamp(folder: Path) -> str:
-    """Twelve digits that change when a file in the folder is written; reads no file."""
+    """Twelve hex digits that change when a file in the folder is written, from file metadata."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     states = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]
     return digest(*(f"{name} {state.st_size} {state.st_mtime_ns}" for name, state in states))[:12]
 
 
 def digest(*parts: bytes | Place | str) -> str:
-    """A name for contents: equal if and only if files' bytes and strings are, in order."""
+    """SHA-256 over strings and the bytes of files, in order."""
     total = hashlib.sha256()
     for part in parts:
         content = part.encode() if isinstance(part, str) else part

@@ -1,4 +1,4 @@
-"""Subjects: photos of a person become weights in the background. Knows neither HTTP nor Ray.
+"""Subjects and their finetuning.
 
 A subject's id is made from its owner, its photos and the model, so that the same photos are never
 finetuned on twice and weights under an id never change while a video is rendered with them. The
@@ -19,9 +19,9 @@ from pydantic import BaseModel
 from dreampose.errors import InputError
 from serve.config import Settings
 from serve.service.backend import Backend
-from serve.service.limits import Live
-from serve.service.metrics import Measures, log
-from serve.service.records import Fault, Status
+from serve.service.limits import LiveLimits
+from serve.service.metrics import Metrics, log
+from serve.service.records import JobError, Status
 from serve.service.request_errors import RequestError, busy, fault, not_found
 from serve.service.store import NAME, digest, stamp, write_atomically
 
@@ -37,7 +37,7 @@ class Subject(BaseModel):
     created_at: int
     completed_at: int | None = None
     num_photos: int
-    error: Fault | None = None
+    error: JobError | None = None
 
 
 class Job(BaseModel):
@@ -47,7 +47,7 @@ class Job(BaseModel):
     owner: str
 
 
-class JobFolder:
+class SubjectFolder:
     """One subject's work in storage."""
 
     def __init__(self, path: str | Path) -> None:
@@ -95,16 +95,16 @@ class JobFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-class People:
+class SubjectLibrary:
     """Accepts subjects and has them finetuned on, a few at a time."""
 
     def __init__(
-        self, settings: Settings, live: Live, backend: Backend, measures: Measures
+        self, settings: Settings, live: LiveLimits, backend: Backend, metrics: Metrics
     ) -> None:
         self.settings = settings
         self.live = live
         self.backend = backend
-        self.measures = measures
+        self.metrics = metrics
         self.root = Path(settings.subjects) / ".jobs" if settings.subjects else None
         self.slots = asyncio.Semaphore(settings.finetunes_at_once)
         self.tasks: dict[str, asyncio.Task[None]] = {}
@@ -113,7 +113,7 @@ class People:
         """Takes up what is unfinished in storage."""
         for job in self._jobs():
             if self.root is not None and job.subject.status in ("queued", "in_progress"):
-                self._start(JobFolder(self.root / job.subject.id))
+                self._start(SubjectFolder(self.root / job.subject.id))
 
     async def close(self) -> None:
         """Lets go; work goes on from its last checkpoint when it is taken up."""
@@ -133,7 +133,7 @@ class People:
             )
         model = stamp(Path(self.settings.model))
         subject_id = f"subject_{digest(owner, model, *photos)[:24]}"
-        folder = JobFolder(self.root / subject_id)
+        folder = SubjectFolder(self.root / subject_id)
         if folder.exists() and folder.job().subject.status != "failed":
             return folder.job().subject
         if len(self.tasks) >= self.live.limits.subjects_waiting + self.settings.finetunes_at_once:
@@ -148,13 +148,13 @@ class People:
         log("subject accepted", subject=subject_id)
         return subject
 
-    def find(self, subject_id: str, owner: str) -> JobFolder:
+    def find(self, subject_id: str, owner: str) -> SubjectFolder:
         """An owner's subject.
 
         Raises:
             RequestError: there is none of that id.
         """
-        folder = JobFolder(self.root / subject_id) if self.root else None
+        folder = SubjectFolder(self.root / subject_id) if self.root else None
         if folder is None or not NAME.fullmatch(subject_id) or not folder.exists():
             raise not_found("subject", subject_id)
         if folder.job().owner != owner:
@@ -166,7 +166,7 @@ class People:
         mine = [job.subject for job in self._jobs() if job.owner == owner]
         return sorted(mine, key=lambda subject: subject.created_at, reverse=True)
 
-    async def delete(self, folder: JobFolder) -> None:
+    async def delete(self, folder: SubjectFolder) -> None:
         """Stops the work and takes everything away."""
         if task := self.tasks.get(folder.id):
             task.cancel()
@@ -213,18 +213,18 @@ class People:
         jobs: list[Job] = []
         for path in self.root.glob("*/job.json") if self.root else ():
             try:
-                jobs.append(JobFolder(path.parent).job())
+                jobs.append(SubjectFolder(path.parent).job())
             except (OSError, ValueError):
                 # Such as a later version's, which must not keep others waiting.
                 logging.getLogger("ray.serve").exception("%s cannot be read", path.parent.name)
         return jobs
 
-    def _start(self, folder: JobFolder) -> None:
+    def _start(self, folder: SubjectFolder) -> None:
         task = asyncio.create_task(self._run(folder))
         self.tasks[folder.id] = task
         task.add_done_callback(lambda _: self.tasks.pop(folder.id, None))
 
-    async def _run(self, folder: JobFolder) -> None:
+    async def _run(self, folder: SubjectFolder) -> None:
         async with self.slots:
             folder.update(status="in_progress", error=None)
             timeout = self.live.limits.finetune_timeout_s
@@ -237,5 +237,5 @@ class People:
                 told = fault(error, "finetune_failed", timeout)
                 folder.update(status="failed", completed_at=int(time.time()), error=told)
         status = folder.job().subject.status
-        self.measures.count("dreampose_finetunes", status=status)
+        self.metrics.count("dreampose_finetunes", status=status)
         log(f"subject {status}", subject=folder.id)

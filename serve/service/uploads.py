@@ -1,9 +1,8 @@
-"""Looks at what users upload before anything else does. Knows nothing of HTTP or Ray.
+"""Validation of uploaded photos and motions.
 
-Contents decide, never names. What a file claims of itself (pixels, frames, bytes once unpacked) is
-held against the limits before it is decoded, and what comes out of decoding is held against them
-again, frame by frame. FFmpeg is told the one container format that the first bytes name, so that a
-playlist, which could have it open other files, is never taken for a video.
+The type follows from the content, never from the name. Declared sizes are checked against the
+limits before decoding, and decoded frames again one by one. FFmpeg is restricted to the container
+format of the first bytes, so that it never opens a playlist, which could name other files.
 """
 
 import io
@@ -26,19 +25,19 @@ from serve.config import Limits
 
 PHOTOS = {"PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff"}
 CONTAINERS = {"mp4": "mov", "webm": "matroska", "avi": "avi"}
-"""Suffix under which an upload is kept, and FFmpeg's name of the format."""
+"""Suffix of a stored upload, and FFmpeg's name of the format."""
 MIN_SIDE, MAX_SIDE = 16, 16384
-"""Of a photo or frame, in pixels; thinner ones show nobody, longer ones overflow decoders."""
-TRACK_BYTES = 256 * 2**20
-"""A motion file's size once unpacked."""
-TRACK_MEMBERS = 32
+"""Side of a photo or frame in pixels."""
+MAX_TRACK_BYTES = 256 * 2**20
+"""Uncompressed size of a motion file."""
+MAX_TRACK_ARRAYS = 32
 SAME_ASPECT = 0.02
-"""Largest difference of aspects, as in `dreampose.diffusion.generation.prepare`."""
+"""Largest log-ratio of aspects, as in `dreampose.diffusion.generation.prepare`."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What is known of a motion: suffix for keeping it, frames, frames per second."""
+class MotionInfo:
+    """Properties of a motion: suffix of the stored file, frames, frames per second."""
 
     suffix: str
     num_frames: int
@@ -51,7 +50,7 @@ class Facts:
 
 
 def sniff(head: bytes) -> str:
-    """What a file is by its first 16 bytes: 'PNG', 'JPEG', 'WEBP', 'mp4', …, '' if unknown."""
+    """File type from the first 16 bytes: 'PNG', 'JPEG', 'WEBP', 'mp4', …, '' if unknown."""
     for name, magic in PHOTOS.items():
         if head.startswith(magic):
             return name
@@ -65,19 +64,21 @@ def sniff(head: bytes) -> str:
 
 
 def check_photo(content: bytes, limits: Limits, *, number: int = 1) -> None:
-    """Decodes a photo whole, after looking at the size it claims.
+    """Checks the declared size of a photo, then decodes it.
 
     Args:
         content: the file.
-        limits: of pixels.
-        number: of the photo in its request, for the message.
+        limits: largest size.
+        number: of the photo in its request, for error messages.
 
     Raises:
-        InputError: it is no PNG, JPEG or WebP, is broken, too small or too large.
+        InputError: the photo is not PNG, JPEG or WebP, is broken, too small or too large.
     """
     kind = sniff(content[:16])
     if kind not in ("PNG", "JPEG", "WEBP"):
-        raise InputError(f"photo must be a picture (PNG, JPEG or WebP), got none as photo {number}")
+        raise InputError(
+            f"photo {number} is not a PNG, JPEG or WebP file; convert it to one of them"
+        )
     try:
         with Image.open(io.BytesIO(content), formats=[kind]) as image:
             _check_size(f"photo {number}", *image.size, limits.photo_megapixels)
@@ -86,21 +87,20 @@ def check_photo(content: bytes, limits: Limits, *, number: int = 1) -> None:
         raise
     except Exception as error:
         raise InputError(
-            f"photo must be a picture that can be decoded whole, got photo {number} "
-            f"({type(error).__name__})"
+            f"photo {number} cannot be decoded ({type(error).__name__}); the file is damaged"
         ) from error
 
 
-def check_motion(path: Path, limits: Limits, recipe: Recipe) -> Facts:
-    """Reads a motion to its end, a video or a pose track (`.npz`), keeping none of it.
+def check_motion(path: Path, limits: Limits, recipe: Recipe) -> MotionInfo:
+    """Checks a motion, a video or a pose track (`.npz`), by reading all of it.
 
     Args:
-        path: the upload, under whatever name.
+        path: the upload.
         limits: of frames, pixels and time.
-        recipe: of the model, which wants a pose window and an aspect.
+        recipe: of the model: pose window and aspect.
 
     Raises:
-        InputError: it is neither, is broken, or is beyond a limit.
+        InputError: the file is neither, is broken, or exceeds a limit.
     """
     with path.open("rb") as file:
         kind = sniff(file.read(16))
@@ -125,29 +125,29 @@ def check_motion(path: Path, limits: Limits, recipe: Recipe) -> Facts:
     return facts
 
 
-def _check_video(path: Path, kind: str, limits: Limits) -> Facts:
+def _check_video(path: Path, kind: str, limits: Limits) -> MotionInfo:
     deadline = time.monotonic() + limits.probe_timeout_s
     try:
         with av.open(str(path), format=CONTAINERS[kind]) as container:
             if not container.streams.video:
                 raise InputError("motion must hold a video stream, got none")
             stream = container.streams.video[0]
-            # PyAV's types do not say that it is missing where FFmpeg has no such decoder.
+            # None if FFmpeg has no decoder, against PyAV's type.
             decoder: Any = stream.codec_context
             if decoder is None:
-                raise InputError("motion must be of a codec that can be decoded, got another")
+                raise InputError("motion: no decoder for the video codec; convert it to H.264")
             rate = stream.average_rate or stream.guessed_rate
             fps = _check_fps(float(rate) if rate else 0.0, limits)
             size = decoder.width, decoder.height
             _check_size("motion", *size, limits.frame_megapixels)
-            # Frames may be larger than the header says: the decoder allocates none of those. A
-            # tenth more, since it counts in whole blocks.
+            # Keeps the decoder from allocating frames larger than the header declares; 10% more,
+            # since it counts whole macroblocks.
             most = int(1.1e6 * limits.frame_megapixels) + 4096
             decoder.options = {"max_pixels": str(most)}
             num_frames = 0
             for frame in container.decode(stream):
                 num_frames += 1
-                # A stream's first frames may be of another size than its header says.
+                # Frames may differ from the size in the header.
                 if (frame.width, frame.height) != size:
                     raise InputError(
                         f"motion must keep its size of {size[0]}x{size[1]}, "
@@ -165,15 +165,15 @@ def _check_video(path: Path, kind: str, limits: Limits) -> Facts:
         raise InputError(
             f"motion must be a video file that can be decoded ({type(error).__name__})"
         ) from error
-    return Facts(suffix=f".{kind}", num_frames=num_frames, fps=fps)
+    return MotionInfo(suffix=f".{kind}", num_frames=num_frames, fps=fps)
 
 
-def _check_track(path: Path, limits: Limits, recipe: Recipe) -> Facts:
+def _check_track(path: Path, limits: Limits, recipe: Recipe) -> MotionInfo:
     try:
         _check_members(path, limits)
         motion = Motion.load(path)
     except InputError as error:
-        # Where the server keeps files is nobody's business.
+        # Errors go to clients, which must not see paths of the server.
         raise InputError(str(error).replace(f"{path.parent}/", "")) from error
     except Exception as error:
         raise InputError(
@@ -191,14 +191,14 @@ def _check_track(path: Path, limits: Limits, recipe: Recipe) -> Facts:
     if not consistent:
         raise InputError("motion must hold maps, joints and confidence of the same frames")
     check_aspect(motion, recipe)
-    return Facts(suffix=".npz", num_frames=num_frames, fps=fps)
+    return MotionInfo(suffix=".npz", num_frames=num_frames, fps=fps)
 
 
 def check_aspect(motion: Motion, recipe: Recipe) -> None:
-    """Refuses poses that would be stretched.
+    """Checks that poses have the aspect of the frames.
 
     Raises:
-        InputError: their aspect is not that of the recipe's frames.
+        InputError: they would be stretched.
     """
     ratio, expected = motion.width / motion.height, recipe.width / recipe.height
     if abs(math.log(ratio / expected)) > SAME_ASPECT:
@@ -209,14 +209,14 @@ def check_aspect(motion: Motion, recipe: Recipe) -> None:
 
 
 def _check_members(path: Path, limits: Limits) -> None:
-    """Reads the headers alone, so that nothing is unpacked that is larger than it should be."""
+    """Checks the archive headers before anything is decompressed."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         total = sum(member.file_size for member in members)
-        if len(members) > TRACK_MEMBERS or total > TRACK_BYTES:
+        if len(members) > MAX_TRACK_ARRAYS or total > MAX_TRACK_BYTES:
             raise InputError(
-                f"motion must unpack to at most {TRACK_BYTES >> 20} MB in {TRACK_MEMBERS} arrays, "
-                f"got {total >> 20} MB in {len(members)}"
+                f"motion must unpack to at most {MAX_TRACK_BYTES >> 20} MB in "
+                f"{MAX_TRACK_ARRAYS} arrays, got {total >> 20} MB in {len(members)}"
             )
         shapes = {member.filename: _shape(archive, member) for member in members}
     maps = shapes.get("maps.npy", ())
@@ -228,7 +228,7 @@ def _check_members(path: Path, limits: Limits) -> None:
 
 
 def _shape(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[int, ...]:
-    """An array's shape, if as many bytes follow as it needs."""
+    """Shape of an array whose declared and actual sizes agree."""
     read_header: Any = np.lib.format
     with archive.open(member) as file:
         version = read_header.read_magic(file)
@@ -240,7 +240,7 @@ def _shape(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[int, ...]
         shape, _, dtype = read(file)
         rest = member.file_size - file.tell()
     if dtype.hasobject or math.prod(shape) * dtype.itemsize != rest:
-        raise InputError(f"motion must hold plain arrays, got a broken one in {member.filename!r}")
+        raise InputError(f"motion: the array {member.filename!r} is damaged or not numeric")
     return shape
 
 

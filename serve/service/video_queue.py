@@ -1,8 +1,4 @@
-"""Videos between request and end: the queue, what is listed, what is deleted or too old.
-
-Knows neither HTTP nor Ray. All that must outlive the process is in storage; a new desk takes up
-what an earlier one left. There is one desk at a time.
-"""
+"""Queue and lifecycle of videos."""
 
 import asyncio
 import bisect
@@ -15,36 +11,36 @@ from typing import Any
 
 from serve.config import Settings
 from serve.service.backend import Backend
-from serve.service.limits import Live
-from serve.service.metrics import Measures, log
+from serve.service.limits import LiveLimits
+from serve.service.metrics import Metrics, log
 from serve.service.records import RenderRequest, Video
 from serve.service.request_errors import busy, not_found, reason
-from serve.service.store import NAME, Store, VideoFolder, in_thread, until_kept
+from serve.service.store import NAME, Store, VideoFolder, in_thread, with_storage_retries
 
 ABANDONED_SECONDS = 86400.0
 """Age from which a folder that was never accepted is nobody's."""
 
-SETTLE_SECONDS = 2.0
+COUNT_WAIT_SECONDS = 2.0
 """How long a video's end is kept back until it is counted."""
 
 
-class Desk:
+class VideoQueue:
     """Accepts videos, has them rendered in order, and forgets them when they are old.
 
     Args:
         settings: of the application.
         live: the limits, which may change.
         backend: what renders.
-        measures: where numbers go.
+        metrics: where numbers go.
     """
 
     def __init__(
-        self, settings: Settings, live: Live, backend: Backend, measures: Measures
+        self, settings: Settings, live: LiveLimits, backend: Backend, metrics: Metrics
     ) -> None:
         self.settings = settings
         self.live = live
         self.backend = backend
-        self.measures = measures
+        self.metrics = metrics
         self.store = Store(settings.storage)
         self.slots = asyncio.Semaphore(settings.videos_at_once)
         self.tasks: dict[str, asyncio.Task[None]] = {}
@@ -65,9 +61,9 @@ class Desk:
             # Work on it ended with the desk that had it done, or ends when it sees the mark.
             await in_thread(folder.remove)
         for folder in sorted(await in_thread(self.store.folders), key=lambda one: one.id):
-            await self._take_up(folder)
+            await self._resume(folder)
 
-    async def _take_up(self, folder: VideoFolder) -> None:
+    async def _resume(self, folder: VideoFolder) -> None:
         """Lists what an earlier desk left, and has it rendered on where it is unfinished."""
         try:
             request = await in_thread(folder.request)
@@ -81,7 +77,7 @@ class Desk:
             self.unread.add(folder.id)
             return
         self.unread.discard(folder.id)
-        self._remember(folder, request.owner)
+        self._index(folder, request.owner)
         if not state.finished:
             log("video taken up", video_id=folder.id)
             self.unfinished[request.owner] += 1
@@ -94,7 +90,7 @@ class Desk:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def check_room(self, owner: str) -> None:
+    def check_capacity(self, owner: str) -> None:
         """Refuses one more video if there are too many.
 
         Raises:
@@ -124,7 +120,7 @@ class Desk:
         Raises:
             RequestError: there are too many.
         """
-        self.check_room(request.owner)
+        self.check_capacity(request.owner)
         # Counted before the first pause, so that others see it.
         self.unfinished[request.owner] += 1
 
@@ -142,7 +138,7 @@ class Desk:
             except BaseException:
                 self.unfinished[request.owner] -= 1
                 raise
-            self._remember(folder, request.owner)
+            self._index(folder, request.owner)
             self._start(folder)
             log("video accepted", video_id=folder.id, owner=request.owner or None)
             return state
@@ -169,17 +165,19 @@ class Desk:
         state = await in_thread(self._read, folder)
         if state is None or self._is_old(state):
             return None
-        await self._settled(state)
+        await self._wait_until_counted(state)
         return state
 
-    async def _settled(self, *states: Video) -> None:
+    async def _wait_until_counted(self, *states: Video) -> None:
         """Waits until those that have ended are counted, for a while.
 
         The renderer writes a video's end; whoever is told may ask for the next one at once.
         """
         ended = {state.id for state in states if state.finished} & self.tasks.keys()
         if ended:
-            await asyncio.wait([self.tasks[video_id] for video_id in ended], timeout=SETTLE_SECONDS)
+            await asyncio.wait(
+                [self.tasks[video_id] for video_id in ended], timeout=COUNT_WAIT_SECONDS
+            )
 
     async def page(
         self, owner: str, *, limit: int, after: str = "", newest_first: bool = True
@@ -210,7 +208,7 @@ class Desk:
             return videos, False
 
         videos, has_more = await in_thread(read)
-        await self._settled(*videos)
+        await self._wait_until_counted(*videos)
         return videos, has_more
 
     async def delete(self, folder: VideoFolder) -> None:
@@ -218,7 +216,7 @@ class Desk:
         await in_thread(folder.mark_deleted)
         task = self.tasks.get(folder.id)
         if task is None or task.done():
-            self._forget(folder.id)
+            self._unindex(folder.id)
             await in_thread(folder.remove)
             return
         if folder.id in self.waiting:
@@ -241,11 +239,11 @@ class Desk:
 
         return await in_thread(look)
 
-    def _remember(self, folder: VideoFolder, owner: str) -> None:
+    def _index(self, folder: VideoFolder, owner: str) -> None:
         self.owners[folder.id] = owner
         bisect.insort(self.ids, folder.id)
 
-    def _forget(self, video_id: str) -> None:
+    def _unindex(self, video_id: str) -> None:
         if self.owners.pop(video_id, None) is not None:
             self.ids.remove(video_id)
 
@@ -273,29 +271,29 @@ class Desk:
         finally:
             self.waiting.discard(folder.id)
             self.unfinished[self.owners[folder.id]] -= 1
-            if await until_kept(folder.is_deleted):
-                self._forget(folder.id)
-                await until_kept(folder.remove)
+            if await with_storage_retries(folder.is_deleted):
+                self._unindex(folder.id)
+                await with_storage_retries(folder.remove)
 
     async def _render(self, folder: VideoFolder) -> None:
-        if await until_kept(folder.is_deleted):
+        if await with_storage_retries(folder.is_deleted):
             return
         try:
             state = await self.backend.render(str(folder.path))
         except Exception as error:
-            if await until_kept(folder.is_deleted):
-                self.measures.count("dreampose_videos", status="cancelled")
+            if await with_storage_retries(folder.is_deleted):
+                self.metrics.count("dreampose_videos", status="cancelled")
                 return
             logging.getLogger("ray.serve").exception(
                 "%s failed", folder.id, extra={"video_id": folder.id}
             )
-            state = await until_kept(folder.fail, "render_failed", reason(error))
-        if await until_kept(folder.is_deleted):
-            self.measures.count("dreampose_videos", status="cancelled")
+            state = await with_storage_retries(folder.fail, "render_failed", reason(error))
+        if await with_storage_retries(folder.is_deleted):
+            self.metrics.count("dreampose_videos", status="cancelled")
             return
         expires_at = self._expires(state)
-        state = await until_kept(folder.update, expires_at=expires_at)
-        self.measures.count("dreampose_videos", status=state.status)
+        state = await with_storage_retries(folder.update, expires_at=expires_at)
+        self.metrics.count("dreampose_videos", status=state.status)
         log(
             f"video {state.status}",
             video_id=folder.id,
@@ -305,13 +303,13 @@ class Desk:
         )
 
     def _show_depth(self) -> None:
-        self.measures.gauge("dreampose_queue_depth", len(self.waiting))
-        self.measures.gauge("dreampose_videos_in_progress", len(self.tasks) - len(self.waiting))
+        self.metrics.gauge("dreampose_queue_depth", len(self.waiting))
+        self.metrics.gauge("dreampose_videos_in_progress", len(self.tasks) - len(self.waiting))
 
     async def sweep(self) -> None:
         """Takes away what has expired, and takes up what could not be read."""
         for video_id in sorted(self.unread):
-            await self._take_up(self.store.folder(video_id))
+            await self._resume(self.store.folder(video_id))
         for video_id in list(self.ids):
             folder = self.store.folder(video_id)
             state = await in_thread(self._read, folder)

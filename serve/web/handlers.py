@@ -74,7 +74,7 @@ def telling(handler: Callable[..., Updates]) -> Callable[..., Updates]:
 
 
 def motion_choices(motions: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Motions to choose from: what is shown of each, and its id."""
+    """MotionLibrary to choose from: what is shown of each, and its id."""
     stored = {motion["id"]: motion for motion in motions if motion["status"] == "completed"}
     return [("The service’s own", OWN_MOTION)] + [
         (f"{motion['num_frames']} frames, {float(motion['seconds']):.1f} s · {id_[7:13]}", id_)

@@ -29,14 +29,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dreampose.io.paths import place
 from jobs.common.html import document
-from serve.service.limits import Concurrency
+from serve.service.limits import ConcurrencyLimiter
 from serve.service.request_errors import RequestError
 from serve.service.service import Service
 from serve.web.visit import KEY
 
 TITLE = "DreamPose"
 HOME, SIGN_IN = "/", "/key"
-FREE = (SIGN_IN, "/manifest.json", "/favicon.ico", "/theme.css")
+PUBLIC_PATHS = (SIGN_IN, "/manifest.json", "/favicon.ico", "/theme.css")
 FREE_FOLDERS = ("/assets/", "/static/")
 """Answered to anybody: Gradio's own files, which everybody has who installs it."""
 GATED = (
@@ -84,7 +84,7 @@ def is_part(path: str) -> bool:
 
 def is_free(path: str) -> bool:
     """Whether a path is answered to anybody."""
-    return path in FREE or path.startswith(FREE_FOLDERS)
+    return path in PUBLIC_PATHS or path.startswith(FREE_FOLDERS)
 
 
 def mount(api: FastAPI, service: Service) -> None:
@@ -146,7 +146,7 @@ class Dressed:
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app = app
-        self.streams = Concurrency(
+        self.streams = ConcurrencyLimiter(
             lambda: STREAMS_OF_PAGES * service.live.limits.streams_per_key, "streams of the page"
         )
 

@@ -1,4 +1,4 @@
-"""What the tests of the service share."""
+"""Fixtures of the service tests."""
 
 import asyncio
 import contextlib
@@ -20,17 +20,17 @@ from serve.config import Settings
 from serve.deployments.video_writer import write_result
 from serve.service.service import Service
 from serve.service.store import VideoFolder
-from serve.service.subject_library import JobFolder
+from serve.service.subject_library import SubjectFolder
 
 NUM_FRAMES, FPS = 10, 12.5
 HERE = ("127.0.0.1", 50000)
 PATIENCE = 300
-"""Seconds to wait for something that takes a few milliseconds on a machine that has time."""
+"""Seconds to wait for something that takes milliseconds on an idle machine."""
 
 
 @pytest.fixture(scope="session")
-def bare_model(tiny_recipe, tmp_path_factory):
-    """What can be told of a model without its weights: a folder with the recipe alone."""
+def recipe_only_model(tiny_recipe, tmp_path_factory):
+    """A model folder with the recipe but no weights."""
     folder = tmp_path_factory.mktemp("bare") / "tiny"
     folder.mkdir()
     (folder / "model_index.json").write_text(json.dumps({"recipe": tiny_recipe.to_dict()}))
@@ -38,7 +38,7 @@ def bare_model(tiny_recipe, tmp_path_factory):
 
 
 def walking_square(num_frames=NUM_FRAMES, height=64, width=48, fps=FPS):
-    """A motion without a person: a square that moves to the right."""
+    """A motion of a square that moves to the right."""
     maps = np.zeros((num_frames, 2, height, width), np.float32)
     for index in range(num_frames):
         maps[index, :, height // 4 : -height // 4, index : index + width // 3] = 0.5
@@ -59,16 +59,16 @@ def motion_file(tmp_path):
 
 @pytest.fixture
 def photo_file(tmp_path):
-    """A picture of noise."""
+    """An image of noise."""
     pixels = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "photo.png")
     return tmp_path / "photo.png"
 
 
-class StandIn:
-    """Does the service's work in this process, as far as it is let.
+class FakeBackend:
+    """Backend that works in this process and records its calls.
 
-    hold: keeps whatever begins from ending. Everything that was asked for is noted in `calls`.
+    hold: blocks all calls while true.
     """
 
     def __init__(self):
@@ -113,7 +113,7 @@ class StandIn:
             walking_square().save(part)
 
     async def finetune(self, path):
-        job = JobFolder(path)
+        job = SubjectFolder(path)
         self.calls.append(("finetune", job.id))
         job.update(progress=50)
         await self._held()
@@ -125,8 +125,8 @@ class StandIn:
             raise self.broken
 
 
-class Tally:
-    """Keeps the numbers that would go to Prometheus."""
+class RecordingMetrics:
+    """Metrics sink that records all values."""
 
     def __init__(self):
         self.counts, self.gauges, self.values = {}, {}, {}
@@ -143,17 +143,15 @@ class Tally:
 
 
 @pytest.fixture
-def make_tally():
-    """`Tally`, for tests that cannot import this file."""
-    return Tally
+def recording_metrics():
+    """`RecordingMetrics`, for tests that cannot import this file."""
+    return RecordingMetrics
 
 
 def start(folder, model, with_page=False, **settings):
-    """The interface of a service in a folder, whose work is done by a stand-in.
+    """API of a service in a folder with a fake backend.
 
-    Without the page, which takes a second to build.
-
-    Gives `client` (at this machine), `service`, `backend`, `tally`, and `app` for other clients.
+    Returns `client` (loopback), `service`, `backend`, `metrics`, and `app` for other clients.
     """
     walking_square().save(folder / "default.npz")
     defaults = {
@@ -163,30 +161,32 @@ def start(folder, model, with_page=False, **settings):
         "subjects": str(folder / "subjects"),
         "default_motion": str(folder / "default.npz"),
     }
-    backend, tally = StandIn(), Tally()
-    service = Service(Settings(**(defaults | settings)), backend, tally)
+    backend, metrics = FakeBackend(), RecordingMetrics()
+    service = Service(Settings(**(defaults | settings)), backend, metrics)
     app = build(service, manage=True, with_page=with_page)
     client = TestClient(app, base_url="http://127.0.0.1:8000", client=HERE)
-    return SimpleNamespace(client=client, service=service, backend=backend, tally=tally, app=app)
+    return SimpleNamespace(
+        client=client, service=service, backend=backend, metrics=metrics, app=app
+    )
 
 
 @pytest.fixture(scope="session")
-def start_service(bare_model):
+def start_service(recipe_only_model):
     """`start`, for tests that open the application themselves."""
 
     def make(folder, **settings):
-        return start(folder, bare_model, **settings)
+        return start(folder, recipe_only_model, **settings)
 
     return make
 
 
 @pytest.fixture
-def make_service(bare_model, tmp_path):
-    """Starts services as `start` does, several on the same folder if wanted, and ends them."""
+def make_service(recipe_only_model, tmp_path):
+    """Starts services in one folder, and stops them."""
     with contextlib.ExitStack() as opened:
 
         def make(**settings):
-            running = start(tmp_path, bare_model, **settings)
+            running = start(tmp_path, recipe_only_model, **settings)
             opened.enter_context(running.client)
             return running
 
@@ -194,9 +194,9 @@ def make_service(bare_model, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def shared(bare_model, tmp_path_factory):
-    """One service for all tests of a module that leave nothing behind."""
-    running = start(tmp_path_factory.mktemp("shared"), bare_model, posts_per_minute=10**6)
+def shared(recipe_only_model, tmp_path_factory):
+    """One service for all tests of a module that do not change state."""
+    running = start(tmp_path_factory.mktemp("shared"), recipe_only_model, posts_per_minute=10**6)
     with running.client:
         yield running
 
@@ -209,7 +209,7 @@ def running(make_service):
 
 @pytest.fixture
 def motion_video(tmp_path):
-    """A video of ten frames; nobody is in it, which only a pose estimator finds out."""
+    """A video of ten frames without a person."""
     path = tmp_path / "motion.mp4"
     frames = np.zeros((NUM_FRAMES, 64, 48, 3), np.uint8)
     frames[:, 10:50, 10:30] = 200
@@ -219,7 +219,7 @@ def motion_video(tmp_path):
 
 @pytest.fixture
 def post(photo_file):
-    """Posts a video: a photo, and what the test adds."""
+    """Posts a video request with a photo and further fields."""
 
     def send(client, *, photos=1, motion=None, headers=None, **fields):
         files = [("input_reference", ("x", photo_file.read_bytes())) for _ in range(photos)]
@@ -231,7 +231,7 @@ def post(photo_file):
 
 
 def wait_until(condition):
-    """Waits until something is true and gives it."""
+    """Waits until a condition is true and returns its value."""
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
         if found := condition():
@@ -242,7 +242,7 @@ def wait_until(condition):
 
 @pytest.fixture
 def finished():
-    """Waits for the end of a video, a motion or a subject, and gives its object."""
+    """Waits until a video, motion or subject is finished and returns its object."""
 
     def wait(client, path):
         def ended():

@@ -1,4 +1,4 @@
-"""The page in a real browser, Debian's Chromium: from photos to a video that plays."""
+"""The web page in Chromium."""
 
 import contextlib
 import os
@@ -151,7 +151,7 @@ def test_from_photos_to_a_video_beside_its_motion(
     (video_id,) = service.backend.asked("render")
     assert download.value.suggested_filename == f"{video_id}.mp4"
     download.value.save_as(tmp_path / "video.mp4")
-    folder = service.service.desk.store.folder(video_id)
+    folder = service.service.videos.store.folder(video_id)
     assert (tmp_path / "video.mp4").read_bytes() == folder.result.read_bytes()
     request = folder.request()
     assert (request.preset, request.seed, len(folder.photos)) == ("fast", 7, 2)
@@ -210,7 +210,7 @@ def test_a_render_outlives_its_page_and_can_be_called_off(served, visit, photo_f
     expect(page, "#progress").to_contain_text("Cancelled", timeout=PATIENCE)
     eventually(lambda: service.backend.at_once == 0)
     expect(page, "#render").to_be_enabled()
-    assert service.service.desk.ids == []
+    assert service.service.videos.ids == []
 
 
 def test_a_key_is_asked_for_and_used(served, visit, photo_file, tmp_path, eventually):
@@ -228,4 +228,4 @@ def test_a_key_is_asked_for_and_used(served, visit, photo_file, tmp_path, eventu
     page.click("#render")
     eventually(lambda: size(page, "result"))
     (video_id,) = service.backend.asked("render")
-    assert service.service.desk.store.folder(video_id).request().owner == "shop"
+    assert service.service.videos.store.folder(video_id).request().owner == "shop"

@@ -1,8 +1,4 @@
-"""Processes of the service are killed while it renders: every video is finished as if undisturbed.
-
-One after the other a sampler, the renderer, the ingress, Serve's controller and its HTTP proxy get
-SIGKILL. What the samplers finished is counted in the samplers themselves.
-"""
+"""Renders while processes of the service are killed."""
 
 import os
 import signal
@@ -132,9 +128,7 @@ def finished_frames(book):
     ]
 
 
-def test_ten_renders_survive_the_death_of_everything(
-    service, tiny_model, photo_file, motion, tmp_path
-):
+def test_ten_renders_survive_killed_processes(service, tiny_model, photo_file, motion, tmp_path):
     client, book = service
     fields = {"preset": "balanced", "align": "false"}
     ids = []

@@ -1,4 +1,4 @@
-"""What is deployed: the YAML, the deployments and how they scale, what finetuning asks for."""
+"""Deploy file, deployments, metrics and finetuning resources."""
 
 import inspect
 import json
@@ -13,7 +13,7 @@ from ray.serve.schema import ServeDeploySchema
 from dreampose.errors import InputError
 from serve.application import service_app
 from serve.config import Limits, Settings
-from serve.deployments.ray_backend import finetune_needs
+from serve.deployments.ray_backend import finetune_resources
 from serve.service.metrics import METRICS
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +37,7 @@ def deployments(application):
     return found
 
 
-def test_serve_accepts_the_file(deployed):
+def test_deploy_file_is_valid(deployed):
     schema = ServeDeploySchema.model_validate(deployed)
     (application,) = schema.applications
     assert (application.import_path, application.route_prefix) == ("serve.app", "/")
@@ -48,9 +48,9 @@ def test_serve_accepts_the_file(deployed):
         assert deployment.keys() <= type(application.deployments[0]).model_fields.keys()
 
 
-def test_the_application_takes_what_the_file_sets(deployed, bare_model):
+def test_deploy_file_settings_build_the_application(deployed, recipe_only_model):
     application = deployed["applications"][0]
-    settings = Settings(**{**application["args"], "model": str(bare_model)})
+    settings = Settings(**{**application["args"], "model": str(recipe_only_model)})
     built = deployments(service_app(settings, CPUS))
     assert {item["name"] for item in application["deployments"]} == built.keys()
     (ingress,) = (item for item in application["deployments"] if item["name"] == "Ingress")
@@ -60,9 +60,9 @@ def test_the_application_takes_what_the_file_sets(deployed, bare_model):
     assert not settings.open
 
 
-def test_deployments_scale_each_for_itself(bare_model):
+def test_deployments_scale_independently(recipe_only_model):
     settings = Settings(
-        model=str(bare_model),
+        model=str(recipe_only_model),
         sampler_autoscaling='{"min_replicas": 0, "max_replicas": 4}',
         extractor_autoscaling={"min_replicas": 1, "max_replicas": 3},
     )
@@ -76,12 +76,12 @@ def test_deployments_scale_each_for_itself(bare_model):
     for name in ("Ingress", "Renderer"):
         assert built[name].num_replicas == 1
         assert built[name]._deployment_config.autoscaling_config is None
-    fixed = deployments(service_app(Settings(model=str(bare_model), replicas=3), CPUS))
+    fixed = deployments(service_app(Settings(model=str(recipe_only_model), replicas=3), CPUS))
     assert fixed["Sampler"].num_replicas == 3
 
 
-def test_event_streams_do_not_keep_others_waiting(bare_model):
-    built = deployments(service_app(Settings(model=str(bare_model)), CPUS))
+def test_event_streams_do_not_exhaust_request_slots(recipe_only_model):
+    built = deployments(service_app(Settings(model=str(recipe_only_model)), CPUS))
     assert built["Ingress"].max_ongoing_requests >= 5 * Limits().streams_per_key
     assert built["Renderer"].max_ongoing_requests > Settings().videos_at_once
 
@@ -98,42 +98,42 @@ def test_event_streams_do_not_keep_others_waiting(bare_model):
         {"frames_at_once": -1},
     ],
 )
-def test_a_misspelt_or_impossible_setting_is_refused(wrong):
+def test_invalid_settings_are_rejected(wrong):
     with pytest.raises(ValidationError):
         Settings(**wrong)
 
 
-def test_finetuning_says_so_where_no_gpu_is_left():
+def test_finetuning_fails_when_no_gpu_is_free():
     settings = Settings()
-    assert finetune_needs(settings, {"CPU": 2.0}, {}) == {"num_cpus": 0.5}
-    assert finetune_needs(settings, {"CPU": 16.0}, {}) == {"num_cpus": 4.0}
+    assert finetune_resources(settings, {"CPU": 2.0}, {}) == {"num_cpus": 0.5}
+    assert finetune_resources(settings, {"CPU": 16.0}, {}) == {"num_cpus": 4.0}
     total = {"CPU": 8.0, "GPU": 2.0}
-    assert finetune_needs(settings, total, {"GPU": 1.0}) == {"num_cpus": 2.0, "num_gpus": 1.0}
-    with pytest.raises(InputError, match="must have a GPU of its own, got none free"):
-        finetune_needs(settings, total, {"GPU": 0.0})
+    assert finetune_resources(settings, total, {"GPU": 1.0}) == {"num_cpus": 2.0, "num_gpus": 1.0}
+    with pytest.raises(InputError, match="needs a GPU and none is free"):
+        finetune_resources(settings, total, {"GPU": 0.0})
     # Where nodes are added on demand, waiting is right.
     waiting = Settings(finetune_gpus=0.5)
-    assert finetune_needs(waiting, {"CPU": 8.0}, {}) == {"num_cpus": 2.0, "num_gpus": 0.5}
+    assert finetune_resources(waiting, {"CPU": 8.0}, {}) == {"num_cpus": 2.0, "num_gpus": 0.5}
 
 
-def test_every_metric_is_made_and_takes_its_tags():
+def test_every_metric_is_registered_with_its_tags():
     from ray.util import metrics
 
-    from serve.service.metrics import RayMeasures
+    from serve.service.metrics import RayMetrics
 
-    measures = RayMeasures()
+    exported = RayMetrics()
     kinds = {"counter": metrics.Counter, "gauge": metrics.Gauge, "histogram": metrics.Histogram}
     for name, (kind, _, tags) in METRICS.items():
-        made = measures._metrics[name]
+        made = exported._metrics[name]
         assert isinstance(made, kinds[kind])
         assert tuple(made.info["tag_keys"]) == tags
-    measures.count("dreampose_videos", status="completed")
-    measures.gauge("dreampose_queue_depth", 0)
-    measures.observe("dreampose_seconds_per_frame", 0.1, stage="render")
-    measures.count("dreampose_frames", 0)
+    exported.count("dreampose_videos", status="completed")
+    exported.gauge("dreampose_queue_depth", 0)
+    exported.observe("dreampose_seconds_per_frame", 0.1, stage="render")
+    exported.count("dreampose_frames", 0)
 
 
-def test_the_dashboard_shows_what_is_exported_and_all_of_it():
+def test_dashboard_shows_every_exported_metric():
     from ray.serve._private import deployment_state, replica
 
     dashboard = json.loads((ROOT / "cluster" / "grafana.json").read_text("utf-8"))
@@ -163,11 +163,11 @@ def test_the_dashboard_shows_what_is_exported_and_all_of_it():
     assert len(set(places)) == len(places)
 
 
-def test_log_lines_carry_the_id_as_text_and_as_a_field(running, post, finished, caplog):
+def test_log_lines_contain_the_video_id_as_text_and_field(running, post, finished, caplog):
     with caplog.at_level("INFO", logger="ray.serve"):
         video_id = post(running.client).json()["id"]
         finished(running.client, f"/v1/videos/{video_id}")
     lines = [record for record in caplog.records if getattr(record, "video_id", "") == video_id]
     assert {record.event for record in lines} >= {"video accepted", "video completed"}
     assert all(f"video_id={video_id}" in record.getMessage() for record in lines)
-    assert running.tally.counts["dreampose_videos", "completed"] == 1
+    assert running.metrics.counts["dreampose_videos", "completed"] == 1

@@ -1,4 +1,4 @@
-"""The event stream: what is told of a video while it is made, and that no stream leaks."""
+"""Event streams of videos."""
 
 import asyncio
 import base64
@@ -20,15 +20,15 @@ def parsed(text):
     ]
 
 
-def test_progress_frames_and_end_are_told(running, post, eventually):
+def test_events_report_progress_frames_and_end(running, post, eventually):
     running.backend.hold = True
     video_id = post(running.client).json()["id"]
-    folder = running.service.desk.store.folder(video_id)
+    folder = running.service.videos.store.folder(video_id)
     eventually(lambda: folder.video().progress == 40)
 
     async def watch():
         events = []
-        async for text in follow(running.service.desk, folder, frames=True):
+        async for text in follow(running.service.videos, folder, frames=True):
             events += parsed(text)
             if events[-1][0] == "progress" and events[-1][1]["progress"] == 40:
                 running.backend.hold = False
@@ -49,7 +49,7 @@ def test_progress_frames_and_end_are_told(running, post, eventually):
         assert abs(image.getpixel((20, 20))[0] - 80) <= 3
 
 
-def test_a_finished_video_has_one_event(running, post, finished):
+def test_finished_video_sends_one_event(running, post, finished):
     video_id = post(running.client).json()["id"]
     finished(running.client, f"/v1/videos/{video_id}")
     answer = running.client.get(f"/v1/videos/{video_id}/events")
@@ -58,9 +58,9 @@ def test_a_finished_video_has_one_event(running, post, finished):
     assert (name, data["id"], data["status"]) == ("completed", video_id, "completed")
 
 
-def test_a_deleted_video_ends_its_streams(running, post):
+def test_deleting_a_video_ends_its_streams(running, post):
     running.backend.hold = True
-    desk = running.service.desk
+    desk = running.service.videos
     folder = desk.store.folder(post(running.client).json()["id"])
 
     async def watch():
@@ -76,7 +76,7 @@ def test_a_deleted_video_ends_its_streams(running, post):
 
 
 @pytest.mark.parametrize("streams", [1, 2])
-def test_a_client_that_goes_away_gives_its_stream_back(make_service, post, streams):
+def test_disconnected_client_releases_its_stream(make_service, post, streams):
     running = make_service(streams_per_key=streams)
     running.backend.hold = True
     video_id = post(running.client).json()["id"]

@@ -1,4 +1,4 @@
-"""Reading poses in a replica: what it leaves, and that it stops when nobody waits."""
+"""Pose extraction in a replica."""
 
 import asyncio
 import threading
@@ -36,7 +36,7 @@ def reader(motion_file, monkeypatch):
     return made
 
 
-def test_poses_are_left_under_the_name_of_their_size(reader, tmp_path):
+def test_poses_are_written_under_their_frame_size(reader, tmp_path):
     reader.go.set()
     target = tmp_path / "motions" / "64x48-blazepose.npz"
     asyncio.run(Extractor().extract(str(tmp_path / "walk.mp4"), str(target), "blazepose"))
@@ -45,7 +45,7 @@ def test_poses_are_left_under_the_name_of_their_size(reader, tmp_path):
     assert len(reader.frames) == 10
 
 
-def test_a_caller_that_goes_away_frees_the_replica_within_a_frame(reader, tmp_path):
+def test_cancelled_extraction_stops_within_a_frame(reader, tmp_path):
     target = tmp_path / "64x48-blazepose.npz"
 
     async def go():
@@ -65,7 +65,7 @@ def test_a_caller_that_goes_away_frees_the_replica_within_a_frame(reader, tmp_pa
     assert not target.exists()
 
 
-def test_nobody_in_the_picture_is_told(motion_video, tmp_path):
+def test_video_without_person_is_reported(motion_video, tmp_path):
     with pytest.raises(InputError, match="video must show a person.*of the upload$"):
         extract(motion_video, tmp_path / "64x48-blazepose.npz", "blazepose", threading.Event())
     stop = threading.Event()

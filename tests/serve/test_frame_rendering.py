@@ -1,4 +1,4 @@
-"""The model of a replica: what it renders, what it joins, and that it stops when nobody waits."""
+"""Rendering, batching and cancellation in a sampler."""
 
 import asyncio
 import threading
@@ -53,7 +53,7 @@ def render(pipe, folder, indices, **changes):
     return chunk.seconds.result(timeout=0)
 
 
-def test_frames_are_those_of_the_request(tiny_pipeline, photo_file, motion_file, accept):
+def test_frames_match_the_request(tiny_pipeline, photo_file, motion_file, accept):
     folder = accept(seed=3)
     told = frame_rendering.prepare(tiny_pipeline, folder)
     assert render(tiny_pipeline, folder, range(4, 6)) > 0
@@ -72,7 +72,7 @@ def test_frames_are_those_of_the_request(tiny_pipeline, photo_file, motion_file,
     np.testing.assert_array_equal(read_chunk(path), expected)
 
 
-def test_a_chunk_is_left_after_the_call_of_the_model_that_is_under_way(tiny_pipeline, accept):
+def test_stopped_chunk_ends_after_current_model_call(tiny_pipeline, accept):
     folder, stop = accept(), Event(looks=3)
     frame_rendering.prepare(tiny_pipeline, folder)
     with pytest.raises(StoppedError):
@@ -82,7 +82,7 @@ def test_a_chunk_is_left_after_the_call_of_the_model_that_is_under_way(tiny_pipe
     assert folder.finished_frames() == set()
 
 
-def test_frames_have_the_size_that_was_asked_for(tiny_pipeline, accept):
+def test_frames_have_the_requested_size(tiny_pipeline, accept):
     folder = accept(size=(96, 72))
     frame_rendering.prepare(tiny_pipeline, folder)
     render(tiny_pipeline, folder, range(1))
@@ -113,7 +113,7 @@ def sampler():
     bare.writer.shutdown()
 
 
-def test_a_sampler_whose_caller_goes_away_tells_its_thread(sampler, monkeypatch):
+def test_cancelled_call_stops_the_render_thread(sampler, monkeypatch):
     """Serve cancels the method; the thread below it goes on unless it is told."""
     seen = []
 
@@ -177,7 +177,7 @@ def batches(monkeypatch):
     ("frames_at_once", "expected"),
     [(0, [[2], [2], [1], [2], [3]]), (5, [[2, 2, 1], [2], [3]]), (4, [[2, 2], [1, 3], [2]])],
 )
-def test_what_agrees_is_joined_as_far_as_there_is_room(
+def test_compatible_chunks_are_batched_up_to_the_limit(
     sampler, tiny_pipeline, accept, batches, frames_at_once, expected
 ):
     one, two, larger = accept(seed=1), accept(seed=2), accept(size=(96, 72))
@@ -199,18 +199,18 @@ def test_what_agrees_is_joined_as_far_as_there_is_room(
     assert one.finished_frames() | two.finished_frames() == {0, 1, 2, 4, 5, 6}
 
 
-def test_a_chunk_of_other_weights_is_not_joined(sampler, tiny_pipeline, accept):
+def test_chunks_with_other_weights_are_not_batched(sampler, tiny_pipeline, accept):
     folder = accept()
     frame_rendering.prepare(tiny_pipeline, folder)
     chunks = [
         frame_rendering.Chunk(pipe=pipe, folder=folder, indices=range(1))
         for pipe in (tiny_pipeline, object(), tiny_pipeline)
     ]
-    assert frame_rendering.joined(chunks[0], chunks[1:], 8) == [chunks[0], chunks[2]]
+    assert frame_rendering.select_batch(chunks[0], chunks[1:], 8) == [chunks[0], chunks[2]]
 
 
 @pytest.mark.parametrize("lost", ["prepared", "folder", "memory"])
-def test_of_joined_chunks_each_fails_alone(
+def test_chunks_of_a_failed_batch_fail_individually(
     sampler, tiny_pipeline, accept, monkeypatch, batches, lost
 ):
     good, bad = accept(seed=1), accept(seed=2)
@@ -242,9 +242,7 @@ def test_of_joined_chunks_each_fails_alone(
         assert isinstance(failed, FileNotFoundError)
 
 
-def test_frames_are_rendered_while_those_before_are_written(
-    sampler, tiny_pipeline, accept, monkeypatch
-):
+def test_rendering_overlaps_with_writing(sampler, tiny_pipeline, accept, monkeypatch):
     """And no more than these wait in memory where storage is slower than the model."""
     folder = accept()
     frame_rendering.prepare(tiny_pipeline, folder)
@@ -279,7 +277,9 @@ def test_frames_are_rendered_while_those_before_are_written(
 
 
 @pytest.mark.parametrize("broken", [False, True])
-def test_a_replica_whose_model_is_gone_says_so(sampler, tiny_pipeline, accept, monkeypatch, broken):
+def test_health_check_fails_when_the_model_is_broken(
+    sampler, tiny_pipeline, accept, monkeypatch, broken
+):
     """One poisoned video is no reason to replace a replica; weights that cannot be read are."""
     folder = accept()
     sampler.pipe = sampler.base = tiny_pipeline
@@ -290,13 +290,13 @@ def test_a_replica_whose_model_is_gone_says_so(sampler, tiny_pipeline, accept, m
     assert isinstance(failed, FileNotFoundError), "it was not prepared"
     sampler.thread.submit(lambda: None).result()
     if broken:
-        with pytest.raises(RuntimeError, match="computable"):
+        with pytest.raises(RuntimeError, match="failed on its device"):
             asyncio.run(sampler.check_health())
     else:
         asyncio.run(sampler.check_health())
 
 
-def test_a_batch_is_left_when_nobody_waits_for_any_of_it(sampler, tiny_pipeline, accept):
+def test_batch_stops_when_all_callers_are_gone(sampler, tiny_pipeline, accept):
     folder = accept()
     frame_rendering.prepare(tiny_pipeline, folder)
     chunks = [
@@ -321,5 +321,5 @@ def test_a_batch_is_left_when_nobody_waits_for_any_of_it(sampler, tiny_pipeline,
 
 
 @pytest.mark.parametrize(("seconds", "num_frames"), [(None, 10), (0.48, 6), (0.8, 10), (4.0, 10)])
-def test_only_the_beginning_that_was_asked_for_is_rendered(motion_file, seconds, num_frames):
-    assert frame_rendering.beginning(Motion.load(motion_file), seconds).num_frames == num_frames
+def test_only_the_requested_seconds_are_rendered(motion_file, seconds, num_frames):
+    assert frame_rendering.clip_motion(Motion.load(motion_file), seconds).num_frames == num_frames

@@ -1,4 +1,4 @@
-"""Stored motions and subjects: used again by content, made in the background, taken away."""
+"""Stored motions and subjects."""
 
 import threading
 import time
@@ -10,8 +10,8 @@ from dreampose.errors import InputError
 from dreampose.io import video
 from serve.service.motion_library import MotionFolder
 from serve.service.store import Store, VideoFolder, write_atomically
-from serve.service.subject_library import JobFolder
-from serve.service.uploads import Facts
+from serve.service.subject_library import SubjectFolder
+from serve.service.uploads import MotionInfo
 
 
 def upload(client, path):
@@ -24,7 +24,7 @@ def finetune(client, *photos, name=""):
     return client.post("/v1/subjects", files=files, data={"name": name})
 
 
-def test_a_motion_is_kept_once_and_used_by_id(running, motion_file, post):
+def test_motion_is_stored_once_and_used_by_id(running, motion_file, post):
     motion = upload(running.client, motion_file)
     assert (motion["object"], motion["status"]) == ("motion", "completed")
     assert (motion["num_frames"], motion["fps"], motion["seconds"]) == (10, 12.5, "0.8")
@@ -35,9 +35,7 @@ def test_a_motion_is_kept_once_and_used_by_id(running, motion_file, post):
     assert folder.motion.read_bytes() == motion_file.read_bytes()
 
 
-def test_poses_of_a_video_are_read_once_for_many_videos(
-    running, motion_video, photo_file, finished
-):
+def test_poses_are_extracted_once_for_many_videos(running, motion_video, photo_file, finished):
     motion = upload(running.client, motion_video)
     assert motion["status"] == "queued"
     assert finished(running.client, f"/v1/motions/{motion['id']}")["status"] == "completed"
@@ -54,7 +52,7 @@ def test_poses_of_a_video_are_read_once_for_many_videos(
     assert running.backend.asked("extract") == [motion_video.read_bytes()]
 
 
-def test_a_video_may_use_a_motion_whose_poses_are_not_read_yet(running, motion_video, photo_file):
+def test_video_may_use_a_motion_before_its_extraction(running, motion_video, photo_file):
     running.backend.hold = True
     motion = upload(running.client, motion_video)
     answer = running.client.post(
@@ -71,7 +69,7 @@ def test_a_video_may_use_a_motion_whose_poses_are_not_read_yet(running, motion_v
     running.backend.hold = False
 
 
-def test_poses_of_another_size_come_from_the_motions_video(
+def test_other_frame_size_uses_the_motions_video(
     running, motion_video, motion_file, photo_file, finished
 ):
     def render(motion, size):
@@ -94,7 +92,7 @@ def test_poses_of_another_size_come_from_the_motions_video(
     assert "aspect 64x64, got 64x48" in refused.json()["error"]["message"]
 
 
-def test_a_motion_that_shows_nobody_says_so(running, motion_video, photo_file, finished):
+def test_motion_without_person_fails_with_a_message(running, motion_video, photo_file, finished):
     running.backend.broken = InputError("video must show a person, got nobody")
     motion = upload(running.client, motion_video)
     state = finished(running.client, f"/v1/motions/{motion['id']}")
@@ -111,16 +109,16 @@ def test_a_motion_that_shows_nobody_says_so(running, motion_video, photo_file, f
     assert finished(running.client, f"/v1/motions/{motion['id']}")["status"] == "completed"
 
 
-def test_reading_poses_that_takes_too_long_is_given_up(make_service, motion_video, finished):
+def test_slow_extraction_times_out(make_service, motion_video, finished):
     running = make_service(render_timeout_s=0.05)
     running.backend.hold = True
     motion = upload(running.client, motion_video)
     state = finished(running.client, f"/v1/motions/{motion['id']}")
     assert (state["status"], state["error"]["code"]) == ("failed", "timed_out")
-    assert state["error"]["message"] == "the work must end within 0.05 s, got no end"
+    assert state["error"]["message"] == "the work took longer than the limit of 0.05 s"
 
 
-def test_whoever_uploads_a_motion_as_its_reading_ends_does_not_undo_that(
+def test_concurrent_upload_does_not_undo_a_finished_extraction(
     running, motion_video, finished, monkeypatch
 ):
     running.backend.hold = True
@@ -134,7 +132,7 @@ def test_whoever_uploads_a_motion_as_its_reading_ends_does_not_undo_that(
         return found
 
     service = running.service.motions
-    facts = Facts(suffix=".mp4", num_frames=10, fps=12.5)
+    facts = MotionInfo(suffix=".mp4", num_frames=10, fps=12.5)
     with monkeypatch.context() as patch:
         patch.setattr(MotionFolder, "entry", slow_entry)
         running.client.portal.call(service.add, "another", motion_video.read_bytes(), facts)
@@ -143,7 +141,7 @@ def test_whoever_uploads_a_motion_as_its_reading_ends_does_not_undo_that(
     assert service.find(motion["id"], "another").entry().owners[1:] == ["another"]
 
 
-def test_unfinished_motions_and_subjects_are_taken_up(
+def test_unfinished_motions_and_subjects_are_resumed(
     make_service, motion_video, photo_file, finished, eventually
 ):
     first = make_service()
@@ -156,7 +154,7 @@ def test_unfinished_motions_and_subjects_are_taken_up(
     assert finished(second.client, f"/v1/subjects/{subject['id']}")["status"] == "completed"
 
 
-def test_what_cannot_be_read_keeps_nothing_else_waiting(
+def test_unreadable_records_do_not_block_others(
     make_service, motion_file, motion_video, photo_file, finished
 ):
     first = make_service()
@@ -167,7 +165,7 @@ def test_what_cannot_be_read_keeps_nothing_else_waiting(
     motion, subject = upload(first.client, motion_video), finetune(first.client, photo_file).json()
     torn = [
         first.service.motions.root / kept["id"] / "motion.json",
-        first.service.people.root / finetuned["id"] / "job.json",
+        first.service.subjects.root / finetuned["id"] / "job.json",
     ]
     for path in torn:
         path.write_bytes(b"")
@@ -181,8 +179,8 @@ def test_what_cannot_be_read_keeps_nothing_else_waiting(
     assert torn[0].parent.is_dir(), "somebody uploaded it for keeping"
 
 
-def test_motions_that_wait_are_bounded(make_service, motion_video, tmp_path, finished, eventually):
-    """Two are read at a time, and of these the time is counted from their own beginning."""
+def test_waiting_motions_are_limited(make_service, motion_video, tmp_path, finished, eventually):
+    """Two are extracted at a time; the timeout counts from the start of each."""
     running = make_service(motions_waiting=1)
     running.backend.hold = True
 
@@ -205,7 +203,7 @@ def test_motions_that_wait_are_bounded(make_service, motion_video, tmp_path, fin
     upload(running.client, film(3))
 
 
-def test_old_poses_that_nobody_keeps_go(make_service, motion_video, motion_file, finished):
+def test_cached_poses_expire(make_service, motion_video, motion_file, finished):
     running = make_service(keep_hours=1e-9)
     kept = upload(running.client, motion_file)
     root = running.service.motions.root
@@ -216,7 +214,7 @@ def test_old_poses_that_nobody_keeps_go(make_service, motion_video, motion_file,
     assert running.client.get(f"/v1/motions/{kept['id']}").status_code == 200
 
 
-def test_a_render_uses_the_base_model_until_the_weights_are_there(
+def test_base_model_is_used_until_the_subject_is_finetuned(
     running, photo_file, post, finished, eventually
 ):
     running.backend.hold = True
@@ -236,7 +234,7 @@ def test_a_render_uses_the_base_model_until_the_weights_are_there(
     assert folder.request().subject == ""
 
 
-def test_the_same_photos_are_finetuned_on_once(running, photo_file, finished):
+def test_same_photos_are_finetuned_once(running, photo_file, finished):
     subject = finetune(running.client, photo_file).json()
     finished(running.client, f"/v1/subjects/{subject['id']}")
     assert finetune(running.client, photo_file).json()["id"] == subject["id"]
@@ -246,7 +244,7 @@ def test_the_same_photos_are_finetuned_on_once(running, photo_file, finished):
     assert {item["id"] for item in listed} >= {subject["id"]}
 
 
-def test_a_failed_finetuning_is_told_and_can_be_tried_again(running, photo_file, post, finished):
+def test_failed_finetuning_is_reported_and_can_be_retried(running, photo_file, post, finished):
     running.backend.broken = InputError("photo must show a person, got nobody")
     subject = finetune(running.client, photo_file).json()
     path = f"/v1/subjects/{subject['id']}"
@@ -259,7 +257,7 @@ def test_a_failed_finetuning_is_told_and_can_be_tried_again(running, photo_file,
     assert finished(running.client, path)["status"] == "completed"
 
 
-def test_people_wait_in_a_queue_of_bounded_length(make_service, photo_file):
+def test_waiting_subjects_are_limited(make_service, photo_file):
     running = make_service(subjects_waiting=1)
     running.backend.hold = True
     answers = [finetune(running.client, *[photo_file] * count) for count in (1, 2, 3)]
@@ -267,7 +265,7 @@ def test_people_wait_in_a_queue_of_bounded_length(make_service, photo_file):
     assert len(running.backend.asked("finetune")) <= 1
 
 
-def test_a_deleted_subject_leaves_no_photo_and_no_weights(running, photo_file, post, finished):
+def test_deleting_a_subject_removes_photos_and_weights(running, photo_file, post, finished):
     subject = finetune(running.client, photo_file).json()
     path = f"/v1/subjects/{subject['id']}"
     finished(running.client, path)
@@ -278,15 +276,15 @@ def test_a_deleted_subject_leaves_no_photo_and_no_weights(running, photo_file, p
     running.backend.hold = False
     finished(running.client, f"/v1/videos/{video_id}")
     assert running.client.delete(path).json()["deleted"] is True
-    root = running.service.people.root
+    root = running.service.subjects.root
     assert [file for file in root.parent.rglob("*") if file.is_file()] == []
     assert post(running.client, subject=subject["id"]).status_code == 400
 
 
-def test_a_video_that_has_just_ended_needs_no_weights(
+def test_finished_video_does_not_block_deletion_of_its_subject(
     running, photo_file, post, finished, monkeypatch
 ):
-    """Though the desk has not yet written down how long it is kept."""
+    """Even before the queue has written its expiry."""
     subject = finetune(running.client, photo_file).json()
     finished(running.client, f"/v1/subjects/{subject['id']}")
     may_end, update = threading.Event(), VideoFolder.update
@@ -299,28 +297,28 @@ def test_a_video_that_has_just_ended_needs_no_weights(
     monkeypatch.setattr(VideoFolder, "update", slow)
     video_id = post(running.client, subject=subject["id"]).json()["id"]
     finished(running.client, f"/v1/videos/{video_id}")
-    assert video_id in running.service.desk.tasks
+    assert video_id in running.service.videos.tasks
     assert running.client.delete(f"/v1/subjects/{subject['id']}").status_code == 200
     may_end.set()
 
 
-def test_a_subject_can_be_deleted_while_it_is_made(running, photo_file, eventually):
+def test_subject_can_be_deleted_during_finetuning(running, photo_file, eventually):
     running.backend.hold = True
     subject = finetune(running.client, photo_file).json()
     eventually(lambda: running.backend.asked("finetune"))
     assert running.client.delete(f"/v1/subjects/{subject['id']}").status_code == 200
     assert running.client.get("/v1/subjects").json()["data"] == []
-    assert not (running.service.people.root / subject["id"]).exists()
+    assert not (running.service.subjects.root / subject["id"]).exists()
 
 
-def test_weights_that_lie_in_the_folder_are_everybodys(running, post):
-    folder = running.service.people.root.parent / "anna"
+def test_operator_provided_weights_are_shared(running, post):
+    folder = running.service.subjects.root.parent / "anna"
     folder.mkdir(parents=True)
     (folder / "subject.json").write_text("{}")
     assert post(running.client, subject="anna").json()["subject"] == "anna"
 
 
-def test_without_a_folder_for_subjects_there_are_none(make_service, photo_file, post):
+def test_without_a_subject_folder_subjects_are_disabled(make_service, photo_file, post):
     running = make_service(subjects="")
     assert finetune(running.client, photo_file).status_code == 409
     assert running.client.get("/v1/subjects").json()["data"] == []
@@ -328,12 +326,12 @@ def test_without_a_folder_for_subjects_there_are_none(make_service, photo_file, 
 
 
 @pytest.mark.parametrize("name", ["x" * 101])
-def test_a_name_for_people_is_bounded(running, photo_file, name):
+def test_subject_name_length_is_limited(running, photo_file, name):
     assert finetune(running.client, photo_file, name=name).status_code == 400
 
 
-def test_what_a_killed_writer_left_beside_a_subjects_photos_is_no_photo(tmp_path):
-    job = JobFolder(tmp_path / "anna")
+def test_partial_files_are_not_subject_photos(tmp_path):
+    job = SubjectFolder(tmp_path / "anna")
     for name in ("0.img", "1.img", ".1.img.17347.21af3eab.part"):
         write_atomically(job.path / "photos" / name, name.encode())
     assert [photo.name for photo in job.photos] == ["0.img", "1.img"]

@@ -1,7 +1,4 @@
-"""Many clients at once: each is answered, none hangs, and nothing of a job stays behind.
-
-Interface, desk and renderer are the real ones; the samplers alone are stubs.
-"""
+"""Load of many clients, with stub samplers."""
 
 import asyncio
 import gc
@@ -50,7 +47,7 @@ class Samplers:
 
 
 @pytest.mark.slow
-def test_fifty_clients_and_a_queue_of_twenty(start_service, tmp_path, caplog, monkeypatch):
+def test_fifty_clients_share_a_queue_of_twenty(start_service, tmp_path, caplog, monkeypatch):
     # pytest keeps every line that is logged.
     caplog.set_level("WARNING", "ray.serve")
     running = start_service(
@@ -110,16 +107,16 @@ def test_fifty_clients_and_a_queue_of_twenty(start_service, tmp_path, caplog, mo
     asyncio.run(go())
     assert set(statuses) == {200, 429}
     assert statuses[200] == 3 * sum(STRETCHES)
-    assert max(running.tally.gauges["dreampose_queue_depth"]) == QUEUE
-    assert service.desk.ids == []
-    assert not any((service.desk.tasks, service.desk.owners, renderer.running))
-    assert service.desk.unfinished.total() == 0
-    assert not list(service.desk.store.root.iterdir())
+    assert max(running.metrics.gauges["dreampose_queue_depth"]) == QUEUE
+    assert service.videos.ids == []
+    assert not any((service.videos.tasks, service.videos.owners, renderer.running))
+    assert service.videos.unfinished.total() == 0
+    assert not list(service.videos.store.root.iterdir())
     # What every job leaves behind grows in each stretch; threads that are started late do not.
     blocks, size = (
         min(after - before for before, after in pairwise(values))
         for values in zip(*held, strict=True)
     )
-    # Two a job: pydantic remembers the last 16,384 short strings, the tally every duration.
+    # Two a job: pydantic remembers the last 16,384 short strings, the metrics every duration.
     assert blocks < 3 * STRETCHES[-1]
     assert size < 5 * 2**20

@@ -1,4 +1,4 @@
-"""Who is answered, how often, and how much they may send."""
+"""Authentication, rate limits and body limits."""
 
 import asyncio
 import stat
@@ -11,7 +11,7 @@ from dreampose.errors import InputError
 from serve import keys as keys_module
 from serve.application import Ingress
 from serve.keys import Keys
-from serve.service.limits import Rate
+from serve.service.limits import RateLimiter
 from serve.service.request_errors import RequestError
 
 HERE = ("127.0.0.1", 50000)
@@ -19,13 +19,13 @@ THERE = ("10.0.0.7", 50000)
 
 
 def client_of(running, *, client, host="127.0.0.1:8000"):
-    """A client elsewhere; not entered, since the service is open already."""
+    """A client at another address."""
     return TestClient(running.app, base_url=f"http://{host}", client=client)
 
 
 @pytest.fixture
 def shops(tmp_path):
-    """A file of two keys, and the keys."""
+    """A key file with two keys, and the keys."""
     keys = Keys(tmp_path / "keys.txt")
     return keys.path, {name: keys.add(name) for name in ("red", "blue")}
 
@@ -34,7 +34,7 @@ def bearer(key):
     return {"Authorization": f"Bearer {key}"}
 
 
-def test_keys_are_kept_as_hashes_for_their_owner_alone(shops):
+def test_keys_are_stored_as_hashes(shops):
     path, keys = shops
     text = path.read_text()
     assert not any(key in text or key.removeprefix("dp_") in text for key in keys.values())
@@ -45,7 +45,7 @@ def test_keys_are_kept_as_hashes_for_their_owner_alone(shops):
         assert known.owner(wrong) is None
 
 
-def test_a_key_comes_and_goes_while_the_service_runs(make_service, shops, capsys):
+def test_keys_change_while_the_service_runs(make_service, shops, capsys):
     path, keys = shops
     running = make_service(keys=str(path))
     assert keys_module.main(["add", "green", "--file", str(path)]) == 0
@@ -61,7 +61,7 @@ def test_a_key_comes_and_goes_while_the_service_runs(make_service, shops, capsys
 
 
 @pytest.mark.parametrize("path", ["/v1/videos", "/v1/motions", "/v1/subjects", "/docs"])
-def test_without_a_key_nothing_is_answered_where_keys_are_in_use(make_service, shops, path):
+def test_requests_without_valid_key_are_rejected(make_service, shops, path):
     running = make_service(keys=str(shops[0]))
     for headers in ({}, bearer("dp_wrong"), {"Authorization": f"Basic {shops[1]['red']}"}):
         answer = running.client.get(path, headers=headers)
@@ -70,7 +70,7 @@ def test_without_a_key_nothing_is_answered_where_keys_are_in_use(make_service, s
     assert running.client.get("/healthz").status_code == 200
 
 
-def test_a_missing_or_broken_file_of_keys_opens_nothing(make_service, shops, tmp_path):
+def test_missing_or_broken_key_file_denies_access(make_service, shops, tmp_path):
     with pytest.raises(InputError, match="keys must be an existing file"):
         make_service(keys=str(tmp_path / "none.txt"))
     running = make_service(keys=str(shops[0]))
@@ -79,7 +79,7 @@ def test_a_missing_or_broken_file_of_keys_opens_nothing(make_service, shops, tmp
     assert answer.status_code == 503
 
 
-def test_keys_see_only_their_own(make_service, shops, post, motion_file, photo_file):
+def test_keys_see_only_their_own_objects(make_service, shops, post, motion_file, photo_file):
     running = make_service(keys=str(shops[0]))
     red, blue = (bearer(shops[1][name]) for name in ("red", "blue"))
     client = running.client
@@ -107,7 +107,7 @@ def test_keys_see_only_their_own(make_service, shops, post, motion_file, photo_f
     assert client.get(f"/v1/motions/{motion}", headers=blue).status_code == 200
 
 
-def test_without_keys_only_this_machine_is_answered(running, make_service):
+def test_without_keys_only_loopback_clients_are_served(running, make_service):
     refused = [
         client_of(running, client=THERE).get("/v1/videos"),
         client_of(running, client=HERE, host="shop.example").get("/v1/videos"),
@@ -123,7 +123,7 @@ def test_without_keys_only_this_machine_is_answered(running, make_service):
     assert client_of(guarded, client=THERE).get("/v1/videos").status_code == 200
 
 
-def test_a_full_queue_is_told_before_the_body_is_read(make_service, post, eventually):
+def test_full_queue_is_reported_before_the_body_is_read(make_service, post, eventually):
     running = make_service(queue=2, videos_at_once=1)
     running.backend.hold = True
     accepted = [post(running.client) for _ in range(3)]
@@ -135,11 +135,11 @@ def test_a_full_queue_is_told_before_the_body_is_read(make_service, post, eventu
     assert full.json()["error"]["type"] == "rate_limit_error"
     running.client.delete(f"/v1/videos/{accepted[2].json()['id']}")
     eventually(lambda: post(running.client).status_code == 200)
-    assert max(running.tally.gauges["dreampose_queue_depth"]) == 2
-    assert running.tally.counts["dreampose_refused", "rate_limit_exceeded"] >= 1
+    assert max(running.metrics.gauges["dreampose_queue_depth"]) == 2
+    assert running.metrics.counts["dreampose_refused", "rate_limit_exceeded"] >= 1
 
 
-def test_one_key_cannot_fill_the_queue(make_service, shops, post):
+def test_unfinished_videos_per_key_are_limited(make_service, shops, post):
     running = make_service(keys=str(shops[0]), videos_per_key=2)
     running.backend.hold = True
     red, blue = (bearer(shops[1][name]) for name in ("red", "blue"))
@@ -157,10 +157,8 @@ def retrieved(client, video_id):
 
 
 @pytest.mark.parametrize("ask", [retrieved, last_of_list])
-def test_who_is_told_of_the_end_may_ask_for_the_next(
-    make_service, post, eventually, monkeypatch, ask
-):
-    """However long the renderer's answer takes from its last word in storage to the desk."""
+def test_capacity_is_free_once_the_end_is_visible(make_service, post, eventually, monkeypatch, ask):
+    """Even if the renderer returns long after writing the final state."""
     running = make_service(videos_per_key=1)
     render = running.backend.render
 
@@ -173,15 +171,15 @@ def test_who_is_told_of_the_end_may_ask_for_the_next(
     for count in (1, 2):
         video_id = post(running.client).raise_for_status().json()["id"]
         eventually(lambda asked=video_id: ask(running.client, asked)["status"] == "completed")
-        assert running.tally.counts["dreampose_videos", "completed"] == count
+        assert running.metrics.counts["dreampose_videos", "completed"] == count
 
 
-def test_a_rate_fills_evenly_and_for_each_name_alone():
+def test_rate_limit_refills_per_name():
     now = [100.0]
-    rate = Rate(lambda: 60, "uploads", clock=lambda: now[0])
+    rate = RateLimiter(lambda: 60, "uploads", clock=lambda: now[0])
     for _ in range(60):
         rate.take("red")
-    with pytest.raises(RequestError, match="at most 60 uploads per minute") as refused:
+    with pytest.raises(RequestError, match="limit of 60 uploads per minute") as refused:
         rate.take("red")
     assert refused.value.retry_after == 1
     rate.take("blue")
@@ -192,7 +190,7 @@ def test_a_rate_fills_evenly_and_for_each_name_alone():
         rate.take("red")
 
 
-def test_rates_are_those_of_the_settings_and_change_without_a_restart(make_service, post):
+def test_limits_change_without_a_restart(make_service, post):
     running = make_service(posts_per_minute=1)
     assert [post(running.client).status_code for _ in range(2)] == [200, 429]
     assert running.client.get("/v1/videos").status_code == 200
@@ -207,8 +205,8 @@ def test_rates_are_those_of_the_settings_and_change_without_a_restart(make_servi
     assert running.service.live.limits.queue == 0
 
 
-def test_a_typo_in_user_config_stops_no_ingress(running, caplog):
-    """Serve takes an ingress away that raises here; the one after it would do the same."""
+def test_invalid_user_config_keeps_the_ingress_running(running, caplog):
+    """An exception would make Serve replace the replica again and again."""
     deployment: Any = Ingress
     ingress = object.__new__(deployment.func_or_class)
     ingress.service, ingress.configured = running.service, False
@@ -217,17 +215,17 @@ def test_a_typo_in_user_config_stops_no_ingress(running, caplog):
     asyncio.run(ingress.reconfigure({"queue": 3}))
     asyncio.run(ingress.reconfigure({"quue": 4}))
     assert running.service.live.limits.queue == 3
-    assert "limits stay as they were: quue must be a limit" in caplog.text
+    assert "limits are unchanged: quue must be a limit" in caplog.text
 
 
-def test_a_body_is_cut_off_while_it_comes(make_service, photo_file):
+def test_large_body_is_rejected_while_it_arrives(make_service, photo_file):
     running = make_service(max_upload_mb=1)
     answer = running.client.post("/v1/videos", files={"input_reference": b"x" * (2 * 2**20)})
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
     sent = []
 
     def parts():
-        """Of no announced length, as a client that lies about it would send them."""
+        """A body without a declared length."""
         head = 'Content-Disposition: form-data; name="motion"; filename="m"\r\n\r\n'
         yield f"--b\r\n{head}".encode()
         for _ in range(64):
@@ -240,7 +238,7 @@ def test_a_body_is_cut_off_while_it_comes(make_service, photo_file):
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
 
 
-def test_a_body_that_never_ends_is_given_up(make_service):
+def test_slow_body_times_out(make_service):
     running = make_service(upload_timeout_s=0.2)
 
     async def slow_upload():
@@ -267,7 +265,7 @@ def test_a_body_that_never_ends_is_given_up(make_service):
     assert running.client.portal.call(slow_upload) == 408
 
 
-def test_health_tells_whether_the_way_is_open(running, tmp_path):
+def test_probes_report_storage_and_backend(running, tmp_path):
     assert running.client.get("/healthz").json() == {"status": "ok"}
     assert running.client.get("/readyz").json() == {"status": "ok"}
     running.backend.broken = RuntimeError("no sampler at /secret/place")
@@ -276,7 +274,7 @@ def test_health_tells_whether_the_way_is_open(running, tmp_path):
     assert "secret" not in answer.text
     assert running.client.get("/healthz").status_code == 200
     running.backend.broken = None
-    storage = running.service.desk.store.root
+    storage = running.service.videos.store.root
     if storage.exists():
         storage.rmdir()
     storage.write_text("a file in the way")

@@ -1,4 +1,4 @@
-"""Photos that a classifier refuses."""
+"""Classifier of unsafe photos."""
 
 import importlib.util
 import io
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dreampose.errors import InputError
-from serve.service.moderation import Screen, prepare
+from serve.service.moderation import PhotoModerator, prepare
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,16 +30,16 @@ def png(pixels):
     return buffer.getvalue()
 
 
-def test_a_dressed_person_passes_and_the_threshold_decides(classifier):
+def test_threshold_decides_over_a_photo(classifier):
     photo = (ROOT / "examples" / "photos" / "skirt.png").read_bytes()
-    score = Screen(classifier, 0.8).score(photo)
+    score = PhotoModerator(classifier, 0.8).score(photo)
     assert 0 <= score < 0.5
-    Screen(classifier, 0.8).check(photo, 1)
-    with pytest.raises(InputError, match="photo must score below .* for photo 3"):
-        Screen(classifier, score).check(photo, 3)
+    PhotoModerator(classifier, 0.8).check(photo, 1)
+    with pytest.raises(InputError, match="photo 3 was rejected"):
+        PhotoModerator(classifier, score).check(photo, 3)
 
 
-def test_the_classifier_sees_blue_first_and_the_middle():
+def test_classifier_input_is_a_bgr_center_crop():
     pixels = np.zeros((300, 200, 3), np.uint8)
     pixels[..., 0], pixels[..., 2] = 200, 50
     seen = prepare(png(pixels))
@@ -47,20 +47,20 @@ def test_the_classifier_sees_blue_first_and_the_middle():
     np.testing.assert_allclose(seen[0, 100, 100], [50 - 104, 0 - 117, 200 - 123])
 
 
-def test_a_refused_photo_is_a_sentence(running, post, monkeypatch):
-    screen = running.service.screen
+def test_rejected_photo_is_reported(running, post, monkeypatch):
+    screen = running.service.moderator
     monkeypatch.setattr(screen, "_session", object())
     monkeypatch.setattr(screen, "score", lambda photo: 0.93)
     answer = post(running.client, photos=2)
     assert answer.status_code == 400
-    assert "got 0.93 for photo 1" in answer.json()["error"]["message"]
+    assert "photo 1 was rejected" in answer.json()["error"]["message"]
     answer = running.client.post("/v1/subjects", files={"photos": png(np.zeros((64, 48, 3), "u1"))})
     assert answer.status_code == 400
     monkeypatch.setattr(screen, "score", lambda photo: 0.1)
     assert post(running.client).status_code == 200
 
 
-def test_a_file_that_is_no_classifier_opens_no_service(make_service, tmp_path):
+def test_invalid_classifier_file_fails_at_start(make_service, tmp_path):
     pytest.importorskip("onnxruntime")
     (tmp_path / "text.onnx").write_text("no model")
     for path in (tmp_path / "text.onnx", tmp_path / "none.onnx"):

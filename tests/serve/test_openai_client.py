@@ -1,4 +1,4 @@
-"""The public OpenAI Python client works against the service unchanged."""
+"""The OpenAI Python client against the service."""
 
 import warnings
 
@@ -48,7 +48,7 @@ def test_create_retrieve_list_download_delete(running, connect, finished, photo_
         client.videos.retrieve(created.id)
 
 
-def test_its_pages_go_through_every_video(running, connect, photo_file):
+def test_client_pagination_visits_every_video(running, connect, photo_file):
     client = connect(running)
     photo = photo_file.read_bytes()
     ids = [client.videos.create(prompt="", input_reference=photo).id for _ in range(5)]
@@ -57,9 +57,7 @@ def test_its_pages_go_through_every_video(running, connect, photo_file):
     assert [video.id for video in client.videos.list(after=ids[1], order="asc")] == ids[2:]
 
 
-def test_a_stored_motion_and_all_else_goes_through_extra_body(
-    running, connect, photo_file, motion_file
-):
+def test_extra_body_passes_motion_and_other_fields(running, connect, photo_file, motion_file):
     client = connect(running)
     motion = client.post(
         "/motions",
@@ -79,7 +77,7 @@ def test_a_stored_motion_and_all_else_goes_through_extra_body(
     assert folder.motion.exists()
 
 
-def test_it_understands_what_is_wrong(make_service, connect, tmp_path, photo_file):
+def test_client_parses_errors(make_service, connect, tmp_path, photo_file):
     keys = tmp_path / "keys.txt"
     key = Keys(keys).add("shop")
     running = make_service(keys=str(keys), queue=0, videos_at_once=1)

@@ -1,4 +1,4 @@
-"""Requests on disk: any stretch of frames, read by itself, is what it was in the whole."""
+"""Prepared requests on disk."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ def request_(tiny_pipeline, photo_file, motion_file):
 
 @pytest.mark.parametrize("num_poses", [1, 5])
 @pytest.mark.parametrize("indices", [range(10), range(1), range(4, 8), range(9, 10)])
-def test_a_stretch_of_frames_keeps_its_neighbours_poses(request_, tmp_path, num_poses, indices):
+def test_slice_contains_the_poses_of_neighbouring_frames(request_, tmp_path, num_poses, indices):
     poses = request_.poses
     if num_poses == 1:
         poses = poses[:, : poses.shape[1] // 5]
@@ -39,14 +39,14 @@ def test_a_stretch_of_frames_keeps_its_neighbours_poses(request_, tmp_path, num_
             assert got == expected, field.name
 
 
-def test_each_pose_is_kept_once(request_, tmp_path):
+def test_each_pose_is_stored_once(request_, tmp_path):
     path = tmp_path / "prepared.safetensors"
     prepared_request.write(path, request_, 5)
     others = request_.photo_tokens.nbytes + request_.noise.nbytes
     assert path.stat().st_size < request_.poses.nbytes / 5 + others + 4096
 
 
-def test_a_video_that_was_deleted_does_not_come_back(request_, tmp_path):
+def test_deleted_video_folder_is_not_recreated(request_, tmp_path):
     with pytest.raises(FileNotFoundError):
         prepared_request.write(tmp_path / "gone" / "prepared.safetensors", request_, 5)
     assert not (tmp_path / "gone").exists()

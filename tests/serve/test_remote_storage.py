@@ -1,4 +1,4 @@
-"""Videos and motions in a bucket: the same life as on a disk, and nothing left behind."""
+"""Videos and motions in object storage."""
 
 import asyncio
 import io
@@ -33,9 +33,7 @@ def files(where):
     return [str(path) for path in found if path.is_file()]
 
 
-def test_a_video_is_made_told_of_downloaded_and_deleted(
-    make_service, settings, post, finished, eventually, where
-):
+def test_video_lifecycle_in_a_bucket(make_service, settings, post, finished, eventually, where):
     running = make_service(**settings)
     client = running.client
     assert client.get("/healthz").status_code == 200
@@ -44,7 +42,7 @@ def test_a_video_is_made_told_of_downloaded_and_deleted(
     eventually(lambda: client.get(url).json()["progress"] == 40)
 
     async def first_events():
-        desk = running.service.desk
+        desk = running.service.videos
         events = follow(desk, desk.store.folder(url.rpartition("/")[2]), frames=True)
         return [await anext(events) for _ in range(5)]
 
@@ -70,9 +68,7 @@ def test_a_video_is_made_told_of_downloaded_and_deleted(
     assert files(where) == []
 
 
-def test_what_was_under_way_is_taken_up_and_ends_when_nobody_wants_it(
-    make_service, settings, post, eventually, where
-):
+def test_unfinished_video_is_resumed_and_cancelled(make_service, settings, post, eventually, where):
     first = make_service(**settings)
     first.backend.hold = True
     url = f"/v1/videos/{post(first.client).json()['id']}"
@@ -86,7 +82,7 @@ def test_what_was_under_way_is_taken_up_and_ends_when_nobody_wants_it(
     assert second.client.get(url).status_code == 404
 
 
-def test_a_motion_is_read_shown_used_and_forgotten(
+def test_motion_lifecycle_in_a_bucket(
     make_service, settings, motion_video, photo_file, finished, where
 ):
     running = make_service(**settings)
@@ -110,7 +106,7 @@ def test_a_motion_is_read_shown_used_and_forgotten(
     assert [name for name in files(where) if "/motions/" in name] == []
 
 
-def test_samplers_and_renderer_give_what_they_give_on_a_disk(
+def test_bucket_and_disk_give_the_same_video(
     tiny_pipeline, tiny_model, settings, photo_file, motion_file, tmp_path
 ):
     """Through the real renderer and model; only the way between them is short."""
@@ -153,7 +149,7 @@ def test_samplers_and_renderer_give_what_they_give_on_a_disk(
     np.testing.assert_array_equal(results["bucket"], results["disk"])
 
 
-def test_a_chunk_is_not_kept_for_a_video_that_is_gone(settings):
+def test_chunk_of_a_deleted_video_is_not_stored(settings):
     folder = Store(settings["storage"]).create(
         request=RenderRequest(), photos=[b"x"], motion=b"x", motion_suffix=".npz"
     )

@@ -1,4 +1,4 @@
-"""The renderer against a stand-in for the sampler replicas: what is rendered, tried, kept."""
+"""The renderer with stub samplers."""
 
 import asyncio
 import inspect
@@ -16,7 +16,7 @@ from dreampose.errors import InputError
 from dreampose.io import video
 from dreampose.poses.motion import Motion
 from serve.config import Settings
-from serve.deployments.renderer import Renderer, cut
+from serve.deployments.renderer import Renderer, split_into_chunks
 from serve.deployments.retries import call_with_retries
 from serve.service.records import Prepared, RenderRequest
 from serve.service.store import Store, VideoFolder, write_atomically
@@ -31,7 +31,7 @@ def frame(index):
 
 
 class Samplers:
-    """Looks like a deployment handle; notes what it is asked and loses calls on demand."""
+    """Fake deployment handle that records calls and raises given errors."""
 
     def __init__(self, losses=()):
         self.losses = list(losses)
@@ -79,15 +79,17 @@ def folder(tmp_path, motion_file):
     )
 
 
-def served(bare_model, **settings):
-    subjects = bare_model.parent / "subjects"
+def served(recipe_only_model, **settings):
+    subjects = recipe_only_model.parent / "subjects"
     (subjects / "anna").mkdir(parents=True, exist_ok=True)
     (subjects / "anna" / "subject.json").write_text("{}")
-    return Settings(model=str(bare_model), subjects=str(subjects), first_delay=0.001, **settings)
+    return Settings(
+        model=str(recipe_only_model), subjects=str(subjects), first_delay=0.001, **settings
+    )
 
 
-def render(folder, samplers, bare_model, **settings):
-    settings = served(bare_model, **settings)
+def render(folder, samplers, recipe_only_model, **settings):
+    settings = served(recipe_only_model, **settings)
 
     async def go():
         return await Renderer(settings, 2, samplers).render(str(folder.path))
@@ -105,13 +107,13 @@ def render(folder, samplers, bare_model, **settings):
         ((), 4, []),
     ],
 )
-def test_missing_frames_are_cut_on_a_fixed_grid(missing, chunk_size, chunks):
-    assert cut(set(missing), chunk_size) == [range(*chunk) for chunk in chunks]
+def test_missing_frames_are_split_on_a_fixed_grid(missing, chunk_size, chunks):
+    assert split_into_chunks(set(missing), chunk_size) == [range(*chunk) for chunk in chunks]
 
 
-def test_a_video_is_rendered_in_order_at_the_motions_rate(folder, bare_model):
+def test_video_has_all_frames_in_order_at_the_motion_rate(folder, recipe_only_model):
     samplers = Samplers()
-    state = render(folder, samplers, bare_model, chunk_size=4)
+    state = render(folder, samplers, recipe_only_model, chunk_size=4)
     assert (state.status, state.progress, state.num_frames) == ("completed", 100, NUM_FRAMES)
     assert (state.size, state.seconds, state.warnings) == ("32x32", "0.8", ["a warning"])
     clip = video.read(folder.result)
@@ -121,40 +123,40 @@ def test_a_video_is_rendered_in_order_at_the_motions_rate(folder, bare_model):
     assert samplers.subject.startswith("anna@")
 
 
-def test_what_a_dead_or_full_replica_lost_is_rendered_elsewhere(folder, bare_model):
+def test_calls_to_dead_or_full_replicas_are_retried(folder, recipe_only_model):
     broken = grpc.aio.AioRpcError(
         grpc.StatusCode.INTERNAL, grpc.aio.Metadata(), grpc.aio.Metadata()
     )
     samplers = Samplers([ActorDiedError(), BackPressureError(1, 1), broken])
-    state = render(folder, samplers, bare_model, chunk_size=4)
+    state = render(folder, samplers, recipe_only_model, chunk_size=4)
     assert state.status == "completed"
     assert sorted(chunk.start for chunk in samplers.rendered) == [0, 4, 8]
 
 
-def test_a_video_that_kills_every_replica_fails_alone(folder, bare_model):
-    state = render(folder, Samplers([ActorDiedError()] * 99), bare_model, max_tries=3)
+def test_video_that_crashes_replicas_fails(folder, recipe_only_model):
+    state = render(folder, Samplers([ActorDiedError()] * 99), recipe_only_model, max_tries=3)
     assert state.status == "failed"
     assert state.error.code == "render_failed"
     assert not folder.result.exists()
 
 
-def test_a_fault_that_passes_costs_no_video(folder, bare_model):
+def test_transient_errors_are_retried(folder, recipe_only_model):
     samplers = Samplers([OSError("storage stumbled"), RuntimeError("CUDA error")])
-    state = render(folder, samplers, bare_model, chunk_size=16)
+    state = render(folder, samplers, recipe_only_model, chunk_size=16)
     assert state.status == "completed"
 
 
-def test_a_fault_that_stays_fails_the_video_after_three_tries(folder, bare_model):
+def test_persistent_error_fails_after_three_attempts(folder, recipe_only_model):
     samplers = Samplers([RuntimeError("CUDA error")] * 9)
-    state = render(folder, samplers, bare_model, chunk_size=16)
+    state = render(folder, samplers, recipe_only_model, chunk_size=16)
     assert (state.status, state.error.code) == ("failed", "render_failed")
     assert "CUDA error" in state.error.message
     assert len(samplers.losses) == 6
 
 
-def test_a_renderer_works_on_so_many_videos_and_holds_the_others(tmp_path, motion_file, bare_model):
-    """Those of a job that uses the service as well: it must still say that it is there."""
-    settings, samplers = served(bare_model, videos_at_once=2), Samplers()
+def test_renderer_limits_parallel_videos(tmp_path, motion_file, recipe_only_model):
+    """Health checks must be answered while videos wait."""
+    settings, samplers = served(recipe_only_model, videos_at_once=2), Samplers()
     store = Store(tmp_path / "videos")
 
     async def go():
@@ -181,55 +183,55 @@ def test_a_renderer_works_on_so_many_videos_and_holds_the_others(tmp_path, motio
     asyncio.run(go())
 
 
-def test_a_video_that_another_renderer_completes_meanwhile_is_completed(folder, bare_model):
-    """A new one takes it up after `serve deploy` while the old one has its seconds of grace."""
-    settings = served(bare_model, max_tries=3)
+def test_video_completed_by_another_renderer_stays_completed(folder, recipe_only_model):
+    """As after `serve deploy`, while the old renderer is in its grace period."""
+    settings = served(recipe_only_model, max_tries=3)
 
     class Late(Samplers):
         async def _render(self, folder, indices):
             await Renderer(settings, 2, Samplers()).render(folder)
             raise FileNotFoundError(VideoFolder(folder).prepared)
 
-    state = render(folder, Late(), bare_model, max_tries=3)
+    state = render(folder, Late(), recipe_only_model, max_tries=3)
     assert (state.status, state.error) == ("completed", None)
     assert folder.video() == state
     assert len(video.read(folder.result).frames) == NUM_FRAMES
 
 
-def test_bad_input_is_told_and_not_tried_again(folder, bare_model):
+def test_input_errors_are_not_retried(folder, recipe_only_model):
     samplers = Samplers([InputError("photo must show a person, got none"), ActorDiedError()])
-    state = render(folder, samplers, bare_model, chunk_size=16)
+    state = render(folder, samplers, recipe_only_model, chunk_size=16)
     assert (state.status, state.error.code) == ("failed", "invalid_input")
     assert state.error.message == "photo must show a person, got none"
     assert len(samplers.losses) == 1
 
 
-def test_a_video_taken_up_again_renders_only_what_is_missing(folder, bare_model):
+def test_resumed_video_renders_only_missing_frames(folder, recipe_only_model):
     folder.update(status="in_progress")
     folder.write_chunk(range(4, 8), np.stack([frame(index) for index in range(4, 8)]))
     samplers = Samplers()
-    state = render(folder, samplers, bare_model, chunk_size=4)
+    state = render(folder, samplers, recipe_only_model, chunk_size=4)
     assert [(chunk.start, chunk.stop) for chunk in samplers.rendered] == [(0, 4), (8, 10)]
     assert state.num_frames_rendered == 6
     assert len(video.read(folder.result).frames) == NUM_FRAMES
 
 
-def test_a_chunk_that_a_power_cut_tore_is_rendered_again(folder, bare_model):
+def test_damaged_chunk_is_rendered_again(folder, recipe_only_model):
     for start in (0, 4):
         indices = range(start, start + 4)
         folder.write_chunk(indices, np.stack([frame(index) for index in indices]))
     _, torn = (path for _, path in folder.finished_chunks())
     torn.write_bytes(torn.read_bytes()[:100])
     samplers = Samplers()
-    state = render(folder, samplers, bare_model, chunk_size=4)
+    state = render(folder, samplers, recipe_only_model, chunk_size=4)
     assert (state.status, state.error) == ("completed", None)
     assert [(chunk.start, chunk.stop) for chunk in samplers.rendered] == [(4, 8), (8, 10)]
     assert len(video.read(folder.result).frames) == NUM_FRAMES
 
 
-def test_a_second_call_joins_the_first(folder, bare_model):
+def test_second_call_joins_the_first(folder, recipe_only_model):
     samplers = Samplers()
-    settings = served(bare_model, chunk_size=4)
+    settings = served(recipe_only_model, chunk_size=4)
 
     async def twice():
         renderer = Renderer(settings, 2, samplers)
@@ -241,7 +243,7 @@ def test_a_second_call_joins_the_first(folder, bare_model):
 
 
 class Extractors:
-    """Looks like a handle of the deployment that reads poses."""
+    """Fake handle of the extractor deployment."""
 
     def __init__(self):
         self.uploads, self.targets = [], []
@@ -258,12 +260,12 @@ class Extractors:
 
 
 @pytest.mark.parametrize(("calls_per_sampler", "num_called"), [(1, 2), (2, 4), (3, 5)])
-def test_a_deleted_video_frees_the_samplers_at_once(
-    folder, bare_model, calls_per_sampler, num_called
+def test_deleting_a_video_cancels_its_calls(
+    folder, recipe_only_model, calls_per_sampler, num_called
 ):
     samplers = Samplers()
     samplers.hold = True
-    settings = served(bare_model, chunk_size=2, calls_per_sampler=calls_per_sampler)
+    settings = served(recipe_only_model, chunk_size=2, calls_per_sampler=calls_per_sampler)
 
     async def go():
         renderer = Renderer(settings, 2, samplers)
@@ -283,9 +285,9 @@ def test_a_deleted_video_frees_the_samplers_at_once(
     assert running == {}
 
 
-def test_a_caller_that_is_cancelled_cancels_the_call_in_the_replica():
+def test_cancellation_reaches_the_replica():
     class Response:
-        """As a handle gives it: Serve goes on with the call unless it is told not to."""
+        """Like Serve's: the call goes on unless `cancel` is called."""
 
         cancelled = False
 
@@ -310,26 +312,26 @@ def test_a_caller_that_is_cancelled_cancels_the_call_in_the_replica():
     assert response.cancelled
 
 
-def test_a_video_that_takes_too_long_is_given_up(folder, bare_model):
+def test_slow_video_times_out(folder, recipe_only_model):
     request = folder.request().model_copy(update={"timeout_s": 0.01})
     write_atomically(folder.path / "request.json", request.model_dump_json().encode())
     samplers = Samplers()
     samplers.hold = True
-    state = render(folder, samplers, bare_model, chunk_size=4)
+    state = render(folder, samplers, recipe_only_model, chunk_size=4)
     assert (state.status, state.error.code) == ("failed", "timed_out")
     assert samplers.cancelled == 3
 
 
-def test_what_was_known_when_a_video_was_accepted_is_told_at_its_end(folder, bare_model):
+def test_acceptance_warnings_are_kept(folder, recipe_only_model):
     request = folder.request().model_copy(update={"notes": ["prompt is ignored"]})
     write_atomically(folder.path / "request.json", request.model_dump_json().encode())
-    state = render(folder, Samplers(), bare_model)
+    state = render(folder, Samplers(), recipe_only_model)
     assert state.warnings == ["prompt is ignored", "a warning"]
 
 
-def test_poses_of_the_same_upload_are_read_once(tmp_path, bare_model):
+def test_same_upload_is_extracted_once(tmp_path, recipe_only_model):
     extractors = Extractors()
-    settings = served(bare_model, motions=str(tmp_path / "motions"))
+    settings = served(recipe_only_model, motions=str(tmp_path / "motions"))
     store = Store(tmp_path / "videos")
 
     async def go():
@@ -358,14 +360,14 @@ def test_poses_of_the_same_upload_are_read_once(tmp_path, bare_model):
     ]  # fmt: skip
 
 
-def test_serve_still_has_the_way_straight_to_a_replica():
-    """It is no public option yet."""
+def test_serve_handles_support_direct_calls():
+    """The option is not public yet."""
     assert "_by_reference" in inspect.signature(DeploymentHandle.options).parameters
 
 
-def test_a_sampler_is_asked_for_a_sign_unless_one_has_just_rendered(folder, bare_model):
+def test_readiness_probe_is_skipped_after_recent_rendering(folder, recipe_only_model):
     samplers = Samplers()
-    settings = served(bare_model)
+    settings = served(recipe_only_model)
 
     async def go():
         renderer = Renderer(settings, 2, samplers)
@@ -378,19 +380,19 @@ def test_a_sampler_is_asked_for_a_sign_unless_one_has_just_rendered(folder, bare
     asyncio.run(go())
 
 
-def test_numbers_are_told(folder, bare_model, make_tally):
-    tally = make_tally()
-    settings = served(bare_model, chunk_size=4)
+def test_metrics_are_recorded(folder, recipe_only_model, recording_metrics):
+    metrics = recording_metrics()
+    settings = served(recipe_only_model, chunk_size=4)
 
     async def go():
         renderer = Renderer(settings, 2, Samplers([ActorDiedError()]))
-        renderer.measures = tally
+        renderer.metrics = metrics
         return await renderer.render(str(folder.path))
 
     asyncio.run(go())
-    assert tally.counts["dreampose_frames",] == NUM_FRAMES
-    assert tally.counts["dreampose_retries", "ActorDiedError"] == 1
+    assert metrics.counts["dreampose_frames",] == NUM_FRAMES
+    assert metrics.counts["dreampose_retries", "ActorDiedError"] == 1
     # What samplers say that it took, not what was waited for them.
-    assert tally.values["dreampose_seconds_per_frame", "render"] == [0.25] * 3
-    assert tally.values["dreampose_seconds_per_frame", "prepare"] == [0.5 / NUM_FRAMES]
-    assert len(tally.values["dreampose_seconds_per_frame", "encode"]) == 1
+    assert metrics.values["dreampose_seconds_per_frame", "render"] == [0.25] * 3
+    assert metrics.values["dreampose_seconds_per_frame", "prepare"] == [0.5 / NUM_FRAMES]
+    assert len(metrics.values["dreampose_seconds_per_frame", "encode"]) == 1

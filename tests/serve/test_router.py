@@ -1,4 +1,4 @@
-"""Which replica a call goes to, by what is known of them."""
+"""Request routing to samplers."""
 
 import asyncio
 import time
@@ -8,12 +8,12 @@ import pytest
 from ray.serve._private.common import DeploymentID, ReplicaID
 from ray.serve._private.request_router.common import ReplicaQueueLengthCache
 
-from serve.deployments.router import IdleFirst
+from serve.deployments.router import LeastLoadedRouter
 
 ROOM = 2
 
 
-class Router(IdleFirst):
+class Router(LeastLoadedRouter):
     """Hears what a router hears, and stands in no cluster."""
 
     def __init__(self):
@@ -65,12 +65,12 @@ def end(router, replicas, name):
     router.on_request_completed(replicas[int(name)].replica_id, "call")
 
 
-def test_calls_that_come_together_go_to_different_replicas(router, replicas):
+def test_simultaneous_calls_go_to_different_replicas(router, replicas):
     chosen = [choose(router, replicas).replica_id.unique_id for _ in replicas]
     assert sorted(chosen) == list("012345")
 
 
-def test_every_place_is_filled_before_a_full_replica_is_asked(router, replicas):
+def test_free_slots_are_filled_before_full_replicas(router, replicas):
     """Word that a replica took a first call, with one call in it, comes when it has two already."""
     for _ in range(ROOM):
         assert sorted(send(router, replicas) for _ in replicas) == list("012345")
@@ -79,7 +79,7 @@ def test_every_place_is_filled_before_a_full_replica_is_asked(router, replicas):
     assert set(router.sent.values()) == {ROOM}
 
 
-def test_a_free_replica_is_found_among_full_ones_whenever_it_had_its_turn(router, replicas):
+def test_free_replica_is_found_among_full_ones(router, replicas):
     for _ in range(ROOM * len(replicas)):
         send(router, replicas)
     for name in "431":
@@ -87,7 +87,7 @@ def test_a_free_replica_is_found_among_full_ones_whenever_it_had_its_turn(router
         assert send(router, replicas) == name
 
 
-def test_word_of_an_end_that_comes_behind_the_answer_is_waited_for(router, replicas):
+def test_late_completion_is_awaited(router, replicas):
     for _ in range(ROOM * len(replicas)):
         send(router, replicas)
 
@@ -99,7 +99,7 @@ def test_word_of_an_end_that_comes_behind_the_answer_is_waited_for(router, repli
     assert asyncio.run(answered()) == "5"
 
 
-def test_a_replica_that_was_long_idle_is_not_asked_before_its_call(router, replicas):
+def test_idle_replica_is_not_probed(router, replicas):
     router.lengths.update(replicas[0].replica_id, 0)
     router.now += 3600
     assert router.lengths.get(replicas[0].replica_id) is None
@@ -107,7 +107,7 @@ def test_a_replica_that_was_long_idle_is_not_asked_before_its_call(router, repli
     assert router.lengths.get(replica.replica_id) == 0
 
 
-def test_full_ones_are_asked_in_turn(router, replicas):
+def test_full_replicas_are_tried_in_turn(router, replicas):
     for _ in range(ROOM * len(replicas)):
         send(router, replicas)
     router.now += 3600
@@ -117,12 +117,12 @@ def test_full_ones_are_asked_in_turn(router, replicas):
     assert router.lengths.get(first[0].replica_id) is None, "others may call it too: it is asked"
 
 
-def test_an_end_that_nobody_sent_frees_no_place(router, replicas):
+def test_unknown_completion_frees_no_slot(router, replicas):
     end(router, replicas, "2")
     send(router, replicas[2:3])
     send(router, replicas[2:3])
     assert router.sent["2"] == ROOM
 
 
-def test_no_replica_is_no_answer(router):
+def test_no_replicas_gives_no_candidates(router):
     assert asyncio.run(router.choose_replicas([])) == []

@@ -1,4 +1,4 @@
-"""`serve run serve.app` where no Ray runs: it builds the application before it connects."""
+"""`serve run serve.app` without a running cluster."""
 
 import ray
 
@@ -6,7 +6,7 @@ from serve import application
 from serve.config import Settings
 
 
-def test_the_application_connects_by_itself(bare_model, monkeypatch):
+def test_application_connects_to_ray(recipe_only_model, monkeypatch):
     started = []
     monkeypatch.setattr(ray, "is_initialized", lambda: bool(started))
     monkeypatch.setattr(ray, "init", lambda **options: started.append(options))
@@ -17,5 +17,5 @@ def test_the_application_connects_by_itself(bare_model, monkeypatch):
 
     monkeypatch.setattr(ray, "cluster_resources", resources)
     for _ in range(2):
-        application.app(Settings(model=str(bare_model), replicas=1))
+        application.app(Settings(model=str(recipe_only_model), replicas=1))
     assert started == [{"namespace": "serve"}]

@@ -69,7 +69,7 @@ def service(ray_cluster, model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reference(model):
-    """Renders in this process, without Ray, in chunks of any size."""
+    """Renders in this process in chunks of a given size."""
     pipe = checkpoints.load(model)
 
     def render(photo_file, motion_file, chunk_size, preset):
@@ -109,7 +109,7 @@ def finished(service, video_id):
 
 
 def assert_shows(tmp_path, content, frames, fps=12.5):
-    """A player shows these frames, marked."""
+    """Compares the decoded video with watermarked frames."""
     path, expected = tmp_path / "rendered.mp4", tmp_path / "expected.mp4"
     path.write_bytes(content)
     code = provenance.verify(path).tags["watermark"]
@@ -135,7 +135,7 @@ def test_post_poll_fetch(service, photo_file, motion_file, tmp_path, reference):
     assert_shows(tmp_path, content.content, expected)
 
 
-def test_one_replica_and_chunks_of_one_give_the_same_frames(
+def test_replicas_and_chunk_size_do_not_change_frames(
     service, model, photo_file, motion_file, tmp_path, reference
 ):
     settings = Settings(model=str(model), replicas=1, chunk_size=1, threads=1)
@@ -155,9 +155,7 @@ def test_one_replica_and_chunks_of_one_give_the_same_frames(
     assert np.abs(single.astype(int) - chunks_of_eight).max() <= 1
 
 
-def test_a_replica_that_dies_in_a_render_costs_nothing_but_time(
-    service, photo_file, motion_file, tmp_path, reference
-):
+def test_render_survives_killed_samplers(service, photo_file, motion_file, tmp_path, reference):
     video_id = post(service, photo_file, motion_file, preset="exact").json()["id"]
     while service.get(f"/v1/videos/{video_id}").json()["num_frames"] is None:
         time.sleep(0.1)
@@ -176,7 +174,7 @@ def test_a_replica_that_dies_in_a_render_costs_nothing_but_time(
     assert_shows(tmp_path, content, expected)
 
 
-def test_bad_requests_are_sentences(service, photo_file, motion_file, tmp_path):
+def test_invalid_requests_are_rejected_with_messages(service, photo_file, motion_file, tmp_path):
     short = tmp_path / "short.npz"
     Motion.load(motion_file).between(0, 4).save(short)
     text = tmp_path / "text.mp4"
@@ -199,9 +197,7 @@ def test_bad_requests_are_sentences(service, photo_file, motion_file, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
-def test_the_openai_client_creates_polls_lists_downloads_and_deletes(
-    service, photo_file, motion_file, tmp_path, reference
-):
+def test_openai_client_end_to_end(service, photo_file, motion_file, tmp_path, reference):
     openai = pytest.importorskip("openai")
     client = openai.OpenAI(api_key="none", base_url=f"{service.base_url}/v1", max_retries=0)
     motion = client.post(
@@ -222,8 +218,8 @@ def test_the_openai_client_creates_polls_lists_downloads_and_deletes(
     assert service.get(f"/v1/videos/{created.id}").status_code == 404
 
 
-def test_a_video_that_is_deleted_frees_the_samplers(service, photo_file, tmp_path, motion_file):
-    """A hundred frames of a hundred steps would keep them busy for long."""
+def test_deleted_video_frees_the_samplers(service, photo_file, tmp_path, motion_file):
+    """A hundred frames of a hundred steps would take long."""
     motion = Motion.load(motion_file)
     long = replace(
         motion,
@@ -251,8 +247,8 @@ def test_a_video_that_is_deleted_frees_the_samplers(service, photo_file, tmp_pat
     assert rendering < PATIENCE / 2
 
 
-def test_a_video_that_shows_nobody_fails_with_that_reason(service, photo_file, tmp_path):
-    """Through the replicas that read poses, which start when they are needed."""
+def test_motion_video_without_person_fails(service, photo_file, tmp_path):
+    """Uses the extractor, which scales from zero."""
     frames = np.random.default_rng(0).integers(0, 256, (6, 64, 48, 3), dtype=np.uint8)
     video.write(tmp_path / "noise.mp4", frames, 12.5)
     video_id = post(service, photo_file, tmp_path / "noise.mp4").json()["id"]
@@ -261,7 +257,7 @@ def test_a_video_that_shows_nobody_fails_with_that_reason(service, photo_file, t
     assert "must show a person" in state["error"]["message"]
 
 
-def test_a_subject_is_finetuned_in_the_background_and_then_used(service, motion_file):
+def test_subject_is_finetuned_and_used(service, motion_file):
     photo = ROOT / "examples" / "photos" / "skirt.png"
     answer = service.post("/v1/subjects", files={"photos": photo.read_bytes()})
     subject = answer.raise_for_status().json()

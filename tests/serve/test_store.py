@@ -1,4 +1,4 @@
-"""Storage of videos: what survives, what is refused, which frames come back."""
+"""Storage of videos."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ def numbered(indices):
     return np.stack([np.full((2, 2, 3), index, np.uint8) for index in indices])
 
 
-def test_what_was_created_is_found_again(store):
+def test_created_video_is_found(store):
     folder = Store(store.root).folder(new_video(store).id)
     assert folder.request().seed == 7
     assert [photo.read_bytes() for photo in folder.photos] == [b"first", b"second"]
@@ -44,7 +44,7 @@ def test_what_was_created_is_found_again(store):
     assert folder.video().status == "queued"
 
 
-def test_what_was_accepted_and_how_it_ended_outlasts_a_power_cut(tmp_path, monkeypatch):
+def test_requests_and_final_states_are_synced(tmp_path, monkeypatch):
     """The disk has the inputs before the request, and the result; progress it need not have."""
     flushed = []
 
@@ -67,19 +67,19 @@ def test_what_was_accepted_and_how_it_ended_outlasts_a_power_cut(tmp_path, monke
     assert "video.json" in flushed
 
 
-def test_photos_keep_their_order_beyond_ten(store):
+def test_photo_order_beyond_ten(store):
     photos = [str(number).encode() for number in range(12)]
     folder = store.create(request=RenderRequest(), photos=photos, motion=b"", motion_suffix=".mp4")
     assert [photo.read_bytes() for photo in folder.photos] == photos
 
 
-def test_what_a_killed_writer_left_beside_the_photos_is_no_photo(store):
+def test_partial_files_are_not_photos(store):
     folder = new_video(store)
     write_atomically(folder.path / "photos" / ".0.img.17347.21af3eab.part", b"fir")
     assert [photo.read_bytes() for photo in folder.photos] == [b"first", b"second"]
 
 
-def test_frames_come_back_in_order_and_once(store):
+def test_frames_are_read_in_order_and_once(store):
     folder = new_video(store)
     for indices in (range(4, 6), range(4), range(3, 8), range(8, 9)):
         folder.write_chunk(indices, numbered(indices))
@@ -87,14 +87,14 @@ def test_frames_come_back_in_order_and_once(store):
     assert folder.finished_frames() == set(range(9))
 
 
-def test_frames_end_where_one_is_missing(store):
+def test_frames_stop_at_the_first_missing_one(store):
     folder = new_video(store)
     folder.write_chunk(range(2), numbered(range(2)))
     folder.write_chunk(range(3, 5), numbered(range(3, 5)))
     assert [int(frame[0, 0, 0]) for frame in folder.frames()] == [0, 1]
 
 
-def test_only_accepted_videos_that_somebody_wants_are_there(store):
+def test_only_accepted_undeleted_videos_exist(store):
     wanted, deleted = (new_video(store) for _ in range(2))
     deleted.mark_deleted()
     half_posted = store.root / "half" / "photos" / "0.img"
@@ -108,7 +108,7 @@ def test_only_accepted_videos_that_somebody_wants_are_there(store):
     assert not deleted.path.exists(), "a video that is gone must not come back"
 
 
-def test_what_was_never_accepted_goes_after_a_while(store):
+def test_abandoned_folders_are_removed(store):
     wanted = new_video(store)
     half_posted = store.root / new_id("video") / "photos" / "0.img"
     others = store.root / "video_clips" / "anna" / "walk.mp4"
@@ -124,7 +124,7 @@ def test_what_was_never_accepted_goes_after_a_while(store):
     assert store.deleted() == []
 
 
-def test_ids_sort_by_age_and_cannot_be_guessed(store):
+def test_ids_sort_by_age_and_are_random(store):
     ids = [new_video(store).id for _ in range(20)]
     assert ids == sorted(ids)
     assert len({video_id[-20:] for video_id in ids}) == 20
@@ -133,12 +133,12 @@ def test_ids_sort_by_age_and_cannot_be_guessed(store):
 @pytest.mark.parametrize(
     "video_id", ["", ".", "..", "../secret", "a/b", "a\\b", "/etc", "-rf", "a" * 101, "ü", "a\n"]
 )
-def test_an_id_never_leaves_the_root(store, video_id):
+def test_ids_cannot_escape_the_root(store, video_id):
     with pytest.raises(InputError, match="id must be"):
         store.folder(video_id)
 
 
-def test_a_killed_writer_leaves_the_old_file_whole(tmp_path):
+def test_interrupted_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "file"
     write_atomically(path, b"old")
     script = (

@@ -1,4 +1,4 @@
-"""Bad inputs: each is answered with a 4xx and a sentence, and the service goes on."""
+"""Validation of uploads."""
 
 import io
 import struct
@@ -171,7 +171,7 @@ TRACKS = {
 
 
 @pytest.mark.parametrize("name", PHOTOS)
-def test_a_bad_photo_is_a_sentence(shared, motion_file, name):
+def test_invalid_photo_is_rejected_with_a_message(shared, motion_file, name):
     answer = shared.client.post(
         "/v1/videos",
         files={"input_reference": ("photo.png", PHOTOS[name]), "motion": motion_file.read_bytes()},
@@ -183,11 +183,11 @@ def test_a_bad_photo_is_a_sentence(shared, motion_file, name):
 
 
 @pytest.mark.parametrize("name", TRACKS)
-def test_a_bad_motion_is_a_sentence(shared, name):
+def test_invalid_motion_is_rejected_with_a_message(shared, name):
     answer = shared.client.post("/v1/motions", files={"file": ("motion.npz", TRACKS[name])})
     assert answer.status_code == 400, answer.text
     error = answer.json()["error"]
-    assert error["message"].startswith("motion must "), error
+    assert error["message"].startswith(("motion must ", "motion: ")), error
     assert "/tmp" not in error["message"]
     assert shared.client.get("/healthz").status_code == 200
     assert not shared.service.motions.root.exists()
@@ -223,7 +223,7 @@ def test_a_bad_motion_is_a_sentence(shared, name):
         ({"input_reference": "not a file"}, "input_reference"),
     ],
 )
-def test_a_bad_field_is_named(shared, photo_file, fields, field):
+def test_invalid_field_is_named(shared, photo_file, fields, field):
     files = {} if "input_reference" in fields else {"input_reference": photo_file.read_bytes()}
     answer = shared.client.post("/v1/videos", data=fields, files=files or {"prompt": (None, "x")})
     assert answer.status_code == 400, answer.text
@@ -237,14 +237,14 @@ def test_a_bad_field_is_named(shared, photo_file, fields, field):
     "video_id", ["..", "..%2f..%2fetc", "%00", "video_0", "a" * 300, "ü", "-rf", "video_%0a", "%2e"]
 )
 @pytest.mark.parametrize("kind", ["videos", "motions", "subjects"])
-def test_a_bad_id_is_not_found(shared, kind, video_id):
+def test_invalid_id_is_not_found(shared, kind, video_id):
     for method in ("GET", "DELETE"):
         answer = shared.client.request(method, f"/v1/{kind}/{video_id}")
         assert answer.status_code in (404, 405), answer.text
 
 
 @pytest.mark.parametrize("content", [b"", b"--b", b"--b\r\n\r\n\r\n--b--", b"\0" * 100])
-def test_a_broken_form_is_refused(shared, content):
+def test_broken_form_is_rejected(shared, content):
     for kind in ("multipart/form-data; boundary=b", "multipart/form-data", "text/plain", ""):
         headers = {"Content-Type": kind}
         answer = shared.client.post("/v1/videos", content=content, headers=headers)
@@ -252,7 +252,7 @@ def test_a_broken_form_is_refused(shared, content):
         assert answer.json()["error"]["message"]
 
 
-def test_too_many_photos_are_refused(make_service, post):
+def test_too_many_photos_are_rejected(make_service, post):
     running = make_service(max_photos=2)
     assert post(running.client, photos=3).status_code == 400
     assert post(running.client, photos=0).status_code == 400
@@ -260,13 +260,13 @@ def test_too_many_photos_are_refused(make_service, post):
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
-def test_good_photos_pass_whatever_they_are_called(format):
+def test_photos_pass_under_any_name(format):
     content = picture(format=format)
     assert sniff(content[:16]) == format
     check_photo(content, Limits())
 
 
-def test_a_photo_may_have_as_many_pixels_as_allowed():
+def test_photo_pixels_are_limited():
     check_photo(picture(100, 100), Limits(photo_megapixels=0.01))
     with pytest.raises(InputError, match=r"at most 0\.01 megapixels, got 101x100"):
         check_photo(picture(101, 100), Limits(photo_megapixels=0.01))
@@ -275,7 +275,7 @@ def test_a_photo_may_have_as_many_pixels_as_allowed():
 @pytest.mark.parametrize(
     ("suffix", "codec"), [(".mp4", "libx264"), (".mkv", "libx264"), (".avi", "mpeg4")]
 )
-def test_good_videos_pass_whatever_they_are_called(tmp_path, tiny_recipe, suffix, codec):
+def test_videos_pass_under_any_name(tmp_path, tiny_recipe, suffix, codec):
     upload = tmp_path / "upload"
     upload.write_bytes(movie(tmp_path, suffix=suffix, codec=codec, fps=25))
     facts = check_motion(upload, Limits(), tiny_recipe)
@@ -295,14 +295,14 @@ def test_good_videos_pass_whatever_they_are_called(tmp_path, tiny_recipe, suffix
         ({"width": 8}, {}, "16 to 16384 pixels wide and high, got 8x64"),
     ],
 )
-def test_a_video_beyond_a_limit_is_refused(tmp_path, tiny_recipe, made, limits, sentence):
+def test_video_beyond_a_limit_is_rejected(tmp_path, tiny_recipe, made, limits, sentence):
     upload = tmp_path / "upload"
     upload.write_bytes(movie(tmp_path, **made))
     with pytest.raises(InputError, match=sentence.replace(".", r"\.")):
         check_motion(upload, Limits(**limits), tiny_recipe)
 
 
-def test_broken_videos_are_refused(tmp_path, tiny_recipe):
+def test_broken_videos_are_rejected(tmp_path, tiny_recipe):
     whole = movie(tmp_path)
     broken = {
         "half": whole[: len(whole) // 2],
@@ -321,7 +321,7 @@ def test_broken_videos_are_refused(tmp_path, tiny_recipe):
         assert str(refused.value).startswith("motion must"), name
 
 
-def test_a_good_track_passes(tmp_path, tiny_recipe):
+def test_valid_track_passes(tmp_path, tiny_recipe):
     (tmp_path / "upload").write_bytes(GOOD_TRACK)
     facts = check_motion(tmp_path / "upload", Limits(), tiny_recipe)
     assert (facts.suffix, facts.num_frames, facts.fps) == (".npz", 10, FPS)

@@ -1,4 +1,4 @@
-"""The videos interface: what a client that speaks it relies on. No Ray, a stand-in renders."""
+"""The videos API with a fake backend."""
 
 import io
 
@@ -27,7 +27,7 @@ def test_post_poll_fetch(running, post, finished, motion_file, tmp_path):
     assert (part.status_code, part.content) == (206, content.content[:10])
 
 
-def test_what_is_asked_for_reaches_the_renderer(running, post, motion_file):
+def test_request_fields_reach_the_renderer(running, post, motion_file):
     running.backend.hold = True
     created = post(
         running.client, motion=motion_file, photos=3, align="false", seconds="0.5", seed="3"
@@ -41,7 +41,7 @@ def test_what_is_asked_for_reaches_the_renderer(running, post, motion_file):
     assert created["seconds"] == "0.48"
 
 
-def test_a_size_is_width_by_height_within_the_limits(make_service, post, motion_video, motion_file):
+def test_size_is_validated(make_service, post, motion_video, motion_file):
     running = make_service(max_scale=3)
     created = post(running.client, motion=motion_video, size="96x64").json()
     assert created["size"] == "96x64"
@@ -62,7 +62,7 @@ def test_a_size_is_width_by_height_within_the_limits(make_service, post, motion_
         assert sentence in answer.json()["error"]["message"]
 
 
-def test_previews_show_the_video(running, post, finished):
+def test_thumbnail_and_spritesheet(running, post, finished):
     video_id = post(running.client).json()["id"]
     finished(running.client, f"/v1/videos/{video_id}")
     path = f"/v1/videos/{video_id}/content"
@@ -76,7 +76,7 @@ def test_previews_show_the_video(running, post, finished):
     assert running.client.get(path, params={"variant": "poster"}).status_code == 400
 
 
-def test_content_of_an_unfinished_video_is_refused(running, post):
+def test_content_of_unfinished_video_is_a_conflict(running, post):
     running.backend.hold = True
     video_id = post(running.client).json()["id"]
     answer = running.client.get(f"/v1/videos/{video_id}/content")
@@ -84,7 +84,7 @@ def test_content_of_an_unfinished_video_is_refused(running, post):
     assert answer.json()["error"]["code"] == "not_completed"
 
 
-def test_pages_follow_one_another_in_both_orders(running, post):
+def test_pagination_in_both_orders(running, post):
     ids = [post(running.client).json()["id"] for _ in range(5)]
 
     def pages(order, **first):
@@ -108,7 +108,7 @@ def test_pages_follow_one_another_in_both_orders(running, post):
         assert running.client.get("/v1/videos", params={"limit": limit}).status_code == 400
 
 
-def test_a_deleted_video_is_stopped_and_leaves_nothing(running, post, eventually):
+def test_deleting_a_video_stops_it_and_removes_all_files(running, post, eventually):
     running.backend.hold = True
     video_id = post(running.client).json()["id"]
     eventually(lambda: running.backend.asked("render"))
@@ -123,7 +123,7 @@ def test_a_deleted_video_is_stopped_and_leaves_nothing(running, post, eventually
     assert running.client.delete(f"/v1/videos/{video_id}").status_code == 404
 
 
-def test_a_video_that_goes_while_it_is_looked_at_was_not_found(running, post, monkeypatch):
+def test_video_removed_during_a_read_is_not_found(running, post, monkeypatch):
     video_id = post(running.client).json()["id"]
 
     def gone(folder):
@@ -135,7 +135,7 @@ def test_a_video_that_goes_while_it_is_looked_at_was_not_found(running, post, mo
     assert running.client.get("/v1/videos").json()["data"] == []
 
 
-def test_a_waiting_video_that_is_deleted_is_never_rendered(make_service, post, eventually):
+def test_deleted_waiting_video_is_never_rendered(make_service, post, eventually):
     running = make_service(videos_at_once=1)
     running.backend.hold = True
     first, second, third = (post(running.client).json()["id"] for _ in range(3))
@@ -146,7 +146,7 @@ def test_a_waiting_video_that_is_deleted_is_never_rendered(make_service, post, e
     assert running.backend.most_at_once == 1
 
 
-def test_what_an_earlier_service_left_is_taken_up(make_service, post, finished, eventually):
+def test_restart_resumes_unfinished_videos(make_service, post, finished, eventually):
     first = make_service()
     first.backend.hold = True
     video_id = post(first.client).json()["id"]
@@ -160,7 +160,7 @@ def test_what_an_earlier_service_left_is_taken_up(make_service, post, finished, 
     assert not Store(second.service.settings.storage).folder(gone).path.exists()
 
 
-def test_what_cannot_be_read_keeps_nobody_waiting(make_service, post, finished, eventually):
+def test_unreadable_video_does_not_block_others(make_service, post, finished, eventually):
     first = make_service()
     first.backend.hold = True
     broken, video_id = (post(first.client).json()["id"] for _ in range(2))
@@ -172,7 +172,7 @@ def test_what_cannot_be_read_keeps_nobody_waiting(make_service, post, finished, 
     assert second.client.get(f"/v1/videos/{broken}").status_code == 404
 
 
-def test_a_fault_of_the_renderer_fails_the_video_alone(running, post, finished):
+def test_renderer_error_fails_only_that_video(running, post, finished):
     running.backend.broken = RuntimeError("no such kernel")
     video_id = post(running.client).json()["id"]
     state = finished(running.client, f"/v1/videos/{video_id}")
@@ -183,10 +183,10 @@ def test_a_fault_of_the_renderer_fails_the_video_alone(running, post, finished):
     assert finished(running.client, f"/v1/videos/{other}")["status"] == "completed"
 
 
-def test_storage_that_pauses_leaves_no_video_behind(
+def test_storage_outage_does_not_lose_final_states(
     running, post, finished, eventually, monkeypatch
 ):
-    monkeypatch.setattr("serve.service.store.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("serve.service.store.FIRST_RETRY_SECONDS", 0.01)
     pauses = {"fail": 3, "update": 2}
 
     def pausing(name):
@@ -208,16 +208,16 @@ def test_storage_that_pauses_leaves_no_video_behind(
     assert (state["status"], state["error"]["code"]) == ("failed", "render_failed")
     assert pauses == {"fail": 0, "update": 0}
     # A video that storage never takes holds up nobody.
-    monkeypatch.setattr("serve.service.store.STORAGE_PATIENCE", 0.0)
+    monkeypatch.setattr("serve.service.store.STORAGE_RETRY_SECONDS", 0.0)
     pauses["fail"] = 10**9
     post(running.client)
-    eventually(lambda: not running.service.desk.tasks)
+    eventually(lambda: not running.service.videos.tasks)
     running.backend.broken = None
     other = post(running.client).json()["id"]
     assert finished(running.client, f"/v1/videos/{other}")["status"] == "completed"
 
 
-def test_an_expired_video_is_gone(make_service, post, finished):
+def test_expired_video_is_removed(make_service, post, finished):
     running = make_service(keep_hours=1e-6)
     video_id = post(running.client).json()["id"]
 
@@ -226,18 +226,18 @@ def test_an_expired_video_is_gone(make_service, post, finished):
 
     while not gone():
         pass
-    running.client.portal.call(running.service.desk.sweep)
+    running.client.portal.call(running.service.videos.sweep)
     assert not Store(running.service.settings.storage).folder(video_id).path.exists()
     assert running.client.get("/v1/videos").json()["data"] == []
 
 
-def test_a_motion_that_is_shorter_than_asked_for_is_told(running, post, motion_file):
+def test_short_motion_gives_a_warning(running, post, motion_file):
     created = post(running.client, motion=motion_file, seconds="4").json()
     assert created["seconds"] == "0.8"
     assert "motion lasts 0.8 s" in created["warnings"][0]
 
 
-def test_without_a_default_a_motion_must_be_given(make_service, post, tmp_path):
+def test_motion_is_required_without_a_default(make_service, post, tmp_path):
     running = make_service(default_motion="")
     answer = post(running.client)
     assert answer.status_code == 400
@@ -247,7 +247,7 @@ def test_without_a_default_a_motion_must_be_given(make_service, post, tmp_path):
     assert "the default one: motion must be" in post(running.client).json()["error"]["message"]
 
 
-def test_urls_are_refused_and_unknown_fields_are_told(running, photo_file, post):
+def test_urls_are_rejected_and_unknown_fields_give_warnings(running, photo_file, post):
     created = post(running.client, loudness="11").json()
     assert created["warnings"] == ["loudness is not a field and is ignored"]
     answer = running.client.post(
@@ -267,14 +267,14 @@ def test_urls_are_refused_and_unknown_fields_are_told(running, photo_file, post)
 
 
 @pytest.mark.parametrize("path", ["/v1/nothing", "/v1/videos/x/y"])
-def test_every_error_has_the_same_shape(running, path):
+def test_errors_share_one_schema(running, path):
     for answer in (running.client.get(path), running.client.put(path)):
         assert answer.status_code == 404
         assert set(answer.json()["error"]) == {"message", "type", "code", "param"}
 
 
-def test_the_end_is_told_with_how_long_the_video_is_kept(running, post, finished, monkeypatch):
-    """Even to whoever looks between the renderer's last word and the desk's."""
+def test_finished_state_includes_expiry(running, post, finished, monkeypatch):
+    """Even before the queue has written it."""
     update = VideoFolder.update
 
     def forgetful(folder, **changes):
@@ -287,29 +287,29 @@ def test_the_end_is_told_with_how_long_the_video_is_kept(running, post, finished
     assert running.client.get("/v1/videos").json()["data"] == [state]
 
 
-def test_what_could_not_be_read_is_taken_up_when_it_can(make_service, post, finished, eventually):
+def test_unreadable_video_is_resumed_once_readable(make_service, post, finished, eventually):
     first = make_service()
     first.backend.hold = True
     created = post(first.client).json()
-    folder = first.service.desk.store.folder(created["id"])
+    folder = first.service.videos.store.folder(created["id"])
     eventually(lambda: folder.video().progress == 40)
     state = folder.path / "video.json"
     content = state.read_bytes()
     state.write_bytes(b"")
     second = make_service()
     path = f"/v1/videos/{created['id']}"
-    second.client.portal.call(second.service.desk.sweep)
+    second.client.portal.call(second.service.videos.sweep)
     assert second.client.get(path).status_code == 404
     state.write_bytes(content)
-    second.client.portal.call(second.service.desk.sweep)
+    second.client.portal.call(second.service.videos.sweep)
     assert finished(second.client, path)["status"] == "completed"
-    second.client.portal.call(second.service.desk.sweep)
+    second.client.portal.call(second.service.videos.sweep)
     assert second.backend.asked("render") == [created["id"]]
     assert len(second.client.get("/v1/videos").json()["data"]) == 1
     first.backend.hold = False
 
 
-def test_whoever_asks_for_the_head_gets_no_body(running, post, finished):
+def test_head_requests_have_no_body(running, post, finished):
     path = f"/v1/videos/{post(running.client).json()['id']}"
     finished(running.client, path)
     whole = running.client.get(f"{path}/content")
@@ -320,16 +320,16 @@ def test_whoever_asks_for_the_head_gets_no_body(running, post, finished):
     assert (motion.status_code, motion.headers["content-type"]) == (200, "video/mp4")
 
 
-def test_the_interface_documents_its_refusals(running):
+def test_openapi_documents_error_responses(running):
     document = running.client.get("/openapi.json").json()
     answers = document["paths"]["/v1/videos"]["post"]["responses"]
     assert {"200", "4XX", "429", "5XX"} == answers.keys()
     assert "Retry-After" in answers["429"]["headers"]
     refused = running.client.post("/v1/videos", data={"seed": "x"}).json()["error"]
-    assert refused.keys() == document["components"]["schemas"]["Problem"]["properties"].keys()
+    assert refused.keys() == document["components"]["schemas"]["ErrorDetail"]["properties"].keys()
 
 
-def test_the_interface_documents_itself(running):
+def test_openapi_documents_all_routes(running):
     paths = running.client.get("/openapi.json").json()["paths"]
     assert {"get", "post"} <= paths["/v1/videos"].keys()
     assert {"get", "delete"} <= paths["/v1/videos/{video_id}"].keys()

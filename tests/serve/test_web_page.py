@@ -1,7 +1,4 @@
-"""The page beneath the browser: which paths it has, whom it answers, which files it takes.
-
-What a visitor sees of it is in `test_browser`.
-"""
+"""HTTP behaviour of the web page."""
 
 import json
 import re
@@ -87,7 +84,7 @@ def test_only_files_that_were_uploaded_are_read(paged, tmp_path, motion_video):
     running = paged()
     secret = tmp_path / "secret.mp4"
     secret.write_bytes(motion_video.read_bytes())
-    storage = running.service.desk.store.root
+    storage = running.service.videos.store.root
     (storage / ".page" / "link.mp4").symlink_to(secret)
     for place in (
         secret, "/etc/passwd", "https://example.com/walk.mp4", "file:///etc/passwd",
@@ -137,7 +134,7 @@ def test_nothing_of_the_page_works_without_a_key_where_keys_are_in_use(paged, tm
     ):
         assert client.get(path).status_code == 401
     assert client.post("/gradio_api/queue/join", json={}).status_code == 401
-    assert not any((running.service.desk.store.root / ".page").iterdir())
+    assert not any((running.service.videos.store.root / ".page").iterdir())
     for wrong in ("", "dp_wrong", "x" * 10_000):
         assert client.post("/key", data={"key": wrong}).status_code == 401
     answer = client.post("/key", data={"key": f" {red} "}, follow_redirects=False)
@@ -213,7 +210,7 @@ def test_without_gradio_the_page_says_how_to_get_it(paged, monkeypatch):
     assert client.get("/v1/videos").status_code == 200
 
 
-def test_the_preview_shows_the_poses_over_their_video(running, motion_video, finished, tmp_path):
+def test_motion_preview_shows_poses_over_the_video(running, motion_video, finished, tmp_path):
     motion = running.client.post("/v1/motions", files={"file": motion_video.read_bytes()}).json()
     finished(running.client, f"/v1/motions/{motion['id']}")
     answer = running.client.get(f"/v1/motions/{motion['id']}/preview")
@@ -229,7 +226,7 @@ def test_the_preview_shows_the_poses_over_their_video(running, motion_video, fin
     assert grey.min() > 150
 
 
-def test_a_preview_of_nothing_or_of_what_is_not_read_yet(running, motion_video, eventually):
+def test_motion_preview_errors(running, motion_video, eventually):
     running.backend.hold = True
     motion = running.client.post("/v1/motions", files={"file": motion_video.read_bytes()}).json()
     assert running.client.get(f"/v1/motions/{motion['id']}/preview").status_code == 409

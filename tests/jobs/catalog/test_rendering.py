@@ -10,7 +10,7 @@ from jobs.catalog import rendering
 from serve.config import Settings
 
 
-class StandIn:
+class FakeBackend:
     """Serve with some applications; each is known by the version of the model that it serves."""
 
     def __init__(self, settings, applications):
@@ -71,7 +71,7 @@ def render(bare_model, tmp_path, monkeypatch):
         version = settings.served()[1]
 
         def __call__(self, applications, folder="out"):
-            serve = StandIn(settings, applications)
+            serve = FakeBackend(settings, applications)
             monkeypatch.setattr(rendering, "ray_serve", serve)
             output = SimpleNamespace(settings=settings, root=tmp_path / folder)
             assert rendering.render_items([], output, {"CPU": 2.0}) == {}
@@ -123,7 +123,7 @@ def test_every_sampler_of_the_job_has_a_video(
 ):
     """Videos of a chunk each, so that fewer at once would leave samplers idle."""
     settings = Settings(model=str(bare_model), subjects="", **asked)
-    renderer, serve, given = Renderer(expected), StandIn(settings, {}), []
+    renderer, serve, given = Renderer(expected), FakeBackend(settings, {}), []
     serve.run = lambda *_, **__: renderer
     serve.versions = {}
     serve.delete = lambda _: None
