@@ -5,13 +5,14 @@ products in float32, which round identically everywhere. Sines and exponentials 
 float64, and rounding to float32 removes the last bit, which differs between processors.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from dreampose.synthetic import camera, patterns, rasterizer
+from dreampose.synthetic import camera, patterns, rasterizer, textures
 from dreampose.synthetic.mesh import GARMENTS, Surface, unit
 from dreampose.synthetic.scene import PosedScene, Scene
 
@@ -44,7 +45,7 @@ class RenderSetup:
     scene: Scene
     view: camera.Camera
     backdrop: Float32[np.ndarray, "H W 3"]
-    prints: dict[int, patterns.Pattern]
+    prints: Mapping[int, patterns.Pattern | textures.Texture]
 
 
 def prepare(scene: Scene, *, height: int, width: int) -> RenderSetup:
@@ -158,8 +159,9 @@ def _shade(
     for kind, print_on in setup.prints.items():
         own = np.flatnonzero(surface == kind)
         base, accent = (second, first) if kind == Surface.BOTTOM else (first, second)
-        share = print_on(cloth[own, 0], cloth[own, 1]).astype(np.float32)
-        colour[own] = base + share[:, None] * (accent - base)
+        found = print_on(cloth[own, 0], cloth[own, 1]).astype(np.float32)
+        # A print is the accent's share, or colours of its own.
+        colour[own] = found if found.ndim == 2 else base + found[:, None] * (accent - base)
     colour[surface == Surface.SHOES] = person.shoes
     hair = np.flatnonzero(surface == Surface.HAIR)
     along = cloth[hair, 0].astype(np.float64)
