@@ -23,14 +23,14 @@ from dreampose.poses.landmarks import body_height, point, steady
 LEVELS = 255
 """Maps hold multiples of 1/LEVELS, so that a motion file returns exactly what was painted."""
 
-_STEADY_RADIUS = 4
+STEADY_RADIUS = 4
 """Frames to either side over which body thickness is held steady."""
 
 Point = Float[np.ndarray, "3"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Part:
+class Limb:
     """A tapered capsule: ends in pixels with depth, half-widths, and what it is painted with.
 
     u: U at both ends. side: change of U from the right to the left of the body.
@@ -55,6 +55,84 @@ class _Part:
     bias: float = 0.0
     """Pixels by which it is drawn nearer than it is."""
 
+    def cover(self, height: int, width: int, *, margin: float = 0.0) -> "Cover | None":
+        """What the limb shows in a picture; `None` where it lies outside.
+
+        Args:
+            height: of the picture.
+            width: of the picture.
+            margin: how far around the limb `Cover.area` reaches besides, in units of its radii.
+        """
+        reach = max(self.radii) * (1 + margin)
+        ends = np.stack([self.start, self.end])[:, :2]
+        if not np.isfinite(ends).all():
+            return None
+        left, top = np.floor(ends.min(axis=0) - reach).astype(int)
+        right, bottom = np.ceil(ends.max(axis=0) + reach).astype(int) + 1
+        left, right = max(left, 0), min(right, width)
+        top, bottom = max(top, 0), min(bottom, height)
+        if left >= right or top >= bottom:
+            return None
+        axis = ends[1] - ends[0]
+        length = max(float(np.hypot(*axis)), 1e-6)
+        axis = axis / length
+        x = np.arange(left, right)[None, :] + 0.5 - ends[0, 0]
+        y = np.arange(top, bottom)[:, None] + 0.5 - ends[0, 1]
+        along = np.clip((x * axis[0] + y * axis[1]) / length, 0, 1)
+        radius = self.radii[0] + (self.radii[1] - self.radii[0]) * along
+        # Surface normal of a round limb: sideways by the offset from the axis, endways by what
+        # lies beyond its ends, the rest to the camera.
+        aside = (y * axis[0] - x * axis[1]) / radius
+        beyond = x * axis[0] + y * axis[1] - along * length
+        caps = self.radii if self.caps is None else self.caps
+        endways = beyond / np.where(beyond < 0, caps[0], caps[1])
+        normal_x = endways * axis[0] - aside * axis[1]
+        normal_y = endways * axis[1] + aside * axis[0]
+        outward = 1 - normal_x**2 - normal_y**2
+        inside = outward > 0
+        if margin:
+            # Beyond the silhouette the normal is that of the silhouette.
+            length = np.sqrt(np.maximum(1 - outward, 1.0))
+            normal_x, normal_y = normal_x / length, normal_y / length
+        normal_z = -np.sqrt(np.maximum(outward, 0))
+        axis_depth = self.start[2] + (self.end[2] - self.start[2]) * along
+        thickness = radius if self.thickness is None else self.thickness
+        turned, ahead = (
+            normal_x * direction[0] + normal_y * direction[1] + normal_z * direction[2]
+            for direction in (self.leftward, self.forward)
+        )
+        return Cover(
+            area=np.s_[top:bottom, left:right],
+            inside=inside,
+            distance=np.sqrt(np.maximum(1 - outward, 0)),
+            along=along,
+            endways=endways,
+            turned=turned,
+            ahead=ahead,
+            axis_depth=axis_depth,
+            depth=axis_depth + normal_z * thickness - self.bias,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cover:
+    """What a limb shows in the rectangle `area` of a picture; all arrays have its shape.
+
+    inside: where the limb is. distance: from its axis, 1 at the silhouette. along: 0 at its start to 1 at its end. endways: beyond its ends, in
+    units of its caps, negative at the start. turned, ahead: the surface normal's share towards the
+    body's left and front. axis_depth, depth: of the limb's axis and surface.
+    """
+
+    area: tuple[slice, slice]
+    inside: np.ndarray
+    distance: np.ndarray
+    along: np.ndarray
+    endways: np.ndarray
+    turned: np.ndarray
+    ahead: np.ndarray
+    axis_depth: np.ndarray
+    depth: np.ndarray
+
 
 def quantise(maps: Float[np.ndarray, "*t u H W"]) -> Float[np.ndarray, "*t u H W"]:
     """Rounds maps to multiples of 1/255, keeping every person pixel above 0."""
@@ -77,13 +155,13 @@ def paint(
         Maps in [0, 1], multiples of 1/255; 0 is background, the person is above 0 in both.
     """
     assert joints.shape[1] >= 33, "paint needs BlazePose's points"
-    sizes = steady(body_height(joints), min(_STEADY_RADIUS, len(joints) - 1))
+    sizes = steady(body_height(joints), min(STEADY_RADIUS, len(joints) - 1))
     maps = np.zeros((len(joints), 2, height, width), np.float32)
     for frame, size, canvas in zip(joints, sizes, maps, strict=True):
         hips = float(point(frame, "middle_hip")[2])
         depth = np.full((height, width), np.inf, np.float32)
-        for part in _parts(frame, float(size)):
-            _draw(part, canvas, depth, hips, float(size))
+        for limb in limbs(frame, float(size)):
+            _draw(limb, canvas, depth, hips, float(size))
     return quantise(maps)
 
 
@@ -99,7 +177,8 @@ def _directions(leftward: Point, upward: Point) -> tuple[Point, Point]:
     return forward, leftward
 
 
-def _parts(joints: Float[np.ndarray, "k 4"], size: float) -> Iterator[_Part]:
+def limbs(joints: Float[np.ndarray, "k 4"], size: float) -> Iterator[Limb]:
+    """The body as capsules, for 33 points and a standing height in pixels."""
     shoulders, hips = point(joints, "middle_shoulder"), point(joints, "middle_hip")
     ears = point(joints, "middle_ear")
     upward = _unit(shoulders - hips, np.array([0.0, -1.0, 0.0]))
@@ -111,7 +190,7 @@ def _parts(joints: Float[np.ndarray, "k 4"], size: float) -> Iterator[_Part]:
 
     # The half-width seen in the picture: half the distance of the joints plus the flesh outside.
     seen = {name: float(np.hypot(*value[:2])) / 2 for name, value in across.items()}
-    yield _Part(
+    yield Limb(
         start=shoulders,
         end=hips - 0.02 * size * upward,
         radii=(
@@ -135,7 +214,7 @@ def _parts(joints: Float[np.ndarray, "k 4"], size: float) -> Iterator[_Part]:
     head_forward = _unit(_unit(nose, ear_forward) + 0.5 * ear_forward, forward)
     head_leftward = np.cross(upward, head_forward)
     crown = _unit(ears - shoulders, upward)
-    yield _Part(
+    yield Limb(
         start=shoulders,
         end=ears,
         radii=(0.039 * size, 0.033 * size),
@@ -146,7 +225,7 @@ def _parts(joints: Float[np.ndarray, "k 4"], size: float) -> Iterator[_Part]:
         forward=forward,
         leftward=leftward,
     )
-    yield _Part(
+    yield Limb(
         start=ears - 0.019 * size * crown,
         end=ears + 0.024 * size * crown,
         radii=(0.045 * size, 0.051 * size),
@@ -178,7 +257,7 @@ def _parts(joints: Float[np.ndarray, "k 4"], size: float) -> Iterator[_Part]:
             (at["ankle"], at["foot"], (0.024, 0.017), (0.37, 0.32)),
             (at["heel"], at["foot"], (0.020, 0.017), (0.37, 0.32)),
         ):
-            yield _Part(
+            yield Limb(
                 start=start,
                 end=end,
                 radii=(radii[0] * size, radii[1] * size),
@@ -193,56 +272,21 @@ def _parts(joints: Float[np.ndarray, "k 4"], size: float) -> Iterator[_Part]:
 
 
 def _draw(
-    part: _Part,
+    limb: Limb,
     canvas: Float[np.ndarray, "2 H W"],
     depth: Float[np.ndarray, "H W"],
     hips: float,
     size: float,
 ) -> None:
-    """Paints one part where it is nearer than what is there already."""
-    height, width = depth.shape
-    reach = max(part.radii)
-    ends = np.stack([part.start, part.end])[:, :2]
-    if not np.isfinite(ends).all():
+    """Paints one limb where it is nearer than what is there already."""
+    seen = limb.cover(*depth.shape)
+    if seen is None:
         return
-    left, top = np.floor(ends.min(axis=0) - reach).astype(int)
-    right, bottom = np.ceil(ends.max(axis=0) + reach).astype(int) + 1
-    left, right = max(left, 0), min(right, width)
-    top, bottom = max(top, 0), min(bottom, height)
-    if left >= right or top >= bottom:
-        return
-    area = np.s_[top:bottom, left:right]
-
-    axis = ends[1] - ends[0]
-    length = max(float(np.hypot(*axis)), 1e-6)
-    axis = axis / length
-    x = np.arange(left, right)[None, :] + 0.5 - ends[0, 0]
-    y = np.arange(top, bottom)[:, None] + 0.5 - ends[0, 1]
-    along = np.clip((x * axis[0] + y * axis[1]) / length, 0, 1)
-    radius = part.radii[0] + (part.radii[1] - part.radii[0]) * along
-    # Surface normal of a round limb: sideways by the offset from the axis, endways by what lies
-    # beyond its ends, the rest to the camera.
-    aside = (y * axis[0] - x * axis[1]) / radius
-    beyond = x * axis[0] + y * axis[1] - along * length
-    caps = part.radii if part.caps is None else part.caps
-    endways = beyond / np.where(beyond < 0, caps[0], caps[1])
-    normal_x = endways * axis[0] - aside * axis[1]
-    normal_y = endways * axis[1] + aside * axis[0]
-    outward = 1 - normal_x**2 - normal_y**2
-    inside = outward > 0
-    normal_z = -np.sqrt(np.maximum(outward, 0))
-    axis_depth = part.start[2] + (part.end[2] - part.start[2]) * along
-    thickness = radius if part.thickness is None else part.thickness
-    surface = axis_depth + normal_z * thickness - part.bias
-    shown = inside & (surface < depth[area])
-
-    turned, ahead = (
-        normal_x * direction[0] + normal_y * direction[1] + normal_z * direction[2]
-        for direction in (part.leftward, part.forward)
-    )
-    nearness = np.tanh((hips - axis_depth) / (0.15 * size))
-    u = part.u[0] + (part.u[1] - part.u[0]) * along + part.side * turned
-    v = part.v + part.facing * ahead + part.near * nearness
+    area = seen.area
+    shown = seen.inside & (seen.depth < depth[area])
+    nearness = np.tanh((hips - seen.axis_depth) / (0.15 * size))
+    u = limb.u[0] + (limb.u[1] - limb.u[0]) * seen.along + limb.side * seen.turned
+    v = limb.v + limb.facing * seen.ahead + limb.near * nearness
     canvas[0][area] = np.where(shown, u, canvas[0][area])
     canvas[1][area] = np.where(shown, v, canvas[1][area])
-    depth[area] = np.where(shown, surface, depth[area])
+    depth[area] = np.where(shown, seen.depth, depth[area])
