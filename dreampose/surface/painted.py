@@ -15,8 +15,10 @@ _MARGIN = 0.9
 """Width of the margins around limbs, in radii: clothes and hair reach beyond limbs."""
 
 
-def paint(joints: Float[np.ndarray, "t k 4"], height: int, width: int) -> list[SurfaceMap]:
-    """Surface maps of a person followed through time.
+def paint(
+    joints: Float[np.ndarray, "t k 4"], height: int, width: int, *, only: int
+) -> SurfaceMap:
+    """Surface map of one frame of a person followed through time.
 
     The charts are the limbs in the order in which `poses.paint` draws them. Their first coordinate
     runs along the limb, the second around it: 0.5 is the front of the body, and `AROUND` one turn.
@@ -27,11 +29,10 @@ def paint(joints: Float[np.ndarray, "t k 4"], height: int, width: int) -> list[S
         joints: the 33 points in pixels of the map: x, y, depth, visibility.
         height: of the maps in pixels.
         width: of the maps in pixels.
+        only: the frame; the others steady its size.
     """
     sizes = steady(body_height(joints), min(STEADY_RADIUS, len(joints) - 1))
-    return [
-        _paint(frame, float(size), height, width) for frame, size in zip(joints, sizes, strict=True)
-    ]
+    return _paint(joints[only], float(sizes[only]), height, width)
 
 
 def _paint(joints: Float[np.ndarray, "k 4"], size: float, height: int, width: int) -> SurfaceMap:

@@ -19,7 +19,7 @@ class Refiner(ModelMixin, ConfigMixin):
     """
 
     @register_to_config
-    def __init__(self, width: int = 32, deep_width: int = 48, num_blocks: int = 2) -> None:
+    def __init__(self, width: int = 32, deep_width: int = 48, num_blocks: int = 1) -> None:
         super().__init__()
         self.enter = nn.Conv2d(_INPUTS, 16, 3, padding=1)
         self.down = nn.Conv2d(4 * 16, width, 3, padding=1)
@@ -27,8 +27,8 @@ class Refiner(ModelMixin, ConfigMixin):
         self.deeper = nn.Conv2d(width, deep_width, 3, stride=2, padding=1)
         self.deep_blocks = nn.ModuleList(_Block(deep_width) for _ in range(num_blocks))
         self.back = nn.Conv2d(deep_width, width, 1)
-        self.up = nn.Conv2d(2 * width, 4 * 16, 3, padding=1)
-        self.leave = nn.Conv2d(2 * 16, 4, 3, padding=1)
+        self.up = nn.Conv2d(2 * width, 4 * 8, 3, padding=1)
+        self.leave = nn.Conv2d(16 + 8, 4, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
         assert self.leave.bias is not None
         nn.init.zeros_(self.leave.bias)
