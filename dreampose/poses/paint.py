@@ -116,11 +116,12 @@ class Limb:
 
 @dataclass(frozen=True, kw_only=True)
 class Cover:
-    """What a limb shows in the rectangle `area` of a picture; all arrays have its shape.
+    """What a limb shows in a rectangle of a picture; all arrays have its shape.
 
-    inside: where the limb is. distance: from its axis, 1 at the silhouette. along: 0 at its start to 1 at its end. endways: beyond its ends, in
-    units of its caps, negative at the start. turned, ahead: the surface normal's share towards the
-    body's left and front. axis_depth, depth: of the limb's axis and surface.
+    area: the rectangle. inside: where the limb is. distance: from its axis, 1 at the silhouette.
+    along: 0 at its start to 1 at its end. endways: beyond its ends, in units of its caps, negative
+    at the start. turned, ahead: the surface normal's share towards the body's left and front.
+    axis_depth, depth: of the limb's axis and surface.
     """
 
     area: tuple[slice, slice]

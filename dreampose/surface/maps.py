@@ -63,8 +63,8 @@ def from_pose_maps(maps: Float[np.ndarray, "u H W"], *, is_atlas: bool = False) 
     """
     uv = np.ascontiguousarray(np.moveaxis(maps[-2:], 0, -1), dtype=np.float32)
     if is_atlas:
-        charts = (maps[-2:] > 0).any(axis=0).astype(np.uint8)
-        return SurfaceMap(charts=charts, uv=uv, kind="atlas")
+        body: np.ndarray = np.any(maps[-2:] > 0, axis=0)
+        return SurfaceMap(charts=body.astype(np.uint8), uv=uv, kind="atlas")
     if len(maps) == 2:
         raise InputError(
             "pose maps must name body parts for the photo to be warped, got U and V alone: "

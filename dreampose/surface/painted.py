@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Float
 
-from dreampose.poses.landmarks import body_height, point, steady
-from dreampose.poses.paint import STEADY_RADIUS, Limb, limbs
+from dreampose.poses.landmarks import body_height, steady
+from dreampose.poses.paint import STEADY_RADIUS, limbs
 from dreampose.surface.maps import AROUND, NUM_LIMBS, SurfaceMap
 
 _ALONG = 0.7
@@ -15,9 +15,7 @@ _MARGIN = 0.9
 """Width of the margins around limbs, in radii: clothes and hair reach beyond limbs."""
 
 
-def paint(
-    joints: Float[np.ndarray, "t k 4"], height: int, width: int, *, only: int
-) -> SurfaceMap:
+def paint(joints: Float[np.ndarray, "t k 4"], height: int, width: int, *, only: int) -> SurfaceMap:
     """Surface map of one frame of a person followed through time.
 
     The charts are the limbs in the order in which `poses.paint` draws them. Their first coordinate

@@ -69,7 +69,8 @@ def build(
     size = ux**2 + vx**2 + uy**2 + vy**2
     sound = linked & (np.abs(determinant) > 0.02 * size)
     safe = np.where(sound, determinant, 1.0)
-    inverse = np.stack([np.stack([vy, -uy], -1), np.stack([-vx, ux], -1)], -2) / safe[..., None, None]
+    adjugate = np.stack([np.stack([vy, -uy], -1), np.stack([-vx, ux], -1)], -2)
+    inverse = adjugate / safe[..., None, None]
     inverse = np.where(sound[..., None, None], inverse, 0).astype(np.float32)
     body = person
     whole = cv2.copyMakeBorder(body.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
@@ -198,8 +199,8 @@ def _index(surface: SurfaceMap, usable: np.ndarray) -> Int32[np.ndarray, "n g g"
     cells = np.clip((surface.uv[rows, columns] * side).astype(int), 0, side - 1)
     if surface.kind == "painted":
         # The seam at the back of a limb: its pixels are entered on both sides.
-        period = round(AROUND * side)
-        both = [cells + [0, period], cells - [0, period]]
+        period = np.array([0, round(AROUND * side)])
+        both = [cells + period, cells - period]
         charts = np.tile(charts, 3)
         pixels = np.tile(pixels, 3)
         cells = np.concatenate([cells, *both])
@@ -212,7 +213,8 @@ def _index(surface: SurfaceMap, usable: np.ndarray) -> Int32[np.ndarray, "n g g"
         _, labels = cv2.distanceTransformWithLabels(
             seeds, cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL
         )
-        names = np.zeros(labels.max() + 1, np.int32)
+        labels = np.asarray(labels)
+        names = np.zeros(int(labels.max()) + 1, np.int32)
         names[labels[cells[own, 0], cells[own, 1]]] = pixels[own]
         result[chart] = names[labels]
     return result

@@ -67,8 +67,8 @@ def warp(textures: Sequence[Texture], surface: SurfaceMap, background: Layer) ->
         votes = np.zeros(len(rows), np.float32)
         margin = surface.margin[rows, columns]
         for texture in textures:
-            colours, sure, weight = _look_up(texture, charts, places, margin)
-            votes += sure / len(textures)
+            colours, sure, weight, near = _look_up(texture, charts, places, margin)
+            votes += near / len(textures)
             total += colours * weight[:, None]
             weights += weight
             missing *= 1 - sure
@@ -84,8 +84,8 @@ def warp(textures: Sequence[Texture], surface: SurfaceMap, background: Layer) ->
 
 def _look_up(
     texture: Texture, charts: np.ndarray, places: Float[np.ndarray, "n 2"], margin: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Colour (n 3), confidence (n) and weight among photos (n) of places on a photo."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Colour (n 3), confidence, weight among photos and nearness (n) of places on a photo."""
     side = texture.index.shape[-1]
     cells = np.clip((places * side).astype(np.intp), 0, side - 1)
     pixels = texture.index[charts, cells[:, 0], cells[:, 1]]
@@ -105,19 +105,22 @@ def _look_up(
     # In margins it decides where the person ends, so that it falls within a pixel or two.
     reach = np.where(margin, 1.0, _REACH * texture.extent)
     beyond = np.maximum(apart, 0) / texture.step[pixels] / reach
-    sure = np.where(found, texture.quality[pixels] * np.exp(-0.5 * np.minimum(beyond, 20) ** 2), 0)
+    near = np.where(found, np.exp(-0.5 * np.minimum(beyond, 20) ** 2), 0)
+    sure = texture.quality[pixels] * near
     colours = _sample(texture.photo, x + move_x * limit, y + move_y * limit)
     # What no pixel shows takes the colour of its vicinity on the body.
     share = np.clip(4 * sure - 0.2, 0, 1).astype(np.float32)[:, None]
     colours = colours * share + texture.calm[pixels] * (1 - share)
     weight = sure**2 * texture.density[pixels] + 1e-6 * found / (1 + np.minimum(beyond, 1e3))
-    return colours, sure.astype(np.float32), weight.astype(np.float32) + 1e-12
+    return colours, sure.astype(np.float32), weight.astype(np.float32) + 1e-12, near
 
 
 def _sample(photo: UInt8[np.ndarray, "H W 3"], x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Bilinear colours (n 3) at places of a photo, in 8 bits."""
     # OpenCV limits a map's side to 32767: the list of places is folded into rows.
     rows = -(-len(x) // 512)
-    maps = [np.pad(m.astype(np.float32), (0, rows * 512 - len(m))).reshape(rows, 512) for m in (x, y)]
+    maps = [
+        np.pad(m.astype(np.float32), (0, rows * 512 - len(m))).reshape(rows, 512) for m in (x, y)
+    ]
     found = cv2.remap(photo, maps[0], maps[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return found.reshape(-1, 3)[: len(x)].astype(np.float32)

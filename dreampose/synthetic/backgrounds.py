@@ -4,15 +4,13 @@ import cv2
 import numpy as np
 from jaxtyping import Float32
 
-from dreampose.catwalk.textures import fractal, palette
+from dreampose.synthetic.textures import fractal, palette
 
 KINDS = ("gradient", "noise", "clutter", "wall", "bricks")
 """Kinds of backgrounds that `make` draws from."""
 
 
-def make(
-    random: np.random.Generator, height: int, width: int
-) -> Float32[np.ndarray, "h w 3"]:
+def make(random: np.random.Generator, height: int, width: int) -> Float32[np.ndarray, "h w 3"]:
     """A background drawn by `random`.
 
     Args:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from dreampose.catwalk.patterns import TRUNK_RADIUS, Weights
+from dreampose.synthetic.patterns import TRUNK_RADIUS, Weights
 
 KINDS = ("noise", "marble", "tartan", "zigzag", "scatter", "blocks", "text", "badge", "checks")
 """Kinds of prints that `make` draws from."""
@@ -169,8 +169,8 @@ def _scatter(random: np.random.Generator, colours: np.ndarray) -> np.ndarray:
                 continue
             angles = turn + np.arange(2 * petals) * np.pi / petals
             radii = np.where(np.arange(2 * petals) % 2, 0.4, 1.0) * radius / 2
-            star = np.stack([centre[0] + radii * np.cos(angles), centre[1] + radii * np.sin(angles)])
-            cv2.fillPoly(picture, [star.T.astype(np.int32)], colour, cv2.LINE_AA)
+            corners = radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], -1)
+            cv2.fillPoly(picture, [(corners + centre).astype(np.int32)], colour, cv2.LINE_AA)
     return picture
 
 
@@ -202,7 +202,9 @@ def _text(random: np.random.Generator, colours: np.ndarray) -> np.ndarray:
         font = _FONTS[int(random.integers(len(_FONTS)))]
         start = int(random.integers(-100, SIDE // 2))
         for shift in (0, SIDE, -SIDE):
-            cv2.putText(picture, word, (start + shift, row), font, scale, colour, thick, cv2.LINE_AA)
+            cv2.putText(
+                picture, word, (start + shift, row), font, scale, colour, thick, cv2.LINE_AA
+            )
         row += step
     return picture
 
@@ -220,7 +222,7 @@ def _badge(random: np.random.Generator, colours: np.ndarray) -> np.ndarray:
         cv2.circle(canvas, (SIDE // 2, y), round(radius * 0.7), second, -1, cv2.LINE_AA)
     else:
         points = random.integers(-radius, radius + 1, (int(random.integers(3, 7)), 2))
-        hull = cv2.convexHull((points + [SIDE // 2, y]).astype(np.int32))
+        hull = cv2.convexHull((points + np.array([SIDE // 2, y])).astype(np.int32))
         cv2.fillPoly(canvas, [hull], first, cv2.LINE_AA)
     word = _letters(random, int(random.integers(1, 5)))
     scale = float(random.uniform(0.8, 2.0))

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from dreampose.catwalk import backgrounds, render, scene, textures
-from dreampose.catwalk.identity import Identity
-from dreampose.catwalk.layers import Surface
+from dreampose.synthetic import backgrounds, render, scene, textures
+from dreampose.synthetic.identity import Identity
+from dreampose.synthetic.mesh import Surface
 
 
 def vary_identity(person: Identity, random: np.random.Generator) -> Identity:
@@ -21,12 +21,12 @@ def vary_identity(person: Identity, random: np.random.Generator) -> Identity:
 
 
 def vary_stage(
-    stage: render.Set,
+    stage: render.RenderSetup,
     random: np.random.Generator,
     *,
     print_share: float = 0.6,
     background_share: float = 0.6,
-) -> render.Set:
+) -> render.RenderSetup:
     """The same clip with prints in full colour and another background.
 
     Args:
@@ -51,7 +51,7 @@ def vary_stage(
 
 def prepare(
     person: Identity, random: np.random.Generator, *, height: int, width: int
-) -> tuple[scene.Scene, render.Set]:
+) -> tuple[scene.Scene, render.RenderSetup]:
     """A varied person, dressed, with what stays the same of a clip."""
     dressed = scene.build(vary_identity(person, random))
     return dressed, vary_stage(render.prepare(dressed, height=height, width=width), random)

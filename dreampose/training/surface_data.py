@@ -1,23 +1,22 @@
 """Rendered training people with surface maps, in memory-mapped arrays."""
 
-import argparse
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
-import torch
 from jaxtyping import Float, Shaped
 
 from dreampose import poses
-from dreampose.catwalk import gait, render, scene, variety
-from dreampose.catwalk.generate import MAX_IDENTITIES
-from dreampose.catwalk.identity import identity
-from dreampose.files import new_folder
+from dreampose.errors import InputError
+from dreampose.io.files import new_file, new_folder
 from dreampose.poses import parts as body
 from dreampose.poses.paint import quantise
+from dreampose.synthetic import gait, scene, variety
+from dreampose.synthetic import render as rendering
+from dreampose.synthetic.generate import MAX_IDENTITIES
+from dreampose.synthetic.identity import identity
+from dreampose.types import Clip
 
 LENGTH, FPS = 48, 24.0
 """Frames and rate of the clips of which stretches are rendered."""
@@ -70,7 +69,7 @@ def render_person(
     person = identity(number, split)
     if plain:
         dressed = scene.build(person)
-        stage = render.prepare(dressed, height=height, width=width)
+        stage = rendering.prepare(dressed, height=height, width=width)
     else:
         dressed, stage = variety.prepare(person, random, height=height, width=width)
     found: dict[str, list[np.ndarray]] = {name: [] for name in NAMES}
@@ -87,7 +86,7 @@ def render_person(
         )
         start = int(random.integers(LENGTH - count + 1))
         for step in steps[start : start + count]:
-            drawn = render.draw(stage, scene.pose(dressed, step))
+            drawn = rendering.draw(stage, scene.pose(dressed, step))
             found["frames"].append(drawn.image)
             found["parts"].append(drawn.parts)
             found["uv"].append(np.round(drawn.atlas * 65535).astype(np.uint16))
@@ -96,42 +95,58 @@ def render_person(
             maps = quantise(body.to_maps(drawn.parts[None], uv, 2))
             grid = poses.to_grid(maps, (20, 16), "area", detail)
             found["grid"].append(grid[0].numpy().astype(np.float16))
-            found["clip"].append(np.int64(index))
+            found["clip"].append(np.array(index))
     return {name: np.stack(values) for name, values in found.items()}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Renders the people that are missing in a folder."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--split", choices=("train", "val"), default="train")
-    parser.add_argument("--people", type=int, required=True)
-    parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--seed", type=int, default=40)
-    parser.add_argument("--height", type=int, default=320)
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--plain", action="store_true")
-    args = parser.parse_args(argv)
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
-    args.out.mkdir(parents=True, exist_ok=True)
-    for index in range(args.first, args.first + args.people):
-        folder = args.out / f"{index:05d}"
-        if folder.is_dir():
+def render(
+    out: Path, split: str, numbers: Iterable[int], *, height: int, width: int, plain: bool = False
+) -> Iterator[int]:
+    """Renders the people that are missing in a folder.
+
+    Args:
+        out: a folder of folders, one a person.
+        split: 'train' or 'val'.
+        numbers: of the people in the split.
+        height: of the frames.
+        width: of the frames.
+        plain: see `render_person`.
+
+    Yields:
+        The number of each person that is there.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        folder = out / f"{number % MAX_IDENTITIES:05d}"
+        if not folder.is_dir():
+            arrays = render_person(number, split, height=height, width=width, detail=4, plain=plain)
+            with new_folder(folder) as part:
+                for name, values in arrays.items():
+                    np.save(part / f"{name}.npy", values)
+        yield number
+
+
+def read_person(folder: Path, *, detail: int) -> None:
+    """Has BlazePose read a person's frames.
+
+    Writes `read.npy`, joints (n 33 4), NaN where a stretch was misread, and `read_grid.npy`, the
+    painted pose maps on the latent grid (n c h w).
+    """
+    frames, clip = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("frames", "clip"))
+    joints = np.full((len(frames), 33, 4), np.nan, np.float32)
+    grids = np.zeros((len(frames), 2 * detail**2, 20, 16), np.float16)
+    for number in np.unique(clip):
+        own = np.flatnonzero(clip == number)
+        pictures = Clip(frames=np.array(frames[own]), fps=FPS, source=str(folder))
+        height, width = pictures.frames.shape[1:3]
+        try:
+            motion = poses.extract(
+                pictures, poses.estimator("blazepose"), height=height, width=width
+            )
+        except InputError:
             continue
-        arrays = render_person(
-            args.seed * MAX_IDENTITIES + index,
-            args.split,
-            height=args.height,
-            width=args.width,
-            detail=4,
-            plain=args.plain,
-        )
-        with new_folder(folder) as part:
-            for name, values in arrays.items():
-                np.save(part / f"{name}.npy", values)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        joints[own] = motion.joints
+        grids[own] = poses.to_grid(motion.maps, (20, 16), "area", detail).numpy()
+    for name, values in (("read_grid", grids), ("read", joints)):
+        with new_file(folder / f"{name}.npy") as part, part.open("wb") as file:
+            np.save(file, values)

@@ -1,8 +1,6 @@
 """Training of the surface condition and the refiner, together, resumable."""
 
-import argparse
 import math
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,23 +14,25 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dreampose import losses, metrics, schedule, video
-from dreampose.conditions import clip_tokens, pose_condition
-from dreampose.denoiser import widen
-from dreampose.files import new_file
-from dreampose.latents import LatentCodec
+from dreampose import metrics
+from dreampose.data.windows import windows
+from dreampose.diffusion import losses, schedulers
+from dreampose.diffusion.sampling import denoise
+from dreampose.diffusion.schedulers import scheduler_by_name
+from dreampose.io import video
+from dreampose.io.files import new_file
 from dreampose.metrics.perceptual import lpips_lite
+from dreampose.models.adapter import clip_tokens, pose_condition
+from dreampose.models.refiner import Refiner
+from dreampose.models.unet import widen
+from dreampose.models.vae import LatentCodec
 from dreampose.pipeline import DreamPosePipeline
-from dreampose.sampling import denoise
-from dreampose.schedule import scheduler_by_name
 from dreampose.surface import painted
 from dreampose.surface.background import background
 from dreampose.surface.maps import SurfaceMap
-from dreampose.surface.refiner import Refiner
 from dreampose.surface.texture import Texture, build
 from dreampose.surface.warp import Layer, Warp, warp
 from dreampose.training import surface_data
-from dreampose.windows import windows
 
 DETAIL = 4
 """Rows and columns of squares of a latent cell in which confidence is given to the UNet."""
@@ -180,9 +180,7 @@ class Samples:
         )
 
 
-def _references(
-    one: surface_data.Person, target: int, random: np.random.Generator
-) -> list[int]:
+def _references(one: surface_data.Person, target: int, random: np.random.Generator) -> list[int]:
     count = len(one.frames)
     num = int(random.choice([1, 1, 1, 1, 1, 1, 2, 3, 3, 3]))
     refs: list[int] = []
@@ -217,9 +215,7 @@ def _halve(images: Float[Tensor, "b c H W"], scale: int) -> Float[Tensor, "b c h
     return images if scale == 2 else functional.avg_pool2d(images, 2)
 
 
-def _crop(
-    random: np.random.Generator, body: np.ndarray, side: int
-) -> tuple[slice, slice]:
+def _crop(random: np.random.Generator, body: np.ndarray, side: int) -> tuple[slice, slice]:
     """A square about a random pixel of the body."""
     rows, columns = np.nonzero(body)
     k = int(random.integers(len(rows))) if len(rows) else 0
@@ -300,7 +296,9 @@ class Trainer:
                 else:
                     held.copy_(value)
 
-    def train(self, samples: Sequence[Drawn], scale: int, random: np.random.Generator) -> dict[str, float]:
+    def train(
+        self, samples: Sequence[Drawn], scale: int, random: np.random.Generator
+    ) -> dict[str, float]:
         """One step on a batch of samples of one size.
 
         Returns:
@@ -332,8 +330,8 @@ class Trainer:
         condition = condition.masked_fill((no_pose | no_photo)[:, None, None, None], 0)
         steps = torch.from_numpy(random.integers(1000, size=count))
         noise = torch.from_numpy(random.standard_normal(latents.shape).astype(np.float32))
-        noisy = schedule.add_noise(pipe.scheduler, latents, noise, steps)
-        wanted = schedule.training_target(pipe.scheduler, latents, noise, steps)
+        noisy = schedulers.add_noise(pipe.scheduler, latents, noise, steps)
+        wanted = schedulers.training_target(pipe.scheduler, latents, noise, steps)
         inputs = torch.cat([noisy, poses, condition], dim=1)
         predicted = pipe.unet(inputs, steps, encoder_hidden_states=conditions).sample
         loss = losses.denoising_loss(predicted, wanted)
@@ -344,7 +342,9 @@ class Trainer:
         self.optimizer.step()
 
         with torch.no_grad():
-            shown = self._decoded(noisy, predicted.detach(), steps, latents, no_pose | no_photo, random)
+            shown = self._decoded(
+                noisy, predicted.detach(), steps, latents, no_pose | no_photo, random
+            )
             if scale == 1:
                 shown = functional.interpolate(
                     shown, scale_factor=2.0, mode="bilinear", align_corners=False
@@ -358,7 +358,10 @@ class Trainer:
             parts.append(
                 [v[k, :, rows, columns] for v in (shown, warped, confidence, body, target)]
             )
-        crops = [torch.stack(v).contiguous(memory_format=torch.channels_last) for v in zip(*parts, strict=True)]
+        crops = [
+            torch.stack(v).contiguous(memory_format=torch.channels_last)
+            for v in zip(*parts, strict=True)
+        ]
         refined = self.refiner(*crops[:4])
         pixels = losses.reconstruction_loss(refined, crops[4], edge_weight=0.5)
         perceived = lpips_lite(self.network, (refined + 1) / 2, (crops[4] + 1) / 2).mean()
@@ -439,7 +442,10 @@ class Trainer:
 
     def averaged(self) -> "Iterator[None]":
         """Swaps the averages in, and back when it is resumed."""
-        kept = {name: {k: v.clone() for k, v in m.state_dict().items()} for name, m in self.modules.items()}
+        kept = {
+            name: {k: v.clone() for k, v in m.state_dict().items()}
+            for name, m in self.modules.items()
+        }
         for name, module in self.modules.items():
             own = {k: self.average[f"{name}.{k}"] for k in module.state_dict()}
             module.load_state_dict(own)
@@ -494,61 +500,56 @@ def validate(trainer: Trainer, samples: Samples, *, people: int = 6) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Trains, or goes on training, until the minutes are over."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="of `surface_data`")
-    parser.add_argument("--validation", type=Path, required=True)
-    parser.add_argument("--model", type=Path, default=Path("models/catwalk"))
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--minutes", type=float, required=True, help="of the whole schedule")
-    parser.add_argument("--rate", type=float, default=4e-4)
-    parser.add_argument("--refiner-rate", type=float, default=1.5e-3)
-    parser.add_argument("--every", type=int, default=100, help="steps between checkpoints")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    pipe = DreamPosePipeline.from_pretrained(args.model)
-    trainer = Trainer(pipe, rate=args.rate, refiner_rate=args.refiner_rate)
-    args.out.mkdir(parents=True, exist_ok=True)
-    last = args.out / "last.pt"
+def run(
+    trainer: Trainer,
+    data: Path,
+    validation: Path,
+    out: Path,
+    *,
+    minutes: float,
+    batch_size: int = 16,
+    checkpoint_every: int = 100,
+    seed: int = 0,
+) -> Iterator[str]:
+    """Trains until the minutes are over, or goes on from the checkpoint in `out`.
+
+    Args:
+        trainer: what is trained.
+        data: folder of people, see `surface_data`; it may grow meanwhile.
+        validation: the same of held-out people.
+        out: where `last.pt` is written.
+        minutes: of the whole schedule, checkpoints and validation not counted.
+        batch_size: samples of a step.
+        checkpoint_every: steps between checkpoints, each followed by a validation.
+        seed: of all draws.
+
+    Yields:
+        A line every 20 steps, and the validation's lines.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    last = out / "last.pt"
     if last.is_file():
         trainer.load(torch.load(last, weights_only=True))
-    training, held_out = Samples(args.data), Samples(args.validation)
+    training, held_out = Samples(data), Samples(validation)
     for module in trainer.modules.values():
         module.train()
     history: list[dict[str, float]] = []
-    times = np.zeros(2)
-    while trainer.seconds < 60 * args.minutes:
+    while trainer.seconds < 60 * minutes:
         start = time.monotonic()
-        random = np.random.default_rng([args.seed, trainer.step])
+        random = np.random.default_rng([seed, trainer.step])
+        # Full and half size take turns.
         scale = 2 if trainer.step % 2 else 1
-        samples = [training.draw(random, scale=scale) for _ in range(args.batch_size)]
-        drawn = time.monotonic()
-        trainer.set_rates(trainer.seconds / 60 / args.minutes)
+        samples = [training.draw(random, scale=scale) for _ in range(batch_size)]
+        trainer.set_rates(trainer.seconds / 60 / minutes)
         history.append(trainer.train(samples, scale, random))
-        end = time.monotonic()
-        times += drawn - start, end - drawn
-        trainer.seconds += end - start
+        trainer.seconds += time.monotonic() - start
         if trainer.step % 20 == 0:
-            mean = {k: float(np.mean([h[k] for h in history[-60:]])) for k in history[-1]}
+            mean = {key: float(np.mean([h[key] for h in history[-60:]])) for key in history[-1]}
             text = " ".join(f"{key} {value:.4f}" for key, value in mean.items())
-            per = times / len(history)
-            print(
-                f"{trainer.step} {text} | {trainer.seconds / 60:.1f} min, a step "
-                f"{per[0]:.2f} + {per[1]:.2f} s",
-                flush=True,
-            )
-        if trainer.step % args.every == 0 or trainer.seconds >= 60 * args.minutes:
+            yield f"{trainer.step} {text} | {trainer.seconds / 60:.1f} min"
+        if trainer.step % checkpoint_every == 0 or trainer.seconds >= 60 * minutes:
             with new_file(last) as part:
                 torch.save(trainer.state(), part)
-            print(validate(trainer, held_out), flush=True)
+            yield validate(trainer, held_out)
             # People rendered or read since then take part too.
-            training = Samples(args.data)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+            training = Samples(data)
