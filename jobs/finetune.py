@@ -72,7 +72,8 @@ def finetune(args: argparse.Namespace) -> int:
     """
     from dreampose.models.subject import copy_subject
 
-    subjects = subject_table.read(args.subjects)
+    listed = subject_table.read(args.subjects)
+    subjects = [row for row in listed if not row.error]
     _check(args)
     done_before = {row.subject for row in subjects if _is_done(args.out, row, args.method)}
     firsts = _firsts(sorted(subjects, key=lambda row: row.subject not in done_before))
@@ -114,8 +115,9 @@ def finetune(args: argparse.Namespace) -> int:
             failures[row.subject] = failures[first]
         else:
             copy_subject(Path(args.out) / first, Path(args.out) / row.subject, row.subject)
-    width = max(len(row.subject) for row in subjects)
-    for row in subjects:
+    failures |= {row.subject: row.error for row in listed if row.error}
+    width = max(len(row.subject) for row in listed)
+    for row in listed:
         state = "done before" if row.subject in done_before else "done"
         if row.subject in failures:
             state = f"failed: {failures[row.subject]}"

@@ -21,6 +21,7 @@ from dreampose.errors import InputError
 from dreampose.options import arguments
 from jobs import plans
 from jobs.common import driver, storage, video_list
+from jobs.common.failures import reason_of
 from jobs.common.video_list import Video, is_photo_set
 
 if TYPE_CHECKING:
@@ -59,8 +60,10 @@ class Worker:
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Measures the videos of a batch; the rows go on with nothing but their paths."""
-        for clip_id, path in zip(batch["clip_id"], batch["path"], strict=True):
-            storage.write_text(_file(self.out, clip_id), json.dumps(self._measure(path)) + "\n")
+        errors = batch.get("error", [""] * len(batch["path"]))
+        for clip_id, path, error in zip(batch["clip_id"], batch["path"], errors, strict=True):
+            values = {"error": error} if error else self._measure(path)
+            storage.write_text(_file(self.out, clip_id), json.dumps(values) + "\n")
         return {"path": list(batch["path"])}
 
     def _measure(self, path: str) -> dict[str, Any]:
@@ -69,8 +72,8 @@ class Worker:
         try:
             with storage.local_copy(path) as file:
                 return asdict(self.screener(video.read(file)))
-        except InputError as error:
-            return {"error": str(error)}
+        except Exception as error:  # noqa: BLE001 - one odd file must not end the job
+            return {"error": reason_of(error)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -112,7 +115,8 @@ def check(args: argparse.Namespace) -> "tuple[Limits, list[Video]]":
 
     limits = Limits(**{name: getattr(args, name) for name in _HELP})
     found = video_list.find(args.videos)
-    if sets := [video.clip_id for video in found if is_photo_set(video.path)]:
+    sets = [video.clip_id for video in found if is_photo_set(video.path) and not video.error]
+    if sets:
         raise InputError(f"videos must be videos, got a set of photos, {sets[0]!r}")
     return limits, found
 

@@ -63,6 +63,7 @@ def read(
     required: Sequence[str],
     optional: Sequence[str] = (),
     unique: str = "",
+    case_sensitive: bool = False,
     name: str = "table",
 ) -> Table:
     """Reads a table from a file; see `parse`.
@@ -81,6 +82,7 @@ def read(
         required=required,
         optional=optional,
         unique=unique,
+        case_sensitive=case_sensitive,
         name=name,
     )
 
@@ -92,6 +94,7 @@ def parse(
     required: Sequence[str],
     optional: Sequence[str] = (),
     unique: str = "",
+    case_sensitive: bool = False,
     name: str = "table",
 ) -> Table:
     """Reads a table: CSV in UTF-8, or in UTF-16 with its mark; Excel (.xlsx); Parquet.
@@ -108,7 +111,8 @@ def parse(
         source: its name, for messages.
         required: columns that must be there, and whose cells must not be empty.
         optional: columns that may be there; others are kept under their own names.
-        unique: column whose cells must differ, upper and lower case being the same.
+        unique: column whose cells must differ.
+        case_sensitive: whether cells that differ in upper and lower case alone differ there.
         name: what the table is, for messages.
 
     Raises:
@@ -133,7 +137,7 @@ def parse(
     columns = _columns(header, lines, source, name, required, optional)
     rows = [_row(columns, line, cells, required) for line, cells in lines if any(cells)]
     named = tuple(column for column in columns if column)
-    return Table(columns=named, rows=tuple(_mark_repeated(rows, unique)))
+    return Table(columns=named, rows=tuple(_mark_repeated(rows, unique, case_sensitive)))
 
 
 def match(folder: str | Path, cell: str) -> list[Path]:
@@ -327,12 +331,16 @@ def _row(columns: Sequence[str], line: int, cells: Sequence[str], required: Sequ
     return Row(line=line, cells=named, error=error)
 
 
-def _mark_repeated(rows: Sequence[Row], unique: str) -> list[Row]:
+def _mark_repeated(rows: Sequence[Row], unique: str, case_sensitive: bool) -> list[Row]:
     first: dict[str, int] = {}
     marked: list[Row] = []
     for row in rows:
         cell = row.cells.get(unique, "")
-        before = first.setdefault(cell.casefold(), row.line) if cell else row.line
+        before = (
+            first.setdefault(cell if case_sensitive else cell.casefold(), row.line)
+            if cell
+            else row.line
+        )
         if before != row.line and not row.error:
             error = f"line {row.line}: {unique} {cell!r} is in line {before} already"
             row = Row(line=row.line, cells=row.cells, error=error)

@@ -11,6 +11,7 @@ from dreampose.config import Recipe
 from dreampose.errors import InputError
 from dreampose.types import Clip
 from jobs.common import storage
+from jobs.common.failures import reason_of
 from jobs.common.video_list import is_photo_set
 
 DATA_FIELDS = ("name", "height", "width", "num_crops", "crop_scale", "num_recolours")
@@ -91,12 +92,17 @@ class Encoder:
 
         return pa.Table.from_pylist([self._row(**row) for row in batch.to_pylist()], schema=SCHEMA)
 
-    def _row(self, *, clip_id: str, path: str, subject: str, row_file: str) -> dict[str, Any]:
+    def _row(
+        self, *, clip_id: str, path: str, subject: str, row_file: str, error: str = ""
+    ) -> dict[str, Any]:
+        """The row of a video, or one that says why there is none."""
         from dreampose import data, poses
         from dreampose.io import video
 
         recipe = self.settings.recipe
         try:
+            if error:
+                raise InputError(error)
             if is_photo_set(path):
                 clip, motion = data.join_stills(_read_photos(path), self.estimator, recipe)
             else:
@@ -115,9 +121,13 @@ class Encoder:
                 clip_id=clip_id,
                 subject=subject,
             )
-        except InputError as error:
+        except Exception as failure:  # noqa: BLE001 - one odd file must not end the job
             row = data.error_row(
-                clip_id=clip_id, path=path, subject=subject, recipe=recipe, error=str(error)
+                clip_id=clip_id,
+                path=path,
+                subject=subject,
+                recipe=recipe,
+                error=reason_of(failure),
             )
         return row | {"path": path}
 

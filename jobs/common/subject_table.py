@@ -1,68 +1,83 @@
-"""CSV table of the subjects to finetune on."""
+"""Table of the subjects to finetune on."""
 
-import csv
-import glob
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from dreampose.errors import InputError
-from dreampose.io import video
+from dreampose.io import tables, video
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubjectPhotos:
-    """A subject and its photos, as absolute paths."""
+    """A subject and its photos, as absolute paths.
+
+    error: why the line of the table cannot be used; empty where nothing is wrong.
+    """
 
     subject: str
     photos: tuple[str, ...]
+    error: str = ""
 
 
 def read(path: str | Path) -> list[SubjectPhotos]:
-    """Reads a CSV with the columns `subject` and `photos` (paths or patterns, `;` between them).
+    """Reads a table with the columns `subject` and `photos` (paths or patterns, `;` between them).
 
-    Relative paths start at the file. Every photo is decoded once, so that a broken one is known
-    before anything starts.
+    See `dreampose.io.tables` for its forms. Relative paths start at the file. Every photo is
+    decoded once, so that a broken one is found before anything starts. What is wrong with a line
+    is in `SubjectPhotos.error` and leaves the others alone.
 
     Raises:
-        InputError: file, column or photo is missing; a photo cannot be decoded; a subject is named
-            twice or cannot be a folder's name.
+        InputError: it is no table, a column is missing, or no line can be used.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"subjects must be an existing CSV file, got {str(path)!r}")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        if missing := [name for name in ("subject", "photos") if name not in columns]:
-            raise InputError(
-                f"subjects must have the columns subject and photos, got no "
-                f"{' and no '.join(missing)} in {str(path)!r}"
-            )
-        rows = [(row["subject"] or "", row["photos"] or "") for row in reader]
-    if not rows:
-        raise InputError(f"subjects must name at least one subject, got none in {str(path)!r}")
-    subjects: dict[str, SubjectPhotos] = {}
-    for line, (subject, photos) in enumerate(rows, start=2):
-        subject = subject.strip()
-        if not re.fullmatch(r"[\w-][\w .-]*", subject):
-            raise InputError(f"subject must be usable as a name, got {subject!r} in line {line}")
-        if subject in subjects:
-            raise InputError(f"subject must be named once, got {subject!r} in line {line} again")
-        found = [
-            photo for part in photos.split(";") if part.strip()
-            for photo in _expand(path.parent, part.strip(), line)
-        ]  # fmt: skip
-        if not found:
-            raise InputError(f"photos must be at least one, got none in line {line}")
-        for photo in found:
-            video.read_photo(photo)
-        subjects[subject] = SubjectPhotos(subject=subject, photos=tuple(found))
-    return list(subjects.values())
+    table = tables.read(path, required=("subject", "photos"), unique="subject", name="subjects")
+    if not table.rows:
+        raise InputError(f"subjects: {str(path)!r} names no subject")
+    subjects = [_subject(row, path.parent) for row in table.rows]
+    if all(subject.error for subject in subjects):
+        more = f" (and {len(subjects) - 1} lines more)" if len(subjects) > 1 else ""
+        raise InputError(f"subjects: {subjects[0].error}{more}")
+    return subjects
 
 
-def _expand(folder: Path, part: str, line: int) -> list[str]:
-    found = sorted(glob.glob(str(folder / part)))  # noqa: PTH207 - keeps absolute patterns
+def _subject(row: tables.Row, folder: Path) -> SubjectPhotos:
+    subject = row.cells["subject"]
+    photos: tuple[str, ...] = ()
+    error = row.error
+    try:
+        if not error:
+            photos = _photos(row, folder)
+    except InputError as failure:
+        error = f"line {row.line}: {failure}"
+    if error:
+        # Several lines may have one name.
+        subject = f"{subject} (line {row.line})"
+    return SubjectPhotos(subject=subject, photos=photos, error=error)
+
+
+def _photos(row: tables.Row, folder: Path) -> tuple[str, ...]:
+    """The photos of a line, each of which can be decoded.
+
+    Raises:
+        InputError: the subject's name cannot be a folder's, or a photo is missing or broken.
+    """
+    subject = row.cells["subject"]
+    if not re.fullmatch(r"[\w-][\w .-]*", subject):
+        raise InputError(
+            f"subject {subject!r} cannot be a folder's name; use letters, digits, blanks, - . _"
+        )
+    found: list[str] = []
+    # A file may have ';' in its name.
+    whole = tables.match(folder, row.cells["photos"])
+    cells = [row.cells["photos"]] if whole else row.cells["photos"].split(";")
+    for cell in filter(None, map(str.strip, cells)):
+        matching = tables.match(folder, cell)
+        if not matching:
+            raise InputError(f"photos: no such file {cell!r}")
+        found += [str(path.resolve()) for path in matching]
+    for photo in found:
+        video.read_photo(photo)
     if not found:
-        raise InputError(f"photos must be existing files, got {part!r} in line {line}")
-    return [str(Path(name).resolve()) for name in found]
+        raise InputError("photos: none is named")
+    return tuple(found)

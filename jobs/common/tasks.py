@@ -10,9 +10,9 @@ from ray.exceptions import RayError, RayTaskError
 
 from cluster import resources
 from cluster.resources import Share
-from dreampose.errors import InputError
 from dreampose.training import StepReport
 from jobs.common import driver
+from jobs.common.failures import reason_of
 from jobs.common.progress import ProgressActor, StopSignal, stop_on_sigterm
 
 MAX_RETRIES = 3
@@ -70,9 +70,9 @@ def run(
             try:
                 ray.get(ready)
             except RayTaskError as error:
-                failures[task] = _reason(error.cause or error)
+                failures[task] = reason_of(error.cause or error)
             except RayError as error:
-                failures[task] = _reason(error)
+                failures[task] = reason_of(error)
     if stopped.is_set():
         raise driver.Stopped
     return failures
@@ -107,9 +107,3 @@ def _do(work: Work, name: str, arguments: Sequence[Any], num_threads: int, actor
             actor.put.remote({name: (report.step, report.total)})
     finally:
         stop.close()
-
-
-def _reason(error: BaseException) -> str:
-    """One line for the table."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text[:300]}"

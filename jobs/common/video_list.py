@@ -1,14 +1,18 @@
 """Videos that a job works on, from folders, patterns and manifests."""
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from dreampose.errors import InputError
+from dreampose.io import tables
 from jobs.common import storage
 
-SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
+SUFFIXES = (
+    *(".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".3gp", ".mts", ".m2ts", ".ts"),
+    *(".mpg", ".mpeg", ".wmv", ".flv", ".ogv"),
+)
+TABLES = (".csv", ".tsv", ".xlsx", ".parquet")
+"""Ends of the names of manifests."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,37 +20,38 @@ class Video:
     """A video to work on.
 
     clip_id: its unique name, the same from run to run. path: of a set of photos, all of them with
-    ';' between. row_file: Parquet file of its row in
-    earlier data; empty without.
+    ';' between. row_file: Parquet file of its row in earlier data; empty without. error: why its
+    line of the manifest cannot be used; empty where nothing is wrong.
     """
 
     clip_id: str
     path: str
     subject: str
     row_file: str = ""
+    error: str = ""
 
 
 def find(source: str) -> list[Video]:
-    """Videos of a folder (searched whole), a pattern, one file, or a `manifest.csv`.
+    """Videos of a folder (searched whole), a pattern, one file, or a manifest.
 
-    A manifest has a column `path` (relative ones start at the manifest) and may have `subject`;
-    without one, each video is a subject of its own, named after the file. A cell may also list
-    several photos of one subject, separated by ';', instead of a video.
+    A manifest is a table (`dreampose.io.tables`) with a column `path` (relative ones start at the
+    manifest) and may have `subject`; without one, each video is a subject of its own, named after
+    the file. Several photos of one subject, with ';' between, may stand in place of a video. What
+    is wrong with a line is in `Video.error` and leaves the others alone.
 
     Raises:
-        InputError: nothing is there, no video is among it, or the manifest is not usable.
+        InputError: nothing is there, no video is among it, or the manifest is no table.
     """
-    if source.lower().endswith(".csv"):
+    if source.lower().endswith(TABLES) and not storage.is_folder(source):
         return _read_manifest(source)
-    if storage.is_file(source):
-        found = [source]
+    found = storage.find(source)
+    if found == [source]:
         root = PurePosixPath(source).parent
+    elif storage.is_folder(source):
+        found = [path for path in found if _is_video(path)]
+        root = PurePosixPath(source)
     else:
-        is_pattern = bool(set(source) & set("*?["))
-        found = [
-            path for path in storage.find(source) if is_pattern or path.lower().endswith(SUFFIXES)
-        ]
-        root = _common_folder(found) if is_pattern else PurePosixPath(source)
+        root = _common_folder(found)
     if not found:
         raise InputError(
             f"videos must be a folder, pattern or manifest with videos, got {source!r}"
@@ -63,40 +68,50 @@ def find(source: str) -> list[Video]:
 
 def _read_manifest(source: str) -> list[Video]:
     if not storage.is_file(source):
-        raise InputError(
-            f"videos must be a folder, pattern or manifest with videos, got {source!r}"
-        )
-    reader = csv.DictReader(io.StringIO(storage.read_text(source)))
-    if "path" not in (reader.fieldnames or ()):
-        raise InputError(
-            f"manifest must have a column 'path', got {reader.fieldnames or 'none'} in {source!r}"
-        )
-    videos: dict[str, Video] = {}
+        raise InputError(f"videos: no such manifest {source!r}")
+    table = tables.parse(
+        storage.read_bytes(source),
+        source,
+        required=("path",),
+        optional=("subject",),
+        unique="path",
+        case_sensitive=True,
+        name="manifest",
+    )
+    if not table.rows:
+        raise InputError(f"manifest: {source!r} names no video")
+    return [_video_of(row, source) for row in table.rows]
+
+
+def _video_of(row: tables.Row, source: str) -> Video:
+    name = row.cells["path"]
+    parts = [part.strip() for part in name.split(";") if part.strip()]
+    error = row.error or ("" if parts else f"line {row.line}: no path")
+    subject = row.cells.get("subject", "") or (_stem(parts[0]) if parts else "")
+    if error:
+        # Several lines may be wrong in the same way.
+        return Video(clip_id=f"{name} (line {row.line})", path=name, subject=subject, error=error)
     scheme, separator, rest = source.rpartition("://")
-    for line, row in enumerate(reader, start=2):
-        name = (row["path"] or "").strip()
-        if not name:
-            raise InputError(f"manifest must give a path in every line, got none in line {line}")
-        if name in videos:
-            raise InputError(
-                f"manifest must name each video once, got {name!r} in line {line} again"
-            )
-        parts = [part.strip() for part in name.split(";") if part.strip()]
-        folder = PurePosixPath(rest).parent
-        paths = [
-            part if "://" in part else scheme + separator + str(folder / part) for part in parts
-        ]
-        subject = (row.get("subject") or "").strip() or _stem(parts[0])
-        path = ";".join(storage.absolute(path) for path in paths)
-        videos[name] = Video(clip_id=name, path=path, subject=subject)
-    if not videos:
-        raise InputError(f"manifest must name at least one video, got none in {source!r}")
-    return list(videos.values())
+    folder = PurePosixPath(rest).parent
+    paths = [part if "://" in part else _beside(scheme + separator, folder, part) for part in parts]
+    return Video(clip_id=name, path=";".join(map(storage.absolute, paths)), subject=subject)
+
+
+def _beside(prefix: str, folder: PurePosixPath, cell: str) -> str:
+    """The file that a cell names, from the manifest's folder on."""
+    if not prefix and (found := tables.match(str(folder), cell)):
+        return str(found[0])
+    return prefix + str(folder / cell)
 
 
 def is_photo_set(path: str) -> bool:
     """Whether the path lists photos of one subject instead of a video."""
     return ";" in path
+
+
+def _is_video(path: str) -> bool:
+    """Whether a file of a folder is a video by its name; those of macOS's `._NAME` are not."""
+    return path.lower().endswith(SUFFIXES) and not PurePosixPath(path).name.startswith(".")
 
 
 def _common_folder(paths: list[str]) -> PurePosixPath:

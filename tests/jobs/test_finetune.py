@@ -104,13 +104,15 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("text", "said"),
         [
-            ("subject,photo\nanna,a.png\n", "no photos"),
-            ("subject,photos\n", "at least one subject"),
-            ("subject,photos\nanna,none.png\n", "'none.png' in line 2"),
-            ("subject,photos\nanna,\n", "photos must be at least one, got none in line 2"),
-            ("subject,photos\nanna,half.png\n", "picture that can be decoded"),
-            ("subject,photos\nanna,a.png\nanna,a.png\n", "'anna' in line 3 again"),
-            ("subject,photos\n../anna,a.png\n", "usable as a name"),
+            ("subject,photo\nanna,a.png\n", "got no photos"),
+            ("subject,photos\n", "names no subject"),
+            ("subject,photos\nanna,none.png\n", "line 2: photos: no such file 'none.png'"),
+            ("subject,photos\nanna,\n", "line 2: no photos"),
+            ("subject,photos\nanna,half.png\n", "line 2: photo: cannot decode"),
+            (
+                "subject,photos\n../anna,a.png\n",
+                "line 2: subject '../anna' cannot be a folder's name",
+            ),
         ],
     )
     def test_lists(self, capsys, tmp_path, text, said):
@@ -122,7 +124,7 @@ class TestRefusals:
 
     def test_no_list(self, capsys, tmp_path):
         line = self.refusal(capsys, tmp_path / "none.csv", tmp_path)
-        assert "existing CSV file" in line
+        assert "subjects: no such file" in line
 
     @pytest.mark.parametrize(
         ("flags", "said"),
@@ -164,6 +166,34 @@ class TestRefusals:
         flags = ["--model", tiny_model, "--subjects", people, "--out", tmp_path / "subjects"]
         assert finetune.main([*map(str, flags), "--method", "lora"]) == 2
         assert "by another method than lora, got full" in capsys.readouterr().err
+
+
+def test_a_line_that_is_wrong_fails_alone(people, tiny_model, tmp_path, monkeypatch, capsys):
+    Image.fromarray(np.full((64, 48, 3), 128, np.uint8)).save(tmp_path / "IMG_1 [edit].png")
+    (tmp_path / "half.png").write_bytes((PHOTOS / "skirt.png").read_bytes()[:500])
+    lines = [
+        "carl,half.png",
+        "dora,IMG_1 [edit].png",
+        "Anna,wall.png",
+        "emil,a.png,b.png",
+        "x/y,wall.png",
+    ]
+    with people.open("a") as file:
+        file.write("\n".join(lines))
+    asked = []
+    monkeypatch.setattr(tasks, "run", lambda _, arguments, **__: asked.extend(arguments) or {})
+    monkeypatch.setattr(finetune.driver, "ray_session", lambda **_: contextlib.nullcontext({}))
+    flags = ["--model", tiny_model, "--subjects", people, "--out", tmp_path / "subjects"]
+    monkeypatch.setattr(finetune, "_firsts", lambda people: {p.subject: p.subject for p in people})
+    assert finetune.main([str(flag) for flag in flags]) == 1
+    assert asked == ["anna", "bert", "wall", "dora"]
+    states = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    states = {name: state.strip() for name, state in states.items()}
+    assert states["dora"] == "done"
+    assert states["carl (line 5)"].startswith("failed: line 5: photo: cannot decode")
+    assert states["Anna (line 7)"] == "failed: line 7: subject 'Anna' is in line 2 already"
+    assert states["emil (line 8)"].startswith("failed: line 8: 3 cells where the header has 2")
+    assert "cannot be a folder's name" in states["x/y (line 9)"]
 
 
 def test_people_of_the_same_photos_are_finetuned_on_once(
