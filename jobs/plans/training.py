@@ -87,7 +87,7 @@ def finetune(args: argparse.Namespace) -> "Plan":
     from jobs.common import subject_table
 
     savings = arguments.savings(args)
-    people = [person for person in subject_table.read(args.subjects) if not person.error]
+    people = [row for row in subject_table.read(args.subjects) if not row.error]
     recipe = rates.recipe_of(args)
     precision = rates.precision_of(args)
     is_lora = args.method == "lora"
