@@ -25,7 +25,7 @@ from jobs.common.failures import reason_of
 from jobs.common.video_list import Video, is_photo_set
 
 if TYPE_CHECKING:
-    from dreampose.data.screening import Limits
+    from dreampose.data.screening import ScreeningLimits
 
 MEASURES = "measures"
 """Folder of what was measured, a JSON file a video."""
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def screen(args: argparse.Namespace) -> int:
     """Measures what is not measured yet, judges all, writes the lists; gives the exit code."""
-    from dreampose.data.screening import Measures, judge
+    from dreampose.data.screening import VideoStatistics, rejection_reasons
 
     limits, found = check(args)
     out = storage.absolute(args.out)
@@ -94,9 +94,11 @@ def screen(args: argparse.Namespace) -> int:
     read = {video.clip_id: json.loads(storage.read_text(_file(out, video.clip_id)))
             for video in found}  # fmt: skip
     measures = {
-        name: Measures.from_dict(values) for name, values in read.items() if "error" not in values
+        name: VideoStatistics.from_dict(values)
+        for name, values in read.items()
+        if "error" not in values
     }
-    reasons = judge(measures, limits)
+    reasons = rejection_reasons(measures, limits)
     reasons |= {name: [f"unreadable: {values['error']}"] for name, values in read.items()
                 if "error" in values}  # fmt: skip
     write_lists(out, found, reasons, asdict(limits))
@@ -105,15 +107,15 @@ def screen(args: argparse.Namespace) -> int:
     return 0
 
 
-def check(args: argparse.Namespace) -> "tuple[Limits, list[Video]]":
+def check(args: argparse.Namespace) -> "tuple[ScreeningLimits, list[Video]]":
     """What is asked of videos, and which there are.
 
     Raises:
         InputError: a limit is out of its range, or there are no videos.
     """
-    from dreampose.data.screening import Limits
+    from dreampose.data.screening import ScreeningLimits
 
-    limits = Limits(**{name: getattr(args, name) for name in _HELP})
+    limits = ScreeningLimits(**{name: getattr(args, name) for name in _HELP})
     found = video_list.find(args.videos)
     sets = [video.clip_id for video in found if is_photo_set(video.path) and not video.error]
     if sets:
@@ -200,7 +202,7 @@ def _write_csv(path: str, columns: Sequence[str], rows: Sequence[Sequence[str]])
 
 
 def _parser() -> argparse.ArgumentParser:
-    from dreampose.data.screening import Limits
+    from dreampose.data.screening import ScreeningLimits
 
     parser = driver.parser(
         "screen",
@@ -213,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
         "--videos", required=True, help="folder, pattern, file or manifest, as for preprocess"
     )
     parser.add_argument("--out", required=True, help="folder to write, on this disk or any storage")
-    for field in fields(Limits):
+    for field in fields(ScreeningLimits):
         parser.add_argument(
             f"--{field.name.replace('_', '-')}",
             type=int if isinstance(field.default, int) else float,

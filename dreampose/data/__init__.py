@@ -1,10 +1,7 @@
-"""Training data: one Parquet row a clip, made by `encode_clip`, read by `Dataset`.
-
-Knows nothing of training or Ray.
-"""
+"""Training data: one Parquet row per clip."""
 
 from dreampose.data.dataset import Dataset
-from dreampose.data.photos import join_stills
+from dreampose.data.photos import join_photos
 from dreampose.data.schema import (
     ARRAYS,
     SCHEMA,
@@ -22,7 +19,7 @@ __all__ = [
     "encode_clip",
     "encoders_fingerprint",
     "error_row",
-    "join_stills",
+    "join_photos",
     "working_size",
     "write_rows",
 ]

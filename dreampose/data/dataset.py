@@ -1,4 +1,4 @@
-"""Clips of a folder of Parquet files, by index. Knows nothing of models, training or Ray."""
+"""Reader of preprocessed clips in Parquet files."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -19,12 +19,18 @@ from dreampose.errors import InputError
 
 
 class Dataset:
-    """Clips of a folder of Parquet files, in the order of their ids.
+    """Clips of a folder of Parquet files, sorted by id.
 
-    A row that is there twice counts once; a clip whose poses were read by two estimators is two.
+    Duplicate rows count once; clips with the same id and different pose estimators are separate.
+    Arrays are kept in memory up to `memory_limit` bytes; the rest is written to a temporary file
+    and memory-mapped for random access.
 
-    Arrays stay in memory up to `memory_limit` bytes; the rest is spooled to a temporary file and
-    mapped, so that random access stays cheap.
+    Attributes:
+        clips: columns of each clip.
+        targets: clip index and frame index of each target frame.
+        num_frames_of: number of frames of each clip.
+        num_errors: rows of rejected videos.
+        fingerprint: of the model that encoded the clips.
     """
 
     def __init__(
@@ -39,13 +45,13 @@ class Dataset:
 
         Args:
             uri: a folder or file, as a path or the URI of any pyarrow filesystem.
-            recipe: the model's recipe, which the data must have been made for.
-            columns: array columns that are needed.
-            memory_limit: bytes of arrays that stay in memory.
+            recipe: of the model; the data must have been preprocessed for it.
+            columns: array columns to read.
+            memory_limit: bytes of arrays kept in memory.
 
         Raises:
-            InputError: there is no data, no usable clip, a needed column is missing, or the data
-                was made for another recipe.
+            InputError: there is no usable clip, a column is missing, or the data was preprocessed
+                for another recipe or by different models.
         """
         self.uri = str(uri)
         self.recipe = recipe
@@ -62,7 +68,7 @@ class Dataset:
         self.clips = [rows[key] for key in sorted(rows)]
         if not self.clips:
             raise InputError(
-                f"data must hold at least one usable clip, got {self.num_errors} rejected ones in "
+                f"data must have at least one usable clip, got {self.num_errors} rejected ones in "
                 f"{self.uri!r}"
             )
         fingerprints = {str(clip["model_fingerprint"]) for clip in self.clips}
@@ -88,7 +94,7 @@ class Dataset:
 
     @property
     def buckets(self) -> Int64[np.ndarray, " n"]:
-        """Of each target, the index of its frame size in the recipe's `frame_sizes`."""
+        """Index of the frame size of each target in the recipe's `frame_sizes`."""
         known = self.recipe.frame_sizes
         sizes = np.array([known.index(self.size_of(clip)) for clip in range(len(self.clips))])
         return sizes[self.targets[:, 0]]
@@ -103,11 +109,11 @@ class Dataset:
         return [clip["subject"] for clip in self.clips]
 
     def array(self, clip: int, name: str) -> Shaped[np.ndarray, "..."]:
-        """An array column of a clip; see `ARRAYS` for the shapes."""
+        """Array column of a clip; see `ARRAYS` for the shapes."""
         return self.clips[clip][name]
 
     def window(self, clip: int, frame: int) -> Int64[np.ndarray, " p"]:
-        """Frames whose poses go with one; of photos, which follow no other, that one alone."""
+        """Frame indices of the pose window of a frame; for photos, the frame itself repeated."""
         if not self.clips[clip]["fps"] > 0:
             return np.full(self.recipe.num_poses, frame)
         return windows(int(self.num_frames_of[clip]), self.recipe.num_poses)[frame]
@@ -115,7 +121,14 @@ class Dataset:
     def photo(
         self, clip: int, frame: int, *, view: int | None = None
     ) -> UInt8[np.ndarray, "H W 3"]:
-        """A frame as it is, or one view of it at the frame's size (needs `crops`, `colours`)."""
+        """Frame of a clip, or one of its views.
+
+        Args:
+            clip: index of the clip.
+            frame: index of the frame.
+            view: index of a crop or recoloured version, resized to the frame's size; it needs the
+                columns `crops` and `colours`. None is the whole frame.
+        """
         frames = self.array(clip, "frames")[frame : frame + 1]
         if view is None:
             return frames[0]
@@ -131,7 +144,7 @@ class Dataset:
         if missing:
             raise InputError(
                 f"data must have the columns {', '.join(sorted(missing))}, got a Parquet file "
-                f"without them in {self.uri!r}"
+                f"without them in {self.uri!r}: preprocess the videos again"
             )
         wanted = [*facts, *self.columns, *(f"{name}_shape" for name in self.columns)]
         rows: list[dict[str, Any]] = []
@@ -161,7 +174,7 @@ class Dataset:
         cell = table[name][index]
         if not cell.is_valid:
             raise InputError(
-                f"data must hold {name}, got none for clip {clip_id!r} in {self.uri!r}: "
+                f"data must have {name}, got none for clip {clip_id!r} in {self.uri!r}: "
                 "preprocess it with the model"
             )
         shape = table[f"{name}_shape"][index].as_py()
@@ -170,18 +183,18 @@ class Dataset:
             self._memory_left -= values.nbytes
             return values.copy()
         if self._spool is None:
-            self._spool = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the data
+            self._spool = tempfile.TemporaryFile()  # noqa: SIM115 - used as long as the data set
         offset = self._spool.seek(0, 2)
         self._spool.write(values.tobytes())
         self._spool.flush()
         return np.memmap(self._spool, ARRAYS[name], "r", offset, tuple(shape))
 
 
-def holds_clips(path: str) -> bool:
-    """Whether a file is one of clips, by its path within a data folder.
+def is_clip_file(path: str) -> bool:
+    """Whether a path in a data folder is a Parquet file of clips.
 
-    Names that begin with an underscore are not data, as everywhere around Parquet: `_done` is the
-    preprocessing's own list.
+    As usual for Parquet data sets, names that begin with an underscore are not data; `_done` lists
+    the preprocessed videos.
     """
     parts = PurePosixPath(path).parts
     return path.endswith(".parquet") and not any(part.startswith("_") for part in parts)
@@ -201,7 +214,7 @@ def _parquet_files(uri: str) -> tuple[pafs.FileSystem, list[str]]:
         raise InputError(
             f"data must be a folder of Parquet files, got {uri!r} ({error})"
         ) from error
-    files = sorted(file.path for file in listed if holds_clips(file.path.removeprefix(path)))
+    files = sorted(file.path for file in listed if is_clip_file(file.path.removeprefix(path)))
     if not files:
         raise InputError(f"data must be a folder of Parquet files, got none in {uri!r}")
     return filesystem, files

@@ -1,8 +1,4 @@
-"""Several photos of one person in one outfit as a clip for training. Knows nothing of files.
-
-Such a clip has no rate (`fps` is 0): its frames do not follow one another, so the pose window of
-each is its own pose, repeated (`Dataset.window`).
-"""
+"""Photos of one subject as a clip for training."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,24 +13,28 @@ from dreampose.errors import InputError
 from dreampose.io import video
 from dreampose.types import Clip
 
-FEWEST = 2
-"""A photo needs another one of the same person to be its condition."""
+MIN_PHOTOS = 2
+"""Each target frame needs another photo of the same subject as its condition."""
 
 
-def join_stills(
+def join_photos(
     photos: Sequence[UInt8[np.ndarray, "_ _ 3"]], estimator: poses.PoseEstimator, recipe: Recipe
 ) -> tuple[Clip, poses.Motion]:
-    """The photos that show the person, as a clip of one size, and their poses.
+    """Makes a clip from photos of one subject in one outfit, and estimates their poses.
 
-    Each is read on its own: nothing is followed from photo to photo.
+    The clip has `fps` 0, which means that its frames are not consecutive: the pose window of a
+    frame repeats its own pose (`Dataset.window`). Photos without a pose are left out.
 
     Args:
         photos: of any sizes.
-        estimator: reads the poses.
-        recipe: of the model; see `working_size` for the clip's size.
+        estimator: of the poses, applied to each photo separately.
+        recipe: of the model; see `working_size` for the size of the clip.
+
+    Returns:
+        The clip, and a motion with one pose per frame.
 
     Raises:
-        InputError: fewer than two of them show anybody.
+        InputError: fewer than two photos have a pose.
     """
     clips = [Clip(frames=photo[None], fps=1.0, source="photo") for photo in photos]
     height, width = min(working_size(clip, recipe) for clip in clips)
@@ -47,9 +47,9 @@ def join_stills(
         except InputError:
             continue
         frames.append(fitted.frames[0])
-    if len(frames) < FEWEST:
+    if len(frames) < MIN_PHOTOS:
         raise InputError(
-            f"photos must show the person at least {FEWEST} times, "
+            f"photos must show a person in at least {MIN_PHOTOS} of them, "
             f"got {len(frames)} of {len(photos)} with a pose"
         )
     motion = replace(

@@ -1,8 +1,4 @@
-"""One row of training data a clip: its columns, and how a clip and its motion become one.
-
-Knows nothing of training or Ray. Arrays travel as raw bytes beside their shape, because ragged
-tensors do not survive Parquet readers.
-"""
+"""Columns of the training data, and encoding of clips as rows."""
 
 import hashlib
 import json
@@ -38,10 +34,11 @@ ARRAYS: Mapping[str, np.dtype[Any]] = {
     "joints": np.dtype(np.float32),
     "confidence": np.dtype(np.float32),
 }
-"""Array columns: frames (t H W 3), poses (k t c h w) and latents (k t c h w) for each of k views,
+"""Array columns: frames (t H W 3), poses (k t c h w) and latents (k t c h w) of k views,
 tokens (t n d), crops (k 4) in pixels of `frames` and colours (k 3), the channel order, of the
-views; joints (t j 4), confidence (t). View 0 is the frame as it is, then come the crops in the
-clip's own colours, then the whole frame in other colours."""
+views; joints (t j 4), confidence (t). View 0 is the whole frame; then come the crops, then the
+whole frame with permuted colour channels. Each array is stored as raw bytes next to its shape,
+because Parquet readers do not support ragged tensors."""
 
 SCHEMA = pa.schema(
     [
@@ -60,18 +57,18 @@ SCHEMA = pa.schema(
         *((f"{name}_shape", pa.list_(pa.int64())) for name in ARRAYS),
     ]
 )
-"""Columns of the data. `fps` is 0 where the frames are photos. `error` tells why a video was
-rejected; such rows hold no arrays."""
+"""Columns of the data. `fps` is 0 for photos. `error` says why a video was rejected; such rows have
+no arrays."""
 
 ENCODE_BATCH = 32
-"""Frames encoded together at most."""
+"""Maximum number of frames per encoder batch."""
 
 
 def encoders_fingerprint(pipe: Components) -> str:
-    """Name of what cached latents (and tokens of a frozen encoder) come from.
+    """Fingerprint of the models that made cached latents and tokens.
 
-    The VAE's decoder is left out: when it is trained further, data stays usable. The scale of its
-    latents is not.
+    It covers the VAE's encoder and latent scale and a frozen image encoder. The VAE's decoder is
+    left out, so data stays valid when the decoder is trained further.
     """
     frozen = ("image_encoder",) if pipe.recipe.image_encoder_frozen else ()
     weights = fingerprint(pipe, ("vae", *frozen), without=("vae.decoder", "vae.post_quant_conv"))
@@ -80,10 +77,10 @@ def encoders_fingerprint(pipe: Components) -> str:
 
 
 def working_size(clip: Clip, recipe: Recipe) -> tuple[int, int]:
-    """Height and width in pixels at which a clip's motion is best extracted.
+    """Height and width in pixels at which the motion of a clip should be extracted.
 
-    The size of the recipe that the clip is fitted into, or twice it where the video is that large,
-    so that crops are not blurred by enlarging them again.
+    This is the recipe's frame size for the clip, or twice that size if the video is large enough,
+    so that crops need not be upsampled.
     """
     _, height, width, _ = clip.frames.shape
     rows, columns = recipe.size_for(height, width)
@@ -94,7 +91,7 @@ def working_size(clip: Clip, recipe: Recipe) -> tuple[int, int]:
 def error_row(
     *, clip_id: str, path: str, subject: str, recipe: Recipe, error: str
 ) -> dict[str, Any]:
-    """The row of a video that was rejected, with its reason."""
+    """Makes the row of a rejected video, with the reason."""
     row: dict[str, Any] = dict.fromkeys(SCHEMA.names)
     row |= {"clip_id": clip_id, "path": path, "subject": subject, "error": error}
     return row | {
@@ -117,22 +114,22 @@ def encode_clip(
     clip_id: str,
     subject: str,
 ) -> dict[str, Any]:
-    """One row of training data: a clip's frames, pose maps, latents and views.
+    """Encodes a clip and its motion as a row of training data.
 
     Args:
         clip: the video.
-        motion: its poses, a frame each, at the recipe's size for this clip or a multiple
+        motion: one pose per frame, at the recipe's size for this clip or a multiple of it
             (`working_size`).
-        recipe: sizes and views; see `Recipe.num_crops` and `Recipe.num_recolours`.
-        pipe: pipeline whose VAE (and frozen image encoder) encodes the frames; `None` leaves
-            latents and tokens out, which is what the VAE stage needs.
-        seed: the views depend on it and on `clip_id` alone.
+        recipe: frame sizes, `num_crops` and `num_recolours`.
+        pipe: its VAE, and its image encoder if frozen, encode the frames; None leaves latents and
+            tokens out, which the VAE stage does not need.
+        seed: of the views, together with `clip_id`.
         clip_id: unique name of the clip.
-        subject: who is in it.
+        subject: name of the subject.
 
     Raises:
-        InputError: motion and clip differ in length, or the motion's size is no multiple of the
-            recipe's, or its maps have other channels.
+        InputError: motion and clip differ in length, the motion's size is not a multiple of the
+            recipe's, or its maps have another number of channels.
     """
     height, width = recipe.size_for(*clip.frames.shape[1:3])
     factor = motion.height // height
@@ -160,7 +157,7 @@ def encode_clip(
         smallest=recipe.crop_scale,
         generator=generator,
     )
-    orders = augmentation.random_orders(recipe.num_recolours, generator=generator)
+    orders = augmentation.random_channel_orders(recipe.num_recolours, generator=generator)
     boxes = np.concatenate([boxes, np.repeat(boxes[:1], recipe.num_recolours, axis=0)])
     orders = np.concatenate([np.tile(np.arange(3, dtype=np.int32), (recipe.num_crops, 1)), orders])
     full = video.fit(clip.frames, motion.height, motion.width)
@@ -217,7 +214,7 @@ def encode_clip(
 
 
 def write_rows(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows as one Parquet file, a row group each so that clips are read one at a time."""
+    """Writes rows to a Parquet file, one row group each so that clips can be read one by one."""
     table = pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA)
     with new_file(path) as part:
         pq.write_table(table, part, compression="zstd", row_group_size=1)

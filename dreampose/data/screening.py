@@ -1,8 +1,4 @@
-"""Whether a video is good enough to train on: what is measured, and what is asked of it.
-
-Knows nothing of files, training or Ray. Measuring looks at the picture alone; judging needs all
-videos' measures, because a duplicate is one only beside its original.
-"""
+"""Screening of training videos: statistics, limits, duplicates."""
 
 import math
 from collections.abc import Mapping
@@ -20,30 +16,38 @@ from dreampose.poses.tracking import Follower
 from dreampose.types import Clip
 
 NUM_SAMPLES = 12
-"""Frames, evenly spread, in which people are looked for."""
+"""Number of evenly spaced frames in which persons are detected."""
 NUM_HASHES = 4
-"""Frames, evenly spread, whose hashes stand for the video."""
+"""Number of evenly spaced frames that are hashed."""
 
 _HASH_SIDE = 16
-"""A hash has this many bits to the power of two."""
+"""Side of a hash; it has `_HASH_SIDE`² bits."""
 _SMALL = 32
-"""Side in pixels at which frames are compared for cuts."""
+"""Side in pixels at which frames are compared to find cuts."""
 _CUT = 0.08
-"""Mean absolute difference of two frames in [0, 1] from which it may be a cut …"""
+"""Minimum mean absolute difference, in [0, 1], of two frames at a cut."""
 _CUT_FACTOR = 5.0
-"""… if it is this many times that of the frames around."""
+"""Minimum ratio of that difference to the median difference of neighbouring frames."""
 _AROUND = 6
+"""Number of neighbouring differences on each side."""
 _ENDS = ("nose", "left_ankle", "right_ankle")
-"""Points that a whole body shows, one of the ankles being enough."""
+"""Landmarks of a whole body, of which one ankle is enough."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measures:
-    """What was measured of one video.
+class VideoStatistics:
+    """Statistics of one video.
 
-    height, width: of the frames in pixels. fps: frames per second. coverage: share of the frames
-    looked at that show somebody; whole: that show a person from head to foot. most_people: in one
-    of these frames. cuts: frames that begin another shot. hashes: bits of the perceptual hashes.
+    Attributes:
+        height: of the frames in pixels.
+        width: of the frames in pixels.
+        num_frames: of the video.
+        fps: frames per second.
+        coverage: fraction of the sampled frames with a person.
+        whole: fraction of the sampled frames with a person from head to foot.
+        most_people: maximum number of persons in a sampled frame.
+        cuts: indices of frames that begin another shot.
+        hashes: perceptual hashes, in hexadecimal.
     """
 
     height: int
@@ -58,25 +62,30 @@ class Measures:
 
     @property
     def seconds(self) -> float:
-        """Length of the video."""
+        """Duration in seconds."""
         return self.num_frames / self.fps
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Measures":
-        """Inverse of `dataclasses.asdict`, also after JSON."""
+    def from_dict(cls, values: Mapping[str, Any]) -> "VideoStatistics":
+        """Inverse of `dataclasses.asdict`; accepts lists in place of tuples."""
         plain: dict[str, Any] = dict(values)
         plain |= {name: tuple(values[name]) for name in ("cuts", "hashes")}
         return cls(**plain)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What is asked of a video.
+class ScreeningLimits:
+    """Requirements for training videos.
 
-    smallest: of the shorter side, in pixels. shortest: in seconds. most_people: in one frame.
-    coverage, whole: least shares of frames with a person, and with one from head to foot.
-    most_cuts: at the most. nearest: share of bits in which two videos must differ, in [0, 1]; 0
-    lets everything through.
+    Attributes:
+        smallest: minimum of the shorter side in pixels.
+        shortest: minimum duration in seconds.
+        most_people: maximum number of persons in a frame.
+        coverage: minimum fraction of frames with a person, in [0, 1].
+        whole: minimum fraction of frames with a person from head to foot, in [0, 1].
+        most_cuts: maximum number of cuts.
+        nearest: minimum fraction of hash bits in which two videos differ, in [0, 1]; 0 disables
+            the check for duplicates.
     """
 
     smallest: int = 256
@@ -97,7 +106,7 @@ class Limits:
 
 
 class Screener:
-    """Measures videos with BlazePose's networks."""
+    """Computes statistics of videos, with BlazePose to detect persons."""
 
     def __init__(self, *, num_threads: int = 1) -> None:
         """Loads the networks."""
@@ -106,12 +115,14 @@ class Screener:
             LandmarkReader(num_threads=num_threads),
         )
 
-    def __call__(self, clip: Clip) -> Measures:
-        """What can be told of a clip without its neighbours."""
+    def __call__(self, clip: Clip) -> VideoStatistics:
+        """Computes the statistics of a clip."""
         num_frames, height, width = clip.frames.shape[:3]
-        found = [self._follower.find(clip.frames[i]) for i in _spread(num_frames, NUM_SAMPLES)]
+        found = [
+            self._follower.find(clip.frames[i]) for i in _spaced_frames(num_frames, NUM_SAMPLES)
+        ]
         whole = [bool(people) and _is_whole(people[0], height, width) for people in found]
-        return Measures(
+        return VideoStatistics(
             height=height,
             width=width,
             num_frames=num_frames,
@@ -121,13 +132,18 @@ class Screener:
             most_people=max(map(len, found)),
             cuts=tuple(find_cuts(clip.frames)),
             hashes=tuple(
-                _to_text(perceptual_hash(clip.frames[i])) for i in _spread(num_frames, NUM_HASHES)
+                _to_text(perceptual_hash(clip.frames[i]))
+                for i in _spaced_frames(num_frames, NUM_HASHES)
             ),
         )
 
 
 def find_cuts(frames: UInt8[np.ndarray, "t H W 3"]) -> list[int]:
-    """Frames that begin another shot: unlike the one before, where the others nearby are alike."""
+    """Indices of frames that begin another shot.
+
+    A cut is a large difference between consecutive frames, both absolutely and relative to the
+    median difference of neighbouring frames.
+    """
     if len(frames) < 2:
         return []
     small = np.stack(
@@ -146,41 +162,43 @@ def find_cuts(frames: UInt8[np.ndarray, "t H W 3"]) -> list[int]:
 
 
 def perceptual_hash(picture: UInt8[np.ndarray, "H W 3"]) -> Bool[np.ndarray, " 256"]:
-    """Signs of a picture's lowest cosine coefficients against their median (pHash, 256 bits).
+    """Perceptual hash (pHash) of 256 bits: lowest DCT coefficients compared with their median.
 
-    Nearly the same for a picture that is scaled, compressed again or brightened.
+    It hardly changes when an image is resized, recompressed or brightened.
     """
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     side = 4 * _HASH_SIDE
     small = cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32)
     low = np.asarray(cv2.dct(small))[:_HASH_SIDE, :_HASH_SIDE].ravel()
-    # The first is the mean brightness, which says nothing of what is shown.
+    # The first coefficient is the mean brightness, which does not depend on the contents.
     return low > np.median(low[1:])
 
 
-def judge(measures: Mapping[str, Measures], limits: Limits) -> dict[str, list[str]]:
-    """Why each video is to be dropped; no reasons where it is to be kept.
+def rejection_reasons(
+    statistics: Mapping[str, VideoStatistics], limits: ScreeningLimits
+) -> dict[str, list[str]]:
+    """Reasons to reject each video; an empty list for videos to keep.
 
-    Of videos that are nearly the same the one with the most pixels is kept, of equals the longest,
-    then the first by name. Videos dropped for another reason are nobody's originals.
+    Of duplicates, the one with the most pixels is kept, then the longest, then the first by name.
+    Videos rejected for another reason are not compared with.
 
     Args:
-        measures: of every video, by name.
-        limits: what is asked of them.
+        statistics: of every video, by name.
+        limits: requirements.
     """
-    reasons = {name: _faults(values, limits) for name, values in measures.items()}
-    good = [name for name in measures if not reasons[name]]
+    reasons = {name: _violations(values, limits) for name, values in statistics.items()}
+    good = [name for name in statistics if not reasons[name]]
     good.sort(
         key=lambda name: (
-            -measures[name].height * measures[name].width,
-            -measures[name].seconds,
+            -statistics[name].height * statistics[name].width,
+            -statistics[name].seconds,
             name,
         )
     )
     kept: list[str] = []
     bits: list[Float[np.ndarray, "h 256"]] = []
     for name in good:
-        own = _from_text(measures[name].hashes)
+        own = _from_text(statistics[name].hashes)
         distances = [float(np.abs(own - other).mean()) for other in bits]
         nearest = int(np.argmin(distances)) if distances else 0
         if distances and distances[nearest] < limits.nearest:
@@ -191,9 +209,9 @@ def judge(measures: Mapping[str, Measures], limits: Limits) -> dict[str, list[st
     return reasons
 
 
-def _faults(values: Measures, limits: Limits) -> list[str]:
+def _violations(values: VideoStatistics, limits: ScreeningLimits) -> list[str]:
     shorter = min(values.height, values.width)
-    faults = {
+    violations = {
         f"resolution: {shorter} pixels, not {limits.smallest}": shorter < limits.smallest,
         f"length: {values.seconds:.2f} s, not {limits.shortest:g} s": (
             values.seconds < limits.shortest
@@ -210,17 +228,17 @@ def _faults(values: Measures, limits: Limits) -> list[str]:
             len(values.cuts) > limits.most_cuts
         ),
     }
-    return [text for text, wrong in faults.items() if wrong]
+    return [text for text, is_violated in violations.items() if is_violated]
 
 
-def _spread(num_frames: int, count: int) -> list[int]:
-    """At most `count` frames, each in the middle of an equal part of the video."""
+def _spaced_frames(num_frames: int, count: int) -> list[int]:
+    """Indices of at most `count` frames, each in the middle of an equal part of the video."""
     at = (np.arange(count) + 0.5) * num_frames / count
     return sorted({math.floor(place) for place in at.tolist()})
 
 
 def _is_whole(person: Landmarks, height: int, width: int) -> bool:
-    """Whether head and a foot lie in the picture."""
+    """Whether head and at least one foot are inside the frame."""
     places = {name: person.joints[INDEX[name], :2] for name in _ENDS}
     inside = {name: bool(0 <= x < width and 0 <= y < height) for name, (x, y) in places.items()}
     return inside["nose"] and (inside["left_ankle"] or inside["right_ankle"])
@@ -231,7 +249,7 @@ def _to_text(bits: Bool[np.ndarray, " 256"]) -> str:
 
 
 def _from_text(texts: tuple[str, ...]) -> Float[np.ndarray, "h 256"]:
-    """Bits of hashes; one video may have fewer where it has few frames: the last is repeated."""
+    """Converts hashes to bits; the last is repeated for videos with fewer than `NUM_HASHES`."""
     rows = [np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8)) for text in texts]
     rows += [rows[-1]] * (NUM_HASHES - len(rows))
     return np.stack(rows).astype(np.float32)

@@ -1,7 +1,4 @@
-"""Which frames go together: pose windows, photo/target pairs, the order of an epoch.
-
-Knows indices only, nothing of pixels, files or models.
-"""
+"""Frame sampling: pose windows, training pairs, order of an epoch."""
 
 from dataclasses import dataclass
 
@@ -12,16 +9,16 @@ from dreampose.errors import InputError
 
 
 def windows(num_frames: int, num_poses: int) -> Int64[np.ndarray, "t p"]:
-    """Frame indices of every frame's pose window, c_p = [p_{i-2} … p_{i+2}] for five poses.
+    """Frame indices of the pose window of each frame, c_p = [p_{i-2} … p_{i+2}] for five poses.
 
-    The edges of a clip repeat its first and last frame.
+    Indices beyond the ends of a clip are clamped to its first and last frame.
 
     Args:
-        num_frames: frames of the clip, at least 1; may be less than `num_poses`.
+        num_frames: of the clip, at least 1; can be less than `num_poses`.
         num_poses: window length, odd and positive.
 
     Raises:
-        InputError: `num_poses` is even or not positive, or there is no frame.
+        InputError: `num_poses` is even or not positive, or `num_frames` is less than 1.
     """
     if num_poses < 1 or num_poses % 2 == 0:
         raise InputError(f"num_poses must be odd and positive, got {num_poses}")
@@ -36,12 +33,12 @@ def sample_pairs(
     num_frames: Int64[np.ndarray, " b"],
     generator: np.random.Generator,
 ) -> Int64[np.ndarray, " b"]:
-    """A condition frame for each target frame of a clip, any other frame of the same clip.
+    """Samples a condition frame for each target frame: any other frame of the same clip.
 
     Args:
-        targets: index of the target frame inside its clip.
-        num_frames: frames of that clip; a clip of one frame is its own condition.
-        generator: source of the draw.
+        targets: index of each target frame in its clip.
+        num_frames: of that clip; a single frame is its own condition.
+        generator: source of randomness.
     """
     shift = 1 + np.floor(generator.random(len(targets)) * (num_frames - 1)).astype(np.int64)
     return (targets + np.minimum(shift, num_frames - 1)) % num_frames
@@ -49,10 +46,12 @@ def sample_pairs(
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """The order in which an epoch visits its items; the same for every rank and every rerun.
+    """Order of the items of an epoch, equal on all ranks and after a resume.
 
-    order: indices of items. ends: for each place in it, where the run of items that may share a
-    batch ends. fill: a step that reaches the end goes on with the first items.
+    Attributes:
+        order: indices of items.
+        ends: for each position in `order`, the end of the run of items that can share a batch.
+        fill: whether the last batch is completed with the first items.
     """
 
     order: Int64[np.ndarray, " n"]
@@ -60,13 +59,13 @@ class Epoch:
     fill: bool
 
     def items(self, offset: int, count: int) -> Int64[np.ndarray, " b"]:
-        """The items of one step: `count` of them from place `offset` on, or to the run's end."""
+        """Items of one step: `count` items from position `offset`, or fewer to the run's end."""
         if self.fill:
             return self.order[(offset + np.arange(count)) % len(self.order)]
         return self.order[offset : min(offset + count, int(self.ends[offset]))]
 
     def num_steps(self, count: int, offset: int = 0) -> int:
-        """Steps of at most `count` items from a place to the end."""
+        """Number of steps of at most `count` items from position `offset` to the end."""
         steps = 0
         while offset < len(self.order):
             offset += len(self.items(offset, count))
@@ -77,17 +76,17 @@ class Epoch:
 def plan_epoch(
     buckets: Int64[np.ndarray, " n"], *, seed: int, epoch: int, run_length: int, fill: bool
 ) -> Epoch:
-    """A random order of items in which only items of one bucket meet in a batch.
+    """Shuffles items so that each batch has items of one bucket only.
 
-    Items of one bucket alone are one run. Of several, each one's items are cut into runs that lie
-    in random order; the last run of a bucket may be shorter. Every item has one place.
+    The items of each bucket are split into runs, which are shuffled; the last run of a bucket can
+    be shorter. A single bucket is one run. Every item occurs once.
 
     Args:
-        buckets: of each item, such as the index of its frame size.
+        buckets: bucket of each item, such as the index of its frame size.
         seed: of the order, together with `epoch`.
-        epoch: counted from 0.
-        run_length: items of a run, at least 1.
-        fill: see `Epoch`; not with several buckets, whose first items may be of another.
+        epoch: from 0.
+        run_length: items per run, at least 1.
+        fill: see `Epoch`; ignored for several buckets.
     """
     generator = np.random.default_rng((seed, epoch))
     order = generator.permutation(len(buckets))
@@ -105,10 +104,9 @@ def plan_epoch(
     )
 
 
-def slots(items: Int64[np.ndarray, " n"], batch_size: int) -> list[Int64[np.ndarray, " b"]]:
-    """The items of a step as batches of a rank's turn: slot r of turn t is t * num_ranks + r.
+def split_batches(items: Int64[np.ndarray, " n"], batch_size: int) -> list[Int64[np.ndarray, " b"]]:
+    """Splits the items of a step into batches; rank r of n computes the batches r, r + n, ….
 
-    Slots do not depend on the number of ranks: two ranks that take a turn together do what one
-    does in two.
+    The batches do not depend on the number of ranks, so neither does the result of the step.
     """
     return [items[start : start + batch_size] for start in range(0, len(items), batch_size)]

@@ -117,7 +117,7 @@ class _Run:
             self.epoch = self.place.epoch, self._epoch(self.place)
         place, order = self.place, self.epoch[1]
         items = order.items(place.offset, self.global_batch)
-        slots = windows.slots(items, config.batch_size)
+        slots = windows.split_batches(items, config.batch_size)
         num_ranks = accelerator.num_processes
         num_turns = math.ceil(len(slots) / num_ranks)
         loss_sum = torch.zeros((), device=accelerator.device)
@@ -176,7 +176,7 @@ class _Run:
         batches = [
             batch
             for bucket in np.unique(buckets)
-            for batch in windows.slots(items[buckets == bucket], self.config.batch_size)
+            for batch in windows.split_batches(items[buckets == bucket], self.config.batch_size)
         ]
         sums = torch.zeros(2, device=accelerator.device)
         self.stage.eval()

@@ -86,7 +86,7 @@ class VaeStage(Stage):
         data = self._data[split]
         assert data is not None
         pixels = [self._crop(data, int(item), generator) for item in items]
-        orders = augmentation.random_orders(len(pixels), generator=generator)
+        orders = augmentation.random_channel_orders(len(pixels), generator=generator)
         recoloured = generator.random(len(pixels)) < self._config.recolour_share
         for index in np.flatnonzero(recoloured):
             pixels[index] = pixels[index][..., orders[index]]

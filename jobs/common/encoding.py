@@ -104,7 +104,7 @@ class Encoder:
             if error:
                 raise InputError(error)
             if is_photo_set(path):
-                clip, motion = data.join_stills(_read_photos(path), self.estimator, recipe)
+                clip, motion = data.join_photos(_read_photos(path), self.estimator, recipe)
             else:
                 with storage.local_copy(path, sidecars=(".npz",)) as file:
                     clip = video.read(file)

@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 
 from dreampose import checkpoints, poses
 from dreampose.data import Dataset
-from dreampose.data.dataset import holds_clips
+from dreampose.data.dataset import is_clip_file
 from dreampose.diffusion import generation
 from dreampose.errors import InputError
 from dreampose.io import video
@@ -118,7 +118,7 @@ def _first_clips(options: "TrainingOptions") -> list[Dataset]:
     columns = ("frames", "poses", "joints", "confidence")
     data = options.val_data or options.data
     for file in storage.find(data):
-        if file != data and not holds_clips(file.removeprefix(data)):
+        if file != data and not is_clip_file(file.removeprefix(data)):
             continue
         try:
             found.append(Dataset(file, recipe=options.recipe, columns=columns))

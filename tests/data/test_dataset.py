@@ -116,7 +116,7 @@ def test_rejected_videos_are_counted_and_left_out(encode, tiny_recipe, tmp_path)
     assert data.num_errors == 1
     assert data.subjects == ["ada"]
     dataset.write_rows(tmp_path / "a.parquet", [bad])
-    with pytest.raises(InputError, match="data must hold at least one usable clip, got 1 rejected"):
+    with pytest.raises(InputError, match="data must have at least one usable clip, got 1 rejected"):
         Dataset(tmp_path, recipe=tiny_recipe)
 
 
@@ -131,7 +131,7 @@ def test_data_of_another_recipe_is_refused_by_both_names(encode, tiny_recipe, tm
 def test_data_without_latents_is_refused_for_the_base_stage(encode, tiny_recipe, tmp_path):
     dataset.write_rows(tmp_path / "a.parquet", [encode(pipe=None)])
     Dataset(tmp_path, recipe=tiny_recipe)
-    with pytest.raises(InputError, match="data must hold latents, got none for clip 'a'"):
+    with pytest.raises(InputError, match="data must have latents, got none for clip 'a'"):
         Dataset(tmp_path, recipe=tiny_recipe, columns=("latents",))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dreampose.config import replace
-from dreampose.data import Dataset, encode_clip, join_stills, write_rows
+from dreampose.data import Dataset, encode_clip, join_photos, write_rows
 from dreampose.errors import InputError
 from dreampose.poses import Track
 
@@ -38,7 +38,7 @@ def photo(colour, height=64, width=48):
 
 def test_each_photo_keeps_its_own_pose_in_training(tiny_recipe, tmp_path):
     photos = [photo(51), photo(128), photo(102, 200, 90), photo(204)]
-    clip, motion = join_stills(photos, Squares(), tiny_recipe)
+    clip, motion = join_photos(photos, Squares(), tiny_recipe)
     assert clip.frames.shape == (3, 64, 48, 3) and motion.num_frames == 3
     row = encode_clip(clip, motion, recipe=tiny_recipe, seed=0, clip_id="outfit", subject="outfit")
     film = encode_clip(
@@ -56,5 +56,5 @@ def test_each_photo_keeps_its_own_pose_in_training(tiny_recipe, tmp_path):
 
 
 def test_fewer_than_two_photos_with_a_person_are_refused(tiny_recipe):
-    with pytest.raises(InputError, match="at least 2 times, got 1 of 3 with a pose"):
-        join_stills([photo(51), photo(128), photo(128)], Squares(), tiny_recipe)
+    with pytest.raises(InputError, match="at least 2 of them, got 1 of 3 with a pose"):
+        join_photos([photo(51), photo(128), photo(128)], Squares(), tiny_recipe)

@@ -6,14 +6,21 @@ import cv2
 import numpy as np
 import pytest
 
-from dreampose.data.screening import Limits, Measures, Screener, find_cuts, judge, perceptual_hash
+from dreampose.data.screening import (
+    Screener,
+    ScreeningLimits,
+    VideoStatistics,
+    find_cuts,
+    perceptual_hash,
+    rejection_reasons,
+)
 from dreampose.errors import InputError
 from dreampose.io import video
 from dreampose.synthetic.clip import render_clip
 from dreampose.synthetic.identity import identity
 from dreampose.types import Clip
 
-GOOD = Measures(
+GOOD = VideoStatistics(
     height=640,
     width=512,
     num_frames=300,
@@ -46,7 +53,7 @@ def test_what_is_in_the_picture_is_measured(people):
     got = measure(clip)
     assert (got.coverage, got.whole, got.most_people, got.cuts) == (1, 1, 1, ())
     assert (got.height, got.width, got.seconds) == (160, 128, 0.25)
-    assert Measures.from_dict(asdict(got)) == got
+    assert VideoStatistics.from_dict(asdict(got)) == got
     assert measure(replace(clip, frames=np.concatenate([alone, empty]))).coverage == 0.5
     assert measure(replace(clip, frames=empty)).most_people == 0
     assert measure(replace(clip, frames=both)).most_people == 2
@@ -89,7 +96,9 @@ def test_a_hash_survives_what_sites_do_to_pictures_and_tells_people_apart(people
     ],
 )
 def test_each_fault_is_named(change, said):
-    assert judge({"a": GOOD, "b": replace(GOOD, **change)}, Limits(nearest=0)) == {
+    assert rejection_reasons(
+        {"a": GOOD, "b": replace(GOOD, **change)}, ScreeningLimits(nearest=0)
+    ) == {
         "a": [],
         "b": [said],
     }
@@ -98,7 +107,7 @@ def test_each_fault_is_named(change, said):
 def test_of_duplicates_the_best_one_stays():
     flipped = ("0e" * 32, *GOOD.hashes[1:])
     far = tuple("f0" * 32 for _ in range(4))
-    reasons = judge(
+    reasons = rejection_reasons(
         {
             "small": replace(GOOD, height=320, width=256),
             "large": replace(GOOD, hashes=flipped),
@@ -107,16 +116,19 @@ def test_of_duplicates_the_best_one_stays():
             # It would be the best copy, but it cannot stand for those that are good.
             "cut": replace(GOOD, height=1280, width=1024, cuts=(5,)),
         },
-        Limits(),
+        ScreeningLimits(),
     )
     assert reasons["large"] == reasons["other"] == []
     assert reasons["small"] == reasons["short"] == ["duplicate of large"]
     assert reasons["cut"] == ["cuts: 1, at frame 5"]
-    assert judge({"a": GOOD, "b": GOOD}, Limits(nearest=0)) == {"a": [], "b": []}
+    assert rejection_reasons({"a": GOOD, "b": GOOD}, ScreeningLimits(nearest=0)) == {
+        "a": [],
+        "b": [],
+    }
 
 
 def test_limits_out_of_range_are_refused():
     with pytest.raises(InputError, match=r"coverage must be in \[0, 1\], got 90"):
-        Limits(coverage=90)
+        ScreeningLimits(coverage=90)
     with pytest.raises(InputError, match="most_cuts must be at least 0, got -1"):
-        Limits(most_cuts=-1)
+        ScreeningLimits(most_cuts=-1)

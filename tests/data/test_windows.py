@@ -88,9 +88,9 @@ def test_items_of_one_bucket_meet_in_a_step_and_each_has_its_place(count: int) -
     assert len(set(firsts[:4])) > 1, "the buckets are mixed"
 
 
-def test_slots_do_not_depend_on_the_number_of_ranks() -> None:
+def test_batches_do_not_depend_on_the_number_of_ranks() -> None:
     items = np.arange(10)
-    assert [slot.tolist() for slot in windows.slots(items, 4)] == [
+    assert [batch.tolist() for batch in windows.split_batches(items, 4)] == [
         [0, 1, 2, 3],
         [4, 5, 6, 7],
         [8, 9],

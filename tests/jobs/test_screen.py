@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from dreampose.data.screening import Measures
+from dreampose.data.screening import VideoStatistics
 from dreampose.io import video
 from jobs import screen
 from jobs.common import storage, video_list
@@ -76,7 +76,7 @@ def test_a_worker_measures_videos_and_keeps_what_is_wrong_with_others(tmp_path):
     worker = screen.Worker(out, num_threads=1)
     worker({"clip_id": names, "path": [str(tmp_path / name) for name in names]})
     blank, broken = (json.loads(storage.read_text(screen._file(out, name))) for name in names)
-    got = Measures.from_dict(blank)
+    got = VideoStatistics.from_dict(blank)
     assert (got.height, got.width, got.num_frames, got.coverage) == (64, 48, 12, 0)
     assert "video: cannot decode" in broken["error"]
 
