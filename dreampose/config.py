@@ -116,8 +116,10 @@ PRESETS: Mapping[str, Preset] = {
         num_steps=8,
         scheduler_kwargs={"timestep_spacing": "trailing"},
     ),
+    "preview": Preset(scheduler="DPMSolverMultistepScheduler", num_steps=0),
 }
-"""`exact` is the paper's sampler; the others use fewer steps of a higher-order solver."""
+"""`exact` is the paper's sampler; `balanced` and `fast` use fewer steps of a higher-order solver.
+`preview` samples nothing: the refiner makes frames of the warped photo alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +154,13 @@ class Recipe:
     pose_detail: int = 1
     """Rows and columns that a latent cell is divided into for pose maps (space to depth); each
     part is a channel. 1 is the paper's; more show the UNet where in a cell the body's edge is."""
+    surface_detail: int = 0
+    """Rows and columns that a latent cell is divided into for the confidence of the warped photo;
+    0 leaves the surface condition out."""
+    refiner: Mapping[str, Any] | None = None
+    """Keyword arguments of `dreampose.models.refiner.Refiner`; None leaves the refiner out."""
+    upscale: int = 1
+    """Size of rendered frames over that of decoded ones; above 1 the refiner upsamples."""
     null_image: str = "zeros"
     """Null image condition: 'zeros', or 'black' for the adapter's output for a black photo."""
     photo_latents: bool = True
@@ -206,6 +215,17 @@ class Recipe:
                 f"pose_detail must be a divisor of {self.downscale}, the side of a latent cell in "
                 f"pixels, got {self.pose_detail}"
             )
+        if self.surface_detail < 0 or (
+            self.surface_detail and self.downscale % self.surface_detail
+        ):
+            raise InputError(
+                f"surface_detail must be 0 or a divisor of {self.downscale}, the side of a latent "
+                f"cell in pixels, got {self.surface_detail}"
+            )
+        if self.upscale < 1 or (self.upscale > 1 and self.refiner is None):
+            raise InputError(
+                f"upscale must be at least 1, and 1 without a refiner, got {self.upscale}"
+            )
         for size in self.frame_sizes:
             for name, length in zip(("height", "width"), size, strict=True):
                 if length < self.downscale or length % self.downscale:
@@ -240,8 +260,18 @@ class Recipe:
 
     @property
     def unet_channels(self) -> int:
-        """Number of input channels of the UNet: noisy latents, then the pose window."""
-        return self.latent_channels + self.num_poses * self.pose_planes
+        """Number of input channels of the UNet: noisy latents, pose window, warped photo."""
+        return self.latent_channels + self.num_poses * self.pose_planes + self.surface_channels
+
+    @property
+    def surface_channels(self) -> int:
+        """Number of channels of the surface condition: latents of the warp, and its confidence."""
+        return self.latent_channels + self.surface_detail**2 if self.surface_detail else 0
+
+    @property
+    def needs_surface(self) -> bool:
+        """Whether the model uses the photo warped through the body's surface."""
+        return bool(self.surface_detail) or self.refiner is not None
 
     @property
     def frame_sizes(self) -> tuple[tuple[int, int], ...]:

@@ -39,11 +39,13 @@ class Conditions:
         poses: pose condition c_p on the latent grid, the maps of a window concatenated along the
             channels; zeros are the null condition.
         null_tokens: null image condition; None stands for zeros.
+        surface: surface condition, the warped photo on the latent grid; None stands for zeros.
     """
 
     tokens: Float[Tensor, "b n d"]
     poses: Float[Tensor, "b pc h w"]
     null_tokens: Float[Tensor, "1 n d"] | None = None
+    surface: Float[Tensor, "b sc h w"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

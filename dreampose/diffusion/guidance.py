@@ -50,6 +50,9 @@ def guide(
     joined = Conditions(
         tokens=torch.cat([branch.tokens for _, branch in branches]),
         poses=torch.cat([branch.poses for _, branch in branches]),
+        surface=None
+        if conditions.surface is None
+        else torch.cat([branch.surface for _, branch in branches if branch.surface is not None]),
     )
 
     def model(x: Float[Tensor, "b c h w"], t: Shaped[Tensor, "*b"]) -> Float[Tensor, "b c h w"]:

@@ -170,6 +170,27 @@ def pose_condition(
     return joined if (low, high) == (0.0, 1.0) else joined * (high - low) + low
 
 
+def surface_condition(
+    codec: LatentCodec,
+    warped: Float[Tensor, "b 3 H W"],
+    confidence: Float[Tensor, "b 1 H W"],
+    detail: int,
+) -> Float[Tensor, "b sc h w"]:
+    """Surface condition of the UNet: latents of the warped photo and its confidence.
+
+    Args:
+        codec: encodes the warped photo.
+        warped: photo warped into the pose of each frame, in [-1, 1], at the size of the model.
+        confidence: of each pixel of `warped`, in [0, 1].
+        detail: rows and columns that a latent cell is divided into for the confidence; each part
+            is a channel.
+    """
+    latents = codec.encode(warped)
+    fine = (detail * latents.shape[-2], detail * latents.shape[-1])
+    parts = F.interpolate(confidence.to(latents), fine, mode="area")
+    return torch.cat([latents, F.pixel_unshuffle(parts, detail)], dim=1)
+
+
 @torch.no_grad()
 def encode_black_photo(
     image_encoder: CLIPVisionModel,
@@ -201,6 +222,8 @@ def encode_black_photo(
 def null_conditions(conditions: Conditions, *, image: bool = True, pose: bool = True) -> Conditions:
     """Replaces image tokens, pose maps or both by the null condition ∅.
 
+    The surface condition needs both and becomes zero with either.
+
     Args:
         conditions: of one batch.
         image: replace the tokens by `null_tokens`, or by zeros where these are None.
@@ -215,6 +238,11 @@ def null_conditions(conditions: Conditions, *, image: bool = True, pose: bool = 
         else conditions.tokens,
         poses=torch.zeros_like(conditions.poses) if pose else conditions.poses,
         null_tokens=conditions.null_tokens,
+        surface=None
+        if conditions.surface is None
+        else torch.zeros_like(conditions.surface)
+        if image or pose
+        else conditions.surface,
     )
 
 
@@ -227,6 +255,8 @@ def drop_conditions(
     both: float,
 ) -> Conditions:
     """Drops the pose, the image or both at random, independently for each sample.
+
+    The surface condition is dropped with either.
 
     Args:
         conditions: of a training batch.
@@ -246,6 +276,9 @@ def drop_conditions(
         tokens=tokens,
         poses=_zero(conditions.poses, drop_pose),
         null_tokens=conditions.null_tokens,
+        surface=None
+        if conditions.surface is None
+        else _zero(conditions.surface, drop_pose | drop_image),
     )
 
 

@@ -1,4 +1,4 @@
-"""The denoising UNet with extra input channels for poses."""
+"""The denoising UNet with extra input channels for poses and the warped photo."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dreampose.types import Conditions
 
@@ -53,13 +54,20 @@ class Denoiser:
     def __call__(
         self, x: Float[Tensor, "b c h w"], t: Shaped[Tensor, "*b"], conditions: Conditions
     ) -> Float[Tensor, "b c h w"]:
-        """Runs the UNet on the latents and the pose window, concatenated along the channels.
+        """Runs the UNet on latents, pose window and warped photo, concatenated by channels.
 
         Args:
             x: noisy latents, scaled by the scheduler.
             t: timestep, a scalar for the whole batch or one per sample.
             conditions: image tokens and pose maps with the same batch size.
         """
-        inputs = torch.cat([x, conditions.poses.to(x)], dim=1).to(self.unet.dtype)
+        parts = [x, conditions.poses.to(x)]
+        if conditions.surface is not None:
+            parts.append(conditions.surface.to(x))
+        inputs = torch.cat(parts, dim=1)
+        missing = int(self.unet.config["in_channels"]) - inputs.shape[1]
+        if missing and conditions.surface is None:
+            inputs = functional.pad(inputs, (0, 0, 0, 0, 0, missing))
+        inputs = inputs.to(self.unet.dtype)
         tokens = conditions.tokens.to(inputs)
         return self.unet(inputs, t, encoder_hidden_states=tokens).sample.to(x.dtype)

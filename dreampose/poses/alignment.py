@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 
 from dreampose.errors import InputError
 from dreampose.poses.landmarks import body_height, point, steady
@@ -124,13 +124,15 @@ def align(motion: Motion, body: Motion | Body, *, follow: bool | None = None) ->
         for center in centers
     ]
     joints = np.stack([p.move(j) for p, j in zip(placements, motion.joints, strict=True)])
-    if motion.painted:
-        maps = paint(joints, height, width)
-    else:
-        maps = np.concatenate(
-            [p.warp(m[None], (height, width)) for p, m in zip(placements, motion.maps, strict=True)]
+
+    def warped(values: Shaped[np.ndarray, "t u H W"]) -> Shaped[np.ndarray, "t u h w"]:
+        return np.concatenate(
+            [p.warp(v[None], (height, width)) for p, v in zip(placements, values, strict=True)]
         )
-    return replace(motion, maps=maps, joints=joints)
+
+    maps = paint(joints, height, width) if motion.painted else warped(motion.maps)
+    places = None if motion.places is None else warped(motion.places)
+    return replace(motion, maps=maps, joints=joints, places=places)
 
 
 def frame_person(

@@ -9,7 +9,7 @@ from warnings import warn
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt16
 
 from dreampose.errors import InputError, SeveralPeopleWarning
 from dreampose.poses import parts
@@ -38,6 +38,8 @@ class Track:
     confidence: Float[np.ndarray, " t"]
     found: Bool[np.ndarray, " t"]
     joint_names: tuple[str, ...] = ()
+    places: UInt16[np.ndarray, "t 2 H W"] | None = None
+    """U and V times 65535, where `maps` is rounded more coarsely."""
 
 
 @runtime_checkable
@@ -197,6 +199,7 @@ class DensePose:
         placement = Placement.fit(size, (height, width))
         num_frames = len(clip.frames)
         maps = np.zeros((num_frames, self.channels, height, width), np.float32)
+        places = np.zeros((num_frames, 2, height, width), np.uint16)
         joints = np.zeros((num_frames, parts.NUM_PARTS, 4), np.float32)
         confidence = np.zeros(num_frames, np.float32)
         follower = BoxFollower(self.person)
@@ -214,6 +217,7 @@ class DensePose:
                     place = index, (box[:2] + box[2:]) / 2
                 whole = parts.to_maps(seen.labels[None], seen.uv[None], self.channels)
                 maps[index] = placement.warp(whole, (height, width))[0]
+                places[index] = placement.warp(to_places(whole), (height, width))[0]
                 joints[index] = placement.move(parts.middles(seen.labels))
                 confidence[index] = seen.confidence
             if progress is not None:
@@ -229,6 +233,7 @@ class DensePose:
             confidence=confidence,
             found=found,
             joint_names=parts.NAMES,
+            places=places,
         )
 
 
@@ -254,6 +259,7 @@ class CatwalkPose:
         truth = read_ground_truth(clip, self.channels)
         placement = Placement.fit(clip.frames.shape[1:3], (height, width))
         maps = placement.warp(truth.maps, (height, width))
+        places = placement.warp(to_places(truth.maps), (height, width))
         found: np.ndarray = np.any(maps > 0, axis=(1, 2, 3))
         if progress is not None:
             progress(len(maps))
@@ -263,7 +269,13 @@ class CatwalkPose:
             confidence=found.astype(np.float32),
             found=found,
             joint_names=NAMES,
+            places=places,
         )
+
+
+def to_places(maps: Float[np.ndarray, "t u H W"]) -> UInt16[np.ndarray, "t 2 H W"]:
+    """U and V of pose maps in 16 bits."""
+    return np.round(maps[:, -2:] * np.iinfo(np.uint16).max).astype(np.uint16)
 
 
 _ESTIMATORS: dict[str, Callable[..., PoseEstimator]] = {

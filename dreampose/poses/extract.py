@@ -119,6 +119,7 @@ def complete(
         num_filled=int((~track.found).sum()),
         joint_names=track.joint_names,
         painted=track.maps is None,
+        places=None if track.places is None else track.places[nearest],
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt16
 
 from dreampose.errors import InputError
 from dreampose.io.files import new_file, open_arrays
@@ -36,6 +36,8 @@ class Motion:
         num_filled: frames without a pose of their own, filled from neighbours.
         joint_names: names of the `k` joints.
         painted: whether the maps are painted from the joints, so that they can be painted anew.
+        places: U and V times 65535 where an estimator reads them: `maps` has 1/255 of them, which
+            is too coarse to find a pixel by its place on the body.
     """
 
     maps: Float[np.ndarray, "t u H W"]
@@ -47,6 +49,7 @@ class Motion:
     num_filled: int = 0
     joint_names: tuple[str, ...] = ()
     painted: bool = False
+    places: UInt16[np.ndarray, "t 2 H W"] | None = None
 
     @property
     def num_frames(self) -> int:
@@ -91,6 +94,7 @@ class Motion:
             joints=self.joints[start:stop],
             confidence=confidence,
             num_filled=int((confidence == 0).sum()),
+            places=None if self.places is None else self.places[start:stop],
         )
 
     def resample(self, fps: float) -> "Motion":
@@ -122,6 +126,7 @@ class Motion:
             confidence=confidence,
             fps=float(fps),
             num_filled=int((confidence == 0).sum()),
+            places=None if self.places is None else self.places[nearest],
         )
 
     def save(self, path: str | Path) -> None:
@@ -141,6 +146,8 @@ class Motion:
             "joint_names": np.array(self.joint_names, dtype=np.str_),
             "painted": np.bool_(self.painted),
         }
+        if self.places is not None:
+            values["places"] = self.places
         with new_file(path) as part, part.open("wb") as file:
             np.savez_compressed(file, **values)
 
@@ -171,6 +178,7 @@ class Motion:
                     num_filled=int(file["num_filled"]),
                     joint_names=tuple(str(name) for name in file["joint_names"]),
                     painted=bool(file["painted"]),
+                    places=file["places"] if "places" in file else None,
                 )
         except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             if isinstance(error, InputError):

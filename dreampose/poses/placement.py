@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from dreampose.poses.paint import quantise
 
@@ -39,18 +39,19 @@ class Placement:
         return joints * scale + shift
 
     def warp(
-        self, maps: Float[np.ndarray, "t u H W"], size: tuple[int, int]
-    ) -> Float[np.ndarray, "t u h w"]:
+        self, maps: Shaped[np.ndarray, "t u H W"], size: tuple[int, int]
+    ) -> Shaped[np.ndarray, "t u h w"]:
         """Maps in the new picture of size (height, width), by the nearest pixel.
 
-        Neighbouring values of a map may belong to other parts: they are never mixed.
+        Neighbouring values of a map may belong to other parts: they are never mixed. Maps of 16
+        bits keep their values; others are rounded as all pose maps are.
         """
         height, width = size
         x = np.floor((np.arange(width) + 0.5 - self.left) / self.scale_x).astype(int)
         y = np.floor((np.arange(height) + 0.5 - self.top) / self.scale_y).astype(int)
         x_in, y_in = (x >= 0) & (x < maps.shape[3]), (y >= 0) & (y < maps.shape[2])
-        warped = np.zeros((*maps.shape[:2], height, width), np.float32)
+        warped = np.zeros((*maps.shape[:2], height, width), maps.dtype)
         warped[:, :, np.flatnonzero(y_in)[:, None], np.flatnonzero(x_in)] = maps[
             :, :, y[y_in][:, None], x[x_in]
         ]
-        return quantise(warped)
+        return warped if maps.dtype == np.uint16 else quantise(warped)
