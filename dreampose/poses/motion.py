@@ -178,7 +178,7 @@ class Motion:
                     num_filled=int(file["num_filled"]),
                     joint_names=tuple(str(name) for name in file["joint_names"]),
                     painted=bool(file["painted"]),
-                    places=file["places"] if "places" in file else None,
+                    places=file.get("places"),
                 )
         except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             if isinstance(error, InputError):
