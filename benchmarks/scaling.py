@@ -35,6 +35,7 @@ from ray import serve as ray_serve
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from cluster.capacity import one_machine
 from dreampose.io.paths import new_file, on_disk
 from serve import application
 from serve.config import Settings
@@ -49,6 +50,12 @@ SHARED_VALUES, POSE_VALUES = 17_600, 10_240
 """Of all frames of a request together, and of each frame: those of the embedded model."""
 CHUNK = 4
 """Frames of a call. Twenty frames a replica are five equal rounds of calls."""
+
+
+def renderer_app(settings: Settings) -> ray_serve.Application:
+    """The application on this machine alone."""
+    machine = one_machine(cpus=os.cpu_count() or 1)
+    return application.renderer_app(settings, application.sampler_allocation(settings, machine))
 
 
 class SleepingSampler:
@@ -125,7 +132,7 @@ def measure(args: argparse.Namespace, num_replicas: int, root: Path) -> list[dic
         chunk_size=CHUNK, threads=1, videos_at_once=max(args.videos),
     )  # fmt: skip
     handle = ray_serve.run(
-        application.renderer_app(settings, ray.cluster_resources()), name="scaling",
+        renderer_app(settings), name="scaling",
         route_prefix=None,
     )  # fmt: skip
     store = Store(root)
@@ -188,7 +195,7 @@ def measure_stages(
         model=str(args.model), storage=str(root), subjects="", replicas=1, chunk_size=CHUNK
     )
     ray_serve.run(
-        application.renderer_app(settings, ray.cluster_resources()), name="scaling",
+        renderer_app(settings), name="scaling",
         route_prefix=None,
     )  # fmt: skip
     sampler = grpc_handle(ray_serve.get_deployment_handle("Sampler", "scaling"))

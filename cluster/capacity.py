@@ -89,7 +89,7 @@ class Capacity:
         types: node types that it has or may add.
         grows: whether an autoscaler may add nodes.
         complete: whether `types` are all there can be; else only the autoscaler knows.
-        cores: of this machine.
+        cores: of all nodes; of this machine, in the local profile.
     """
 
     profile: Profile
@@ -187,6 +187,12 @@ class Capacity:
         return ((NODE_GROUP, f"!in({','.join(with_gpu)})"),)
 
 
+def one_machine(*, cpus: int, gpus: int = 0) -> Capacity:
+    """A machine of its own, in the local profile."""
+    node = NodeType(name="machine", cpus=cpus, gpus=gpus)
+    return Capacity(profile="local", types=(node,), cores=cpus)
+
+
 def inspect(profile: Profile) -> Capacity:
     """The cluster that this process has joined."""
     grows, published = True, _published()
@@ -200,7 +206,7 @@ def inspect(profile: Profile) -> Capacity:
         grows=grows,
         # Where an autoscaler keeps its node types to itself, it alone can say what will not fit.
         complete=published is not None or not grows,
-        cores=len(os.sched_getaffinity(0)),
+        cores=max(1, int(sum(node.cpus * (node.max_count or 0) for node in types))),
     )
 
 

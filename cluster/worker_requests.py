@@ -132,11 +132,11 @@ LOCAL: Mapping[str, StageRequest] = {
         worker=_request(0.5), gpu_worker=_request(0.5, gpus=0.5), read_cpus=0.1, write_cpus=0.15
     ),
     "train": StageRequest(worker=_request(0.25), gpu_worker=_request(0.5, gpus=1), read_cpus=0.1),
-    "finetune": StageRequest(worker=_request(0.25), gpu_worker=_request(0.5, gpus=1)),
+    "finetune": StageRequest(worker=_request(0.5), gpu_worker=_request(0.5, gpus=1)),
     "evaluate": StageRequest(
         worker=_request(0.5), gpu_worker=_request(0.5, gpus=0.5), read_cpus=0.1
     ),
-    "sample": StageRequest(worker=_request(0.1), gpu_worker=_request(0.5, gpus=1)),
+    "sample": StageRequest(worker=_request(0.02), gpu_worker=_request(0.5, gpus=1)),
     "extract": StageRequest(worker=_request(0.1)),
 }
 """Profile of one machine, from a single core on, that runs nothing else: requests are small, and

@@ -6,13 +6,14 @@ import csv
 import importlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from cluster import worker_requests
 from dreampose.errors import InputError
 from dreampose.options import arguments
 from dreampose.synthetic.generate import DEFAULT_MOTIONS, MANIFEST
@@ -21,6 +22,7 @@ from jobs.common import driver, storage
 from jobs.evaluation import clips
 
 if TYPE_CHECKING:
+    from cluster.capacity import Capacity
     from jobs.evaluation import ablation
 
 PLAN = "plan.json"
@@ -57,8 +59,8 @@ def ablate(args: argparse.Namespace) -> int:
     )
     failures: dict[str, str] = {}
     if todo:
-        with driver.ray_session(log_to_driver=False) as total:
-            failures = _run(plan, bases, todo, out, total, args.gpus)
+        with driver.ray_session(args.profile, log_to_driver=False) as capacity:
+            failures = _run(args, plan, bases, todo, out, capacity)
     for name, reason in failures.items():
         print(f"failed {name}: {reason}")
     if failures:
@@ -92,17 +94,23 @@ def check(
 
 
 def _run(
+    args: argparse.Namespace,
     plan: "ablation.AblationOptions",
     bases: "Sequence[ablation.Base]",
     cells: "Sequence[ablation.Cell]",
     out: Path,
-    total: Mapping[str, float],
-    gpus: bool | None,
+    capacity: "Capacity",
 ) -> dict[str, str]:
     """Trains, then finetunes from every trained base; returns what failed and why."""
     from jobs.common import tasks
     from jobs.evaluation import ablation
 
+    options: dict[str, Any] = {
+        "capacity": capacity,
+        "request": worker_requests.from_flags("finetune", capacity.profile, args),
+        "gpus": args.gpus,
+        "wait": args.wait_for_resources,
+    }
     failures: dict[str, str] = {}
     if bases:
         failures = tasks.run(
@@ -110,8 +118,7 @@ def _run(
             {base.name: (plan, base, out) for base in bases},
             name=f"ablation bases {out}",
             noun="trainings",
-            total=total,
-            gpus=gpus,
+            **options,
         )
     ready = [cell for cell in cells if cell.base.name not in failures]
     if ready:
@@ -120,8 +127,7 @@ def _run(
             {cell.name: (plan, cell, out) for cell in ready},
             name=f"ablation subjects {out}",
             noun="finetunings",
-            total=total,
-            gpus=gpus,
+            **options,
         )
     return failures
 

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyarrow import fs
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cluster import resources
+from cluster import worker_requests
 from dreampose.cli import catwalk
 from dreampose.errors import InputError
 from dreampose.synthetic.generate import (
@@ -27,6 +27,9 @@ from dreampose.synthetic.generate import (
 )
 from jobs import plans
 from jobs.common import driver, storage
+
+if TYPE_CHECKING:
+    from cluster.capacity import Capacity
 
 EXAMPLES = """\
   # 96 people for training, 12 for validation, 24 for tests
@@ -70,39 +73,46 @@ def render(args: argparse.Namespace) -> int:
     if there is not None:
         check_same(storage.read_text(f"{out}/{Path(there.path).stem}.json"), there)
     if todo:
-        with driver.ray_session() as total:
-            _run(out, todo, total, args.workers)
+        with driver.ray_session(args.profile) as capacity:
+            _run(args, out, todo, capacity)
     storage.write_text(f"{out}/{MANIFEST}", manifest_text(plan))
     print(f"{args.out}: {len(plan)} clips, {len(plan) - len(todo)} of them there before")
     return 0
 
 
 def _run(
-    out: str, todo: Sequence[ClipTask], total: Mapping[str, float], workers: int | None
+    args: argparse.Namespace, out: str, todo: Sequence[ClipTask], capacity: "Capacity"
 ) -> None:
     import ray
 
+    from cluster.capacity import reserve
     from jobs.common.worklist import Worklist
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    share = resources.preprocessing(total, num_videos=len(todo), workers=workers, gpus=False)
-    resources.require(total, share)
+    allocation = capacity.allocate(
+        "catwalk",
+        worker_requests.from_flags("catwalk", capacity.profile, args),
+        workers=args.workers,
+        at_most=len(todo),
+    )
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows = ray.data.read_datasource(
         Worklist([asdict(task) for task in todo]),
         override_num_blocks=len(todo),
-        num_cpus=resources.LIGHT_CPUS,
+        ray_remote_args=allocation.light_args(allocation.read_cpus),
     ).map_batches(
         Renderer,
         fn_constructor_kwargs={"out": out},
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=share.num_processes),
-        **share.remote_args,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=allocation.workers),
+        **allocation.remote_args,
     )
 
     def progress() -> driver.Progress:
         return driver.Progress(done=len(todo) - len(_missing(out, todo)), total=len(todo))
 
+    with reserve(capacity, allocation, limit=args.wait_for_resources):
+        pass
     with driver.bar(progress, unit="clip"):
         for _ in rows.iter_batches(batch_size=1):
             pass

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cluster import resources
+from cluster import worker_requests
 from dreampose.errors import InputError
 from dreampose.options import arguments
 from jobs import plans
@@ -18,6 +18,7 @@ from jobs.common import driver
 from jobs.evaluation import clips
 
 if TYPE_CHECKING:
+    from cluster.capacity import Capacity
     from dreampose.metrics import Metric
 
 SCORES = "scores"
@@ -88,8 +89,8 @@ def evaluate(args: argparse.Namespace) -> int:
         f"{len(pairs) - len(rows)} of {len(pairs)} pairs were scored before"
     )
     if rows:
-        with driver.ray_session() as total:
-            failed = _run(rows, out / SCORES, provided, total, args.workers)
+        with driver.ray_session(args.profile) as capacity:
+            failed = _run(args, rows, out / SCORES, provided, capacity)
         if failed:
             for clip, reason in failed.items():
                 print(f"rejected {clip}: {reason}")
@@ -111,39 +112,47 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def _run(
+    args: argparse.Namespace,
     rows: Sequence[Mapping[str, str]],
     folder: Path,
     weights: str | None,
-    total: Mapping[str, float],
-    workers: int | None,
+    capacity: "Capacity",
 ) -> dict[str, str]:
     """Measures; gives the clips that could not be and why."""
     import ray
 
+    from cluster.capacity import reserve
     from jobs.common.worklist import Worklist
     from jobs.evaluation.scoring import Scorer
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    gpus = total.get("GPU", 0) > 0
-    share = resources.preprocessing(total, num_videos=len(rows), workers=workers, gpus=gpus)
-    resources.require(total, share)
+    allocation = capacity.allocate(
+        "evaluate",
+        worker_requests.from_flags("evaluate", capacity.profile, args),
+        workers=args.workers,
+        at_most=len(rows),
+    )
     ray.data.DataContext.get_current().enable_progress_bars = False
     scored = ray.data.read_datasource(
-        Worklist(rows), override_num_blocks=len(rows), num_cpus=resources.LIGHT_CPUS
+        Worklist(rows),
+        override_num_blocks=len(rows),
+        ray_remote_args=allocation.light_args(allocation.read_cpus),
     ).map_batches(
         Scorer,
         fn_constructor_kwargs={
             "folder": str(folder),
             "weights": weights,
-            "num_threads": share.num_threads,
-            "device": "cuda" if gpus else "cpu",
+            "num_threads": allocation.threads,
+            "device": "cuda" if allocation.gpus else "cpu",
         },
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=share.num_processes),
-        **share.remote_args,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=allocation.workers),
+        **allocation.remote_args,
     )
     num_done = 0
     failed: dict[str, str] = {}
+    with reserve(capacity, allocation, limit=args.wait_for_resources):
+        pass
     with driver.bar(lambda: driver.Progress(done=num_done, total=len(rows)), unit="clip"):
         for batch in scored.iter_batches(batch_size=1):
             num_done += len(batch["clip"])

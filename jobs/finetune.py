@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from cluster import worker_requests
 from dreampose.config import Savings
 from dreampose.errors import InputError
 from dreampose.options import arguments
@@ -96,7 +97,7 @@ def finetune(args: argparse.Namespace) -> int:
             precision=args.precision,
             savings=arguments.savings(args),
         )
-        with driver.ray_session(log_to_driver=False) as total:
+        with driver.ray_session(args.profile, log_to_driver=False) as capacity:
             from jobs.common import tasks
 
             failures = tasks.run(
@@ -104,8 +105,10 @@ def finetune(args: argparse.Namespace) -> int:
                 {row.subject: (options, row) for row in todo},
                 name=f"finetune {options.out}",
                 noun="subjects",
-                total=total,
+                capacity=capacity,
+                request=worker_requests.from_flags("finetune", capacity.profile, args),
                 gpus=args.gpus,
+                wait=args.wait_for_resources,
             )
     for row in missing:
         first = firsts[row.subject]

@@ -5,13 +5,14 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cluster import resources
+from cluster import worker_requests
 from dreampose import recipes
 from dreampose.errors import InputError
 from dreampose.options import arguments
@@ -19,6 +20,9 @@ from jobs import plans
 from jobs.common import driver, storage, video_list
 from jobs.common.encoding import Encoder, Settings, identify_poses
 from jobs.common.video_list import Video
+
+if TYPE_CHECKING:
+    from cluster.capacity import Allocation, Capacity, Reservation
 
 CLIPS = "clips"
 """Folder of the Parquet files, a clip each."""
@@ -55,17 +59,33 @@ def preprocess(args: argparse.Namespace) -> int:
     todo = [video for video in found if video.clip_id not in done]
     if todo:
         storage.write_text(f"{args.out}/{SETTINGS}", settings.to_json())
-        with driver.ray_session() as total:
-            _run(args.out, todo, settings, total, args.workers)
+        with driver.ray_session(args.profile) as capacity:
+            _run(args, todo, settings, capacity)
     return _report(args.out, found, num_skipped=len(found) - len(todo))
 
 
 def _run(
+    args: argparse.Namespace, todo: Sequence[Video], settings: Settings, capacity: "Capacity"
+) -> None:
+    from cluster.capacity import reserve
+
+    allocation = capacity.allocate(
+        "preprocess",
+        worker_requests.from_flags("preprocess", capacity.profile, args),
+        workers=args.workers,
+        at_most=len(todo),
+        gpus=None if settings.model is not None else False,
+    )
+    with reserve(capacity, allocation, limit=args.wait_for_resources) as reservation:
+        _encode(args.out, todo, settings, allocation, reservation)
+
+
+def _encode(
     out: str,
     todo: Sequence[Video],
     settings: Settings,
-    total: Mapping[str, float],
-    workers: int | None,
+    allocation: "Allocation",
+    reservation: "Reservation",
 ) -> None:
     import ray
 
@@ -74,9 +94,6 @@ def _run(
 
     # Its plans and its thanks are for those who debug Ray; ours is the bar below.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    gpus = settings.model is not None and total.get("GPU", 0) > 0
-    share = resources.preprocessing(total, num_videos=len(todo), workers=workers, gpus=gpus)
-    resources.require(total, share)
     filesystem, path = storage.resolve(out)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -86,23 +103,24 @@ def _run(
         rows = ray.data.read_datasource(
             Worklist([asdict(video) for video in todo]),
             override_num_blocks=len(todo),
-            num_cpus=resources.LIGHT_CPUS,
+            ray_remote_args=allocation.light_args(allocation.read_cpus),
         )
         rows = rows.map_batches(
             Encoder,
-            fn_constructor_kwargs={"settings": settings, "num_threads": share.num_threads},
+            fn_constructor_kwargs={"settings": settings, "num_threads": allocation.threads},
             batch_size=1,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=share.num_processes),
-            **share.remote_args,
+            compute=ray.data.ActorPoolStrategy(**allocation.pool),
+            **allocation.remote_args,
         )
+        reservation.release()
         with driver.bar(lambda: _progress(out, total=num_before + len(todo)), unit="video"):
             rows.write_parquet(
                 f"{path}/{CLIPS}",
                 filesystem=filesystem,
                 schema=SCHEMA,
                 compression="zstd",
-                ray_remote_args={"num_cpus": resources.LIGHT_CPUS},
+                ray_remote_args=allocation.light_args(allocation.write_cpus),
             )
     finally:
         context.checkpoint_config = None

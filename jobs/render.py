@@ -14,6 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from cluster import worker_requests
 from dreampose.options import arguments
 from jobs import plans
 from jobs.catalog.output import Output
@@ -89,11 +90,12 @@ def render(args: argparse.Namespace) -> int:
     if groups:
         # Serve's own log stays in its files: here it would tear the progress bar apart.
         os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
-        with driver.ray_session() as total:
+        with driver.ray_session(args.profile) as capacity:
             # Here and not above: what is wrong with a catalogue is said without waiting for Ray.
             from jobs.catalog.rendering import render_items
 
-            failures = render_items(groups, output, total)
+            request = worker_requests.from_flags("sample", capacity.profile, args)
+            failures = render_items(groups, output, capacity, request, wait=args.wait_for_resources)
     output.write_failed(items, catalog.broken, failures)
     failures = {line.name: line.reason for line in catalog.broken} | failures
     page = output.write_page(items, failures)
@@ -117,7 +119,8 @@ def _parser() -> argparse.ArgumentParser:
         "--replicas",
         type=arguments.positive,
         default=0,
-        help="copies of the model side by side; by default one a GPU, else one a core up to 8",
+        help="copies of the model side by side; by default one a GPU, else one a core up to 8; on "
+        "a cluster as many as the work needs and the nodes can hold, up to 64",
     )
     arguments.add_chunk_size(parser)
     parser.add_argument(

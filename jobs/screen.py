@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cluster import resources
+from cluster import worker_requests
 from dreampose.errors import InputError
 from dreampose.options import arguments
 from jobs import plans
@@ -25,6 +25,7 @@ from jobs.common.failures import reason_of
 from jobs.common.video_list import Video, is_photo_set
 
 if TYPE_CHECKING:
+    from cluster.capacity import Capacity
     from dreampose.data.screening import ScreeningLimits
 
 MEASURES = "measures"
@@ -89,8 +90,8 @@ def screen(args: argparse.Namespace) -> int:
     out = storage.absolute(args.out)
     todo = [video for video in found if not storage.is_file(_file(out, video.clip_id))]
     if todo:
-        with driver.ray_session() as total:
-            _run(out, todo, total, args.workers)
+        with driver.ray_session(args.profile) as capacity:
+            _run(args, out, todo, capacity)
     read = {video.clip_id: json.loads(storage.read_text(_file(out, video.clip_id)))
             for video in found}  # fmt: skip
     measures = {
@@ -123,31 +124,38 @@ def check(args: argparse.Namespace) -> "tuple[ScreeningLimits, list[Video]]":
     return limits, found
 
 
-def _run(out: str, todo: Sequence[Video], total: Mapping[str, float], workers: int | None) -> None:
+def _run(args: argparse.Namespace, out: str, todo: Sequence[Video], capacity: "Capacity") -> None:
     import ray
 
+    from cluster.capacity import reserve
     from jobs.common.worklist import Worklist
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    share = resources.preprocessing(total, num_videos=len(todo), workers=workers, gpus=False)
-    resources.require(total, share)
+    allocation = capacity.allocate(
+        "screen",
+        worker_requests.from_flags("screen", capacity.profile, args),
+        workers=args.workers,
+        at_most=len(todo),
+    )
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows = ray.data.read_datasource(
         Worklist([asdict(video) for video in todo]),
         override_num_blocks=len(todo),
-        num_cpus=resources.LIGHT_CPUS,
+        ray_remote_args=allocation.light_args(allocation.read_cpus),
     ).map_batches(
         Worker,
-        fn_constructor_kwargs={"out": out, "num_threads": share.num_threads},
+        fn_constructor_kwargs={"out": out, "num_threads": allocation.threads},
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(size=share.num_processes),
-        **share.remote_args,
+        compute=ray.data.ActorPoolStrategy(**allocation.pool),
+        **allocation.remote_args,
     )
 
     def progress() -> driver.Progress:
         done = sum(storage.is_file(_file(out, video.clip_id)) for video in todo)
         return driver.Progress(done=done, total=len(todo))
 
+    with reserve(capacity, allocation, limit=args.wait_for_resources):
+        pass
     with driver.bar(progress, unit="video"):
         for _ in rows.iter_batches(batch_size=1):
             pass

@@ -5,18 +5,20 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from cluster import resources
+from cluster import worker_requests
 from dreampose import config, recipes
 from dreampose.errors import InputError
 from dreampose.options import arguments
 from jobs import plans
 from jobs.common import driver, storage
+
+if TYPE_CHECKING:
+    from cluster.capacity import Allocation, Capacity, Reservation
 
 STAGES = ("vae", "encoder", "base")
 RAY = "ray"
@@ -69,8 +71,8 @@ def train(args: argparse.Namespace) -> int:
     ):
         print(f"{out}/model: trained before")
         return 0
-    with driver.ray_session(log_to_driver=False) as total:
-        values = _fit(args, recipe, out, total)
+    with driver.ray_session(args.profile, log_to_driver=False) as capacity:
+        values = _fit(args, recipe, out, capacity)
     if "input_error" in values:
         raise InputError(values["input_error"])
     if not values.get("finished"):
@@ -81,9 +83,35 @@ def train(args: argparse.Namespace) -> int:
 
 
 def _fit(
-    args: argparse.Namespace, recipe: config.Recipe, out: str, total: Mapping[str, float]
+    args: argparse.Namespace, recipe: config.Recipe, out: str, capacity: "Capacity"
 ) -> dict[str, Any]:
-    """Runs Ray Train to its end; returns what the workers reported."""
+    """Waits for the workers' resources, trains; returns what the workers reported."""
+    from cluster.capacity import reserve
+
+    allocation = capacity.allocate(
+        "train",
+        worker_requests.from_flags("train", capacity.profile, args),
+        workers=args.workers,
+        at_least=args.min_workers or args.workers,
+        gpus=args.gpus,
+    )
+    if args.shard and not allocation.gpus:
+        raise InputError("shard must be used with a GPU for each worker, got none")
+    needed = args.min_workers or args.workers
+    with reserve(
+        capacity, allocation, workers=needed, limit=args.wait_for_resources
+    ) as reservation:
+        return _run_trainer(args, recipe, out, allocation, reservation)
+
+
+def _run_trainer(
+    args: argparse.Namespace,
+    recipe: config.Recipe,
+    out: str,
+    allocation: "Allocation",
+    reservation: "Reservation",
+) -> dict[str, Any]:
+    """Runs Ray Train to its end and returns what the workers reported."""
     import ray
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -92,11 +120,6 @@ def _fit(
     from jobs.common.training_worker import TrainingOptions, work
 
     logging.getLogger("ray.train").setLevel(logging.ERROR)
-    use_gpu = total.get("GPU", 0) >= args.workers if args.gpus is None else args.gpus
-    share = resources.training(total, workers=args.workers, gpus=use_gpu)
-    resources.require(total, share, at_least=args.workers)
-    if args.shard and not use_gpu:
-        raise InputError("shard must be used with a GPU for each worker, got none")
     _sweep(out)
     actor: Any = ProgressActor.remote()
     options = TrainingOptions(
@@ -111,7 +134,7 @@ def _fit(
         seed=args.seed,
         checkpoint_every=args.checkpoint_every,
         validate_every=args.validate_every,
-        num_threads=share.num_threads,
+        num_threads=allocation.threads,
         shard=args.shard,
         track=tuple(args.track),
         precision=args.precision,
@@ -121,9 +144,11 @@ def _fit(
         work,
         train_loop_config={"options": options, "actor": actor},
         scaling_config=ScalingConfig(
-            num_workers=args.workers,
-            use_gpu=use_gpu,
-            resources_per_worker={"CPU": share.num_cpus} | ({"GPU": 1} if use_gpu else {}),
+            # Elastic: it begins with what there is, and a lost node costs its workers alone.
+            num_workers=(args.min_workers, args.workers) if args.min_workers else args.workers,
+            use_gpu=allocation.gpus,
+            resources_per_worker=allocation.worker.bundle,
+            label_selector=dict(allocation.labels) or None,
         ),
         run_config=RunConfig(
             name=RAY,
@@ -138,6 +163,7 @@ def _fit(
         note = f"loss {values['loss']:.4f}" if "loss" in values else "starting"
         return driver.Progress(done=values.get("step", 0), total=values.get("total"), note=note)
 
+    reservation.release()
     with stop_on_sigterm(actor), driver.bar(progress, unit="step"):
         trainer.fit()
     return ray.get(actor.read.remote())
@@ -163,6 +189,10 @@ def _check(args: argparse.Namespace) -> config.Recipe:
     for name in ("workers", "checkpoint_every", "validate_every"):
         if getattr(args, name) < 1:
             raise InputError(f"{name} must be at least 1, got {getattr(args, name)}")
+    if args.min_workers is not None and not 1 <= args.min_workers <= args.workers:
+        raise InputError(
+            f"min_workers must be from 1 to --workers {args.workers}, got {args.min_workers}"
+        )
     if args.steps is not None and args.steps < 1:
         raise InputError(f"steps must be at least 1, got {args.steps}")
     if args.shard and args.stage == "vae":
@@ -231,9 +261,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and noise")
     parser.add_argument("--workers", type=int, default=1, help="processes (default: %(default)s)")
     parser.add_argument(
+        "--min-workers",
+        type=int,
+        metavar="N",
+        help="elastic training: begin and go on with as few, take up to --workers as nodes come",
+    )
+    parser.add_argument(
         "--gpus",
         action=argparse.BooleanOptionalAction,
-        help="a GPU for each worker; by default where the cluster has that many",
+        help="a GPU for each worker; by default where the cluster has, or may add, that many",
     )
     arguments.add_savings(parser)
     parser.add_argument(

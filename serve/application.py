@@ -1,7 +1,6 @@
 """Serve application: deployments, their replicas and resources."""
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -11,7 +10,9 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
-from cluster import resources
+from cluster import worker_requests
+from cluster.capacity import Allocation, Capacity, inspect, started_ray
+from cluster.worker_requests import StageRequest
 from dreampose.errors import InputError
 from serve.api import build
 from serve.config import Autoscaling, Settings
@@ -31,6 +32,10 @@ ROUTER_BACKOFF_SECONDS = 0.005
 """First back-off of the request router when all samplers look busy."""
 CONNECTIONS = 256
 """Requests that one ingress handles at a time, event streams included."""
+MAX_SAMPLERS = 64
+"""Samplers of one renderer where no number is set; those of one machine's cores are fewer still."""
+MAX_LOCAL_SAMPLERS = 8
+"""Samplers without a GPU on one machine where no number is set: each holds a model."""
 
 SERVE_ENV = {
     # Saves a thread switch per call in each direction; slow work has its own threads anyway.
@@ -53,10 +58,14 @@ class Ingress:
     """
 
     async def __init__(
-        self, settings: Settings, renderer: DeploymentHandle[Any], extractor: DeploymentHandle[Any]
+        self,
+        settings: Settings,
+        capacity: Capacity,
+        renderer: DeploymentHandle[Any],
+        extractor: DeploymentHandle[Any],
     ) -> None:
         metrics = RayMetrics()
-        backend = RayBackend(settings, renderer, extractor, metrics)
+        backend = RayBackend(settings, capacity, renderer, extractor, metrics)
         self.service = Service(settings, backend, metrics)
         self.configured = False
         await self.service.open()
@@ -83,27 +92,53 @@ class Ingress:
         self.configured = True
 
 
+def sampler_allocation(
+    settings: Settings, capacity: Capacity, request: StageRequest | None = None
+) -> Allocation:
+    """What a sampler asks for, and how many of them there may be.
+
+    Args:
+        settings: of the application.
+        capacity: of the cluster.
+        request: of one sampler; by default the one of the stage sample.
+
+    Raises:
+        InputError: no node type holds a sampler, or all of them together too few.
+    """
+    scaling = settings.sampler_autoscaling
+    count = scaling.max_replicas if scaling else settings.replicas
+    at_least = max(1, scaling.min_replicas) if scaling else max(1, settings.replicas)
+    return capacity.allocate(
+        "sample",
+        request,
+        workers=count or None,
+        at_least=at_least,
+        at_most=None
+        if count
+        else (MAX_SAMPLERS if capacity.profile == "cluster" else _most_on_one_machine(capacity)),
+    )
+
+
+def _most_on_one_machine(capacity: Capacity) -> int | None:
+    return None if capacity.has_gpus else MAX_LOCAL_SAMPLERS
+
+
 def renderer_app(
     settings: Settings,
-    total: Mapping[str, float],
+    allocation: Allocation,
     extractor: ray_serve.Application | None = None,
 ) -> ray_serve.Application:
     """Renderer and samplers alone, for callers that use a handle instead of HTTP.
 
     Args:
         settings: of the application.
-        total: resources of the cluster, from which the number of samplers follows.
+        allocation: of the samplers; see `sampler_allocation`.
         extractor: deployment that extracts poses from videos; by default the renderer does.
 
     Raises:
-        InputError: the model folder holds no model, or the cluster is too small.
+        InputError: the model folder holds no model.
     """
     settings.recipe()
-    scaling = settings.sampler_autoscaling
-    count = scaling.max_replicas if scaling else settings.replicas
-    share = resources.sampling(total, replicas=count or None)
-    at_least = max(1, scaling.min_replicas) if scaling else share.num_processes
-    resources.require(total, share, at_least=at_least)
     # Ray's `deployment` is untyped where it is not a decorator.
     deployment: Any = ray_serve.deployment
     # Its router options are typed too narrowly.
@@ -120,9 +155,9 @@ def renderer_app(
         graceful_shutdown_timeout_s=SHUTDOWN_SECONDS,
         # One line per call would repeat what the renderer's metrics show.
         logging_config=LoggingConfig(enable_access_log=False),
-        ray_actor_options={**share.remote_args, "runtime_env": {"env_vars": SERVE_ENV}},
-        **replicas(scaling, share.num_processes),
-    ).bind(settings, settings.threads or share.num_threads)
+        ray_actor_options={**allocation.remote_args, "runtime_env": {"env_vars": SERVE_ENV}},
+        **replicas(settings.sampler_autoscaling, allocation.workers),
+    ).bind(settings, settings.threads or allocation.threads)
     return deployment(
         Renderer,
         name="Renderer",
@@ -130,7 +165,7 @@ def renderer_app(
         max_ongoing_requests=CONNECTIONS,
         graceful_shutdown_timeout_s=SHUTDOWN_SECONDS,
         ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": SERVE_ENV}},
-    ).bind(settings, share.num_processes, sampler, extractor, with_metrics=True)
+    ).bind(settings, allocation.workers, sampler, extractor, with_metrics=True)
 
 
 def replicas(scaling: Autoscaling | None, number: int) -> dict[str, Any]:
@@ -140,23 +175,27 @@ def replicas(scaling: Autoscaling | None, number: int) -> dict[str, Any]:
     return {"num_replicas": "auto", "autoscaling_config": scaling.model_dump()}
 
 
-def service_app(settings: Settings, total: Mapping[str, float]) -> ray_serve.Application:
+def service_app(settings: Settings, capacity: Capacity) -> ray_serve.Application:
     """The whole application: ingress, renderer, samplers, extractors.
 
     Args:
         settings: of the application.
-        total: the cluster's resources.
+        capacity: of the cluster.
 
     Raises:
-        InputError: as `renderer_app`.
+        InputError: as `renderer_app` and `sampler_allocation`.
     """
+    allocation = sampler_allocation(settings, capacity)
+    if allocation.elastic and not settings.replicas and settings.sampler_autoscaling is None:
+        scaling = Autoscaling(min_replicas=1, max_replicas=allocation.workers)
+        settings = settings.model_copy(update={"sampler_autoscaling": scaling})
     deployment: Any = ray_serve.deployment
     extractor = deployment(
         Extractor,
         name="Extractor",
         max_ongoing_requests=1,
         graceful_shutdown_timeout_s=SHUTDOWN_SECONDS,
-        ray_actor_options={"num_cpus": resources.LIGHT_CPUS},
+        ray_actor_options=capacity.allocate("extract").remote_args,
         **replicas(settings.extractor_autoscaling, 1),
     ).bind()
     ingress: Any = Ingress
@@ -164,7 +203,7 @@ def service_app(settings: Settings, total: Mapping[str, float]) -> ray_serve.App
         max_ongoing_requests=CONNECTIONS,
         graceful_shutdown_timeout_s=SHUTDOWN_SECONDS,
         ray_actor_options={"num_cpus": 0},
-    ).bind(settings, renderer_app(settings, total, extractor), extractor)
+    ).bind(settings, capacity, renderer_app(settings, allocation, extractor), extractor)
 
 
 def app(settings: Settings) -> ray_serve.Application:
@@ -174,7 +213,7 @@ def app(settings: Settings) -> ray_serve.Application:
     `Settings`. Invalid settings are reported here, before a replica starts.
 
     Raises:
-        InputError: as `renderer_app`, or the key file or the classifier cannot be read.
+        InputError: as `service_app`, or the key file or the classifier cannot be read.
     """
     Keys(settings.keys).hashes()
     PhotoModerator(settings.nsfw_model, settings.nsfw_threshold)
@@ -182,4 +221,5 @@ def app(settings: Settings) -> ray_serve.Application:
         # `serve run` connects only after building the application: to RAY_ADDRESS, else to a
         # cluster on this machine, else to a new one.
         ray.init(namespace="serve")
-    return service_app(settings, ray.cluster_resources())
+    profile = worker_requests.choose_profile(settings.profile or None, started_ray=started_ray())
+    return service_app(settings, inspect(profile))

@@ -117,7 +117,10 @@ class Settings(Limits):
             `serve.service.moderation`; empty disables the check.
         nsfw_threshold: score in (0, 1] from which a photo is rejected.
         open: serve other machines without keys, behind some other access control.
-        replicas: sampler replicas; 0 means one per GPU, or without GPUs one per core, 8 at most.
+        profile: local or cluster, the resource requests of the deployments
+            (`cluster.worker_requests`); empty: local if this command started Ray, else cluster.
+        replicas: sampler replicas; 0 means, on one machine, one per GPU, or without GPUs one per
+            core, 8 at most; on a cluster, autoscaling up to what its nodes can hold, 64 at most.
         sampler_autoscaling: autoscaling of the samplers instead of a fixed number.
         extractor_autoscaling: autoscaling of the pose extractors.
         chunk_size: frames that a sampler renders per call; at most these are lost with a replica.
@@ -126,15 +129,16 @@ class Settings(Limits):
             a grey level or two. 0 disables it.
         calls_per_sampler: batches that a sampler holds: one in work, the others waiting, so that it
             is never idle between calls.
-        threads: torch threads per sampler; 0 divides the cores evenly.
+        threads: torch threads per sampler; 0 divides the cores of one machine evenly, and on a
+            cluster takes the CPUs of a sampler's request.
         subjects_in_memory: subjects whose weights one sampler keeps (least recently used evicted).
         videos_at_once: videos that one renderer works on.
         max_tries: attempts per chunk when replicas die or are full.
         first_delay: seconds before the second attempt; doubles up to 8 s.
         ready_timeout_s: seconds within which renderer and sampler must answer to count as ready.
         finetunes_at_once: parallel finetunings.
-        finetune_gpus: GPUs per finetuning; `None` requests one if the cluster has any and fails if
-            none is free, a number waits until that many are free.
+        finetune_gpus: GPUs per finetuning; `None` requests one if the cluster has or may add any,
+            and fails if none is free and none can be added; a number waits for that many.
         finetune_steps: steps of UNet and adapter; `None` takes the recipe's.
         finetune_vae_steps: steps of the VAE decoder; `None` takes the recipe's.
     """
@@ -148,6 +152,7 @@ class Settings(Limits):
     nsfw_model: str = ""
     nsfw_threshold: float = Field(default=0.8, gt=0, le=1)
     open: bool = False
+    profile: str = ""
     replicas: int = Field(default=0, ge=0)
     sampler_autoscaling: Autoscaling | None = None
     extractor_autoscaling: Autoscaling = Autoscaling(min_replicas=0, max_replicas=2)

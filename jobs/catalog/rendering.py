@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,12 +15,13 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus
 from tqdm import tqdm
 
-from cluster import resources
+from cluster.capacity import Allocation, Capacity, reserve
+from cluster.worker_requests import StageRequest
 from dreampose import poses
 from jobs.catalog.output import Output
 from jobs.catalog.table import Item
-from serve.application import renderer_app
-from serve.config import Settings
+from serve.application import renderer_app, sampler_allocation
+from serve.config import Autoscaling, Settings
 from serve.deployments.retries import call_with_retries
 from serve.service.records import Video
 from serve.service.request_errors import reason
@@ -34,17 +35,28 @@ logger = logging.getLogger("ray.serve")
 
 
 def render_items(
-    groups: Sequence[Sequence[Item]], output: Output, total: Mapping[str, float]
+    groups: Sequence[Sequence[Item]],
+    output: Output,
+    capacity: Capacity,
+    request: StageRequest | None = None,
+    *,
+    wait: float | None = None,
 ) -> dict[str, str]:
     """Renders and publishes items; returns names and reasons of those that failed.
 
     Args:
         groups: items of equal inputs each, none finished yet, in the order of work.
         output: where they go, and the settings.
-        total: the cluster's resources.
+        capacity: of the cluster.
+        request: of one sampler; by default the one of the stage sample.
+        wait: seconds to wait for the first sampler's resources; None for no bound.
+
+    Raises:
+        InputError: no node type holds a sampler, or its resources are not there in time.
     """
     logger.setLevel(logging.WARNING)
     settings = output.settings
+    extraction = capacity.allocate("extract")
     serves_others = bool(ray_serve.status().proxies)
     handle, own = find_renderer(settings), ""
     if handle is None:
@@ -54,12 +66,15 @@ def render_items(
             # Left by a killed run. Serve would put new replicas beside the old ones for a while,
             # and two renderers in one video's folder take away each other's files.
             ray_serve.delete(own)
-        settings = on_own_samplers(settings, total)
+        allocation = sampler_allocation(settings, capacity, request)
+        settings = with_own_samplers(settings, allocation.workers, elastic=allocation.elastic)
+        with reserve(capacity, allocation, limit=wait):
+            pass
         # Nobody asks over HTTP here; a server that runs already is left as it is.
         ray_serve.start(proxy_location="Disabled")
-        handle = ray_serve.run(renderer_app(settings, total), name=own, route_prefix=None)
+        handle = ray_serve.run(renderer_app(settings, allocation), name=own, route_prefix=None)
     try:
-        return asyncio.run(_Batch(output, handle, settings.videos_at_once).run(groups))
+        return asyncio.run(_Batch(output, handle, settings.videos_at_once, extraction).run(groups))
     finally:
         if own:
             ray_serve.delete(own)
@@ -68,14 +83,21 @@ def render_items(
             ray_serve.shutdown()
 
 
-def on_own_samplers(settings: Settings, total: Mapping[str, float]) -> Settings:
+def with_own_samplers(settings: Settings, samplers: int, *, elastic: bool) -> Settings:
     """The settings with as many videos at once as keep all samplers busy, short videos too.
 
     A video may be a single chunk, and no other application uses these samplers.
+
+    Args:
+        settings: of the job.
+        samplers: at most.
+        elastic: whether they come as the work needs them and nodes are there.
     """
-    share = resources.sampling(total, replicas=settings.replicas or None)
-    enough = share.num_processes * settings.max_held_calls
-    return settings.model_copy(update={"videos_at_once": max(settings.videos_at_once, enough)})
+    enough = samplers * settings.max_held_calls
+    changes: dict[str, Any] = {"videos_at_once": max(settings.videos_at_once, enough)}
+    if elastic and not settings.replicas:
+        changes["sampler_autoscaling"] = Autoscaling(min_replicas=1, max_replicas=samplers)
+    return settings.model_copy(update=changes)
 
 
 def find_renderer(settings: Settings) -> DeploymentHandle[Any] | None:
@@ -97,9 +119,16 @@ def find_renderer(settings: Settings) -> DeploymentHandle[Any] | None:
 class _Batch:
     """One run: videos side by side; one that fails does not stop the others."""
 
-    def __init__(self, output: Output, handle: DeploymentHandle[Any], videos_at_once: int) -> None:
+    def __init__(
+        self,
+        output: Output,
+        handle: DeploymentHandle[Any],
+        videos_at_once: int,
+        extraction: Allocation,
+    ) -> None:
         self.output = output
         self.handle = handle
+        self.extraction = extraction
         self.settings = output.settings
         self.places = asyncio.Semaphore(videos_at_once)
         self.motions: dict[Path, asyncio.Future[None]] = {}
@@ -170,7 +199,7 @@ class _Batch:
             return
         if target not in self.motions:
             recipe = self.settings.recipe(self.output.size)
-            task = ray.remote(num_cpus=resources.LIGHT_CPUS)(extract)
+            task = ray.remote(**self.extraction.remote_args)(extract)
             self.motions[target] = asyncio.ensure_future(
                 task.remote(
                     item.motion.absolute(),

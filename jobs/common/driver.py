@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from cluster import worker_requests
 from dreampose.errors import InputError
 from dreampose.options.parser import CommandParser, run_command
 
 if TYPE_CHECKING:
+    from cluster.capacity import Capacity
     from dreampose.planning import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,6 +50,7 @@ def parser(name: str, description: str, examples: str) -> CommandParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_dry_run(made)
+    worker_requests.add_flags(made)
     return made
 
 
@@ -111,11 +114,17 @@ class Stopped(BaseException):
 
 
 @contextlib.contextmanager
-def ray_session(*, log_to_driver: bool = True) -> Generator[Mapping[str, float], None, None]:
-    """A Ray session for the length of the block; yields the cluster's totals.
+def ray_session(
+    profile: str | None = None, *, log_to_driver: bool = True
+) -> "Generator[Capacity, None, None]":
+    """A Ray session for the length of the block; yields what the cluster holds.
 
     A cluster is joined where `RAY_ADDRESS` names one (a submitted job has it), else a private one
     is started on this machine. A session that is already open is used and left open.
+
+    Args:
+        profile: local or cluster, of the requests; by default by who started Ray.
+        log_to_driver: whether the workers' output is shown.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -127,8 +136,14 @@ def ray_session(*, log_to_driver: bool = True) -> Generator[Mapping[str, float],
 
     import ray
 
+    from cluster import capacity
+
+    def inspect() -> "Capacity":
+        started = capacity.started_ray()
+        return capacity.inspect(worker_requests.choose_profile(profile, started_ray=started))
+
     if ray.is_initialized():
-        yield ray.cluster_resources()
+        yield inspect()
         return
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": log_to_driver}
@@ -148,7 +163,7 @@ def ray_session(*, log_to_driver: bool = True) -> Generator[Mapping[str, float],
     # After `ray.init`, which installs a handler of its own.
     previous = signal.signal(signal.SIGTERM, _stop)
     try:
-        yield ray.cluster_resources()
+        yield inspect()
     finally:
         signal.signal(signal.SIGTERM, previous)
         ray.shutdown()

@@ -8,8 +8,8 @@ import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
 
-from cluster import resources
-from cluster.resources import Share
+from cluster.capacity import Allocation, Capacity, reserve
+from cluster.worker_requests import StageRequest
 from dreampose.training import StepReport
 from jobs.common import driver
 from jobs.common.failures import reason_of
@@ -28,8 +28,10 @@ def run(
     *,
     name: str,
     noun: str,
-    total: Mapping[str, float],
+    capacity: Capacity,
+    request: StageRequest | None = None,
     gpus: bool | None = None,
+    wait: float | None = None,
 ) -> dict[str, str]:
     """Runs a task for each set of arguments; returns the reasons of those that failed.
 
@@ -38,19 +40,30 @@ def run(
         arguments: of each task, by its name.
         name: of all of this, on the cluster.
         noun: what the tasks are, in the progress bar.
-        total: the cluster's resources.
-        gpus: a GPU for each task; by default where the cluster has one.
+        capacity: of the cluster.
+        request: of one task; by default the one of the stage finetune.
+        gpus: a GPU for each task; by default where the cluster has, or may add, one.
+        wait: seconds to wait for the first task's resources; None for no bound.
 
     Raises:
-        InputError: the cluster is too small for one task.
+        InputError: no node type holds a task, or its resources are not there in time.
         Stopped: SIGTERM arrived; every task has saved its state.
     """
     logging.getLogger("ray").setLevel(logging.ERROR)
-    use_gpu = total.get("GPU", 0) > 0 if gpus is None else gpus
-    share = resources.finetuning(total, num_subjects=len(arguments), gpus=use_gpu)
-    resources.require(total, share)
-    actor: Any = ProgressActor.options(name=name).remote()
-    pending = _submit(work, arguments, share, actor)
+    allocation = capacity.allocate("finetune", request, at_most=len(arguments), gpus=gpus)
+    with reserve(capacity, allocation, limit=wait):
+        actor: Any = ProgressActor.options(name=name).remote()
+        submit = _submitter(work, allocation, actor)
+    waiting = list(arguments)
+    pending: dict[Any, str] = {}
+
+    def fill() -> None:
+        # No more than the cluster can ever hold: a million tasks would only burden the head.
+        while waiting and len(pending) < allocation.workers:
+            task = waiting.pop(0)
+            pending[submit(task, arguments[task])] = task
+
+    fill()
 
     def progress() -> driver.Progress:
         answer: dict[str, Any] = ray.get(actor.read.remote())
@@ -59,7 +72,7 @@ def run(
         return driver.Progress(
             done=sum(step for step, _ in values),
             total=all_steps and all_steps * len(arguments),
-            note=f"{len(arguments) - len(pending)} of {len(arguments)} {noun}",
+            note=f"{len(arguments) - len(pending) - len(waiting)} of {len(arguments)} {noun}",
         )
 
     failures: dict[str, str] = {}
@@ -73,14 +86,16 @@ def run(
                 failures[task] = reason_of(error.cause or error)
             except RayError as error:
                 failures[task] = reason_of(error)
+            fill()
     if stopped.is_set():
         raise driver.Stopped
     return failures
 
 
-def _submit(
-    work: Work, arguments: Mapping[str, Sequence[Any]], share: Share, actor: Any
-) -> dict[Any, str]:
+def _submitter(
+    work: Work, allocation: Allocation, actor: Any
+) -> Callable[[str, Sequence[Any]], Any]:
+    """Starts a task by its name and arguments, and returns its reference."""
     # Ray's types lack these options and their result.
     make_task: Any = ray.remote
     task = make_task(
@@ -88,12 +103,9 @@ def _submit(
         # worker or node is tried again in any case. Anything else would fail again.
         max_retries=MAX_RETRIES,
         retry_exceptions=[OSError, torch.OutOfMemoryError],
-        **share.remote_args,
+        **allocation.remote_args,
     )(_do)
-    return {
-        task.remote(work, name, tuple(values), share.num_threads, actor): name
-        for name, values in arguments.items()
-    }
+    return lambda name, values: task.remote(work, name, tuple(values), allocation.threads, actor)
 
 
 def _do(work: Work, name: str, arguments: Sequence[Any], num_threads: int, actor: Any) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import ray
 from ray.serve.handle import DeploymentHandle
 
-from cluster import resources
+from cluster import worker_requests
+from cluster.capacity import Allocation, Capacity
 from dreampose.errors import InputError
 from serve.config import Settings
 from serve.deployments.finetuning import FinetuneRequest, finetune
@@ -15,8 +16,6 @@ from serve.deployments.retries import call_with_retries
 from serve.service.metrics import Metrics
 from serve.service.records import Video
 
-FINETUNE_SHARE = 0.25
-"""Share of the CPUs that one finetuning requests; samplers leave half of them free."""
 MAX_RETRIES = 3
 
 
@@ -25,6 +24,7 @@ class RayBackend:
 
     Args:
         settings: of the application.
+        capacity: of the cluster.
         renderer: deployment handle.
         extractor: deployment handle.
         metrics: counts retries.
@@ -33,11 +33,13 @@ class RayBackend:
     def __init__(
         self,
         settings: Settings,
+        capacity: Capacity,
         renderer: DeploymentHandle[Any],
         extractor: DeploymentHandle[Any],
         metrics: Metrics,
     ) -> None:
         self.settings = settings
+        self.capacity = capacity
         self.renderer = renderer
         self.extractor = extractor
         self.metrics = metrics
@@ -58,20 +60,18 @@ class RayBackend:
         Raises:
             InputError: a photo shows no person, or no GPU is free.
         """
+        allocation = finetune_allocation(self.settings, self.capacity, ray.available_resources())
         request = FinetuneRequest(
             model=self.settings.model,
             num_steps=self.settings.finetune_steps,
             num_vae_steps=self.settings.finetune_vae_steps,
-            num_threads=resources.threads_each(int(ray.cluster_resources().get("CPU", 1)), 2),
-        )
-        resources_needed = finetune_resources(
-            self.settings, ray.cluster_resources(), ray.available_resources()
+            num_threads=allocation.threads,
         )
         # Ray does not type these options.
         make_task: Any = ray.remote
-        task = make_task(max_retries=MAX_RETRIES, retry_exceptions=[OSError], **resources_needed)(
-            finetune
-        )
+        task = make_task(
+            max_retries=MAX_RETRIES, retry_exceptions=[OSError], **allocation.remote_args
+        )(finetune)
         reference = task.remote(job, request)
         try:
             await reference
@@ -93,23 +93,32 @@ class RayBackend:
         )
 
 
-def finetune_resources(
-    settings: Settings, total: Mapping[str, float], free: Mapping[str, float]
-) -> dict[str, float]:
-    """Resource request of one finetuning.
+def finetune_allocation(
+    settings: Settings, capacity: Capacity, free: Mapping[str, float]
+) -> Allocation:
+    """Resources of one finetuning.
+
+    Args:
+        settings: of the application.
+        capacity: of the cluster.
+        free: resources that are free on it now.
 
     Raises:
-        InputError: samplers hold every GPU, so that the task would wait forever.
+        InputError: samplers hold every GPU and no node can be added, or no node type holds it.
     """
-    cpus = FINETUNE_SHARE * total.get("CPU", 1)
-    # Ray takes fractions below one and whole numbers above.
-    needs: dict[str, float] = {"num_cpus": float(int(cpus)) if cpus >= 1 else cpus}
+    request = worker_requests.stage_request("finetune", capacity.profile)
     gpus = settings.finetune_gpus
-    if gpus is None and total.get("GPU", 0) > 0:
-        gpus = 1.0
-        if free.get("GPU", 0) < gpus:
-            raise InputError(
-                "finetuning needs a GPU and none is free; lower the setting replicas, or set "
-                "finetune_gpus where nodes are added on demand"
-            )
-    return needs | ({"num_gpus": gpus} if gpus else {})
+    if gpus:
+        request = worker_requests.override(request, gpus=gpus)
+    found = capacity.allocate(
+        "finetune",
+        request,
+        at_most=settings.finetunes_at_once + 1,
+        gpus=None if gpus is None else gpus > 0,
+    )
+    if gpus is None and not capacity.grows and free.get("GPU", 0) < found.worker.gpus:
+        raise InputError(
+            "finetuning needs a GPU and none is free; lower the setting replicas, or set "
+            "finetune_gpus to wait for one"
+        )
+    return found

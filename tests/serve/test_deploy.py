@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,16 @@ import yaml
 from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 
+from cluster.capacity import Capacity, one_machine
+from cluster.node_types import NodeType
 from dreampose.errors import InputError
 from serve.application import service_app
 from serve.config import Limits, Settings
-from serve.deployments.ray_backend import finetune_resources
+from serve.deployments.ray_backend import finetune_allocation
 from serve.service.metrics import METRICS
 
 ROOT = Path(__file__).parents[2]
-CPUS = {"CPU": 8.0}
+CPUS = one_machine(cpus=8)
 
 
 @pytest.fixture
@@ -103,17 +106,32 @@ def test_invalid_settings_are_rejected(wrong):
         Settings(**wrong)
 
 
+def test_on_a_cluster_samplers_come_as_the_work_needs_them(bare_model):
+    head = NodeType(name="head", cpus=0)
+    gpu = NodeType(name="gpu", cpus=8, gpus=1, max_count=16)
+    cluster = Capacity(profile="cluster", types=(head, gpu), grows=True)
+    # Nothing is up but the head, and still the samplers ask for GPUs.
+    built = deployments(service_app(Settings(model=str(bare_model)), cluster))
+    scaling = built["Sampler"]._deployment_config.autoscaling_config
+    assert (scaling.min_replicas, scaling.max_replicas) == (1, 16)
+    assert built["Sampler"].ray_actor_options["num_gpus"] == 1
+    assert built["Ingress"].ray_actor_options["num_cpus"] == 0, "it runs on the head at once"
+    with pytest.raises(InputError, match="sample asks for 17 .* can hold 16 .*up to 16 × gpu"):
+        service_app(Settings(model=str(bare_model), replicas=17), cluster)
+
+
 def test_finetuning_fails_when_no_gpu_is_free():
     settings = Settings()
-    assert finetune_resources(settings, {"CPU": 2.0}, {}) == {"num_cpus": 0.5}
-    assert finetune_resources(settings, {"CPU": 16.0}, {}) == {"num_cpus": 4.0}
-    total = {"CPU": 8.0, "GPU": 2.0}
-    assert finetune_resources(settings, total, {"GPU": 1.0}) == {"num_cpus": 2.0, "num_gpus": 1.0}
+    assert finetune_allocation(settings, CPUS, {}).worker.bundle == {"CPU": 0.5}
+    fixed = one_machine(cpus=8, gpus=2)
+    assert finetune_allocation(settings, fixed, {"GPU": 1.0}).worker.gpus == 1
     with pytest.raises(InputError, match="needs a GPU and none is free"):
-        finetune_resources(settings, total, {"GPU": 0.0})
+        finetune_allocation(settings, fixed, {"GPU": 0.0})
     # Where nodes are added on demand, waiting is right.
+    assert finetune_allocation(settings, replace(fixed, grows=True), {}).worker.gpus == 1
     waiting = Settings(finetune_gpus=0.5)
-    assert finetune_resources(waiting, {"CPU": 8.0}, {}) == {"num_cpus": 2.0, "num_gpus": 0.5}
+    assert finetune_allocation(waiting, fixed, {}).worker.gpus == 0.5
+    assert finetune_allocation(Settings(finetune_gpus=0), fixed, {}).worker.gpus == 0
 
 
 def test_every_metric_is_registered_with_its_tags():

@@ -2,6 +2,7 @@
 
 import ray
 
+from cluster.capacity import one_machine
 from serve import application
 from serve.config import Settings
 
@@ -11,11 +12,11 @@ def test_application_connects_to_ray(recipe_only_model, monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: bool(started))
     monkeypatch.setattr(ray, "init", lambda **options: started.append(options))
 
-    def resources():
+    def inspect(profile):
         assert started, "Ray answers only after it has been started"
-        return {"CPU": 2.0}
+        return one_machine(cpus=2)
 
-    monkeypatch.setattr(ray, "cluster_resources", resources)
+    monkeypatch.setattr(application, "inspect", inspect)
     for _ in range(2):
         application.app(Settings(model=str(recipe_only_model), replicas=1))
     assert started == [{"namespace": "serve"}]

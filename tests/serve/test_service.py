@@ -14,12 +14,13 @@ import pytest
 import ray
 from ray import serve as ray_serve
 
+from cluster.capacity import one_machine
 from dreampose import checkpoints
 from dreampose.diffusion import generation
 from dreampose.io import provenance, video, watermark
 from dreampose.poses import Motion
 from serve import app
-from serve.application import renderer_app
+from serve.application import renderer_app, sampler_allocation
 from serve.config import Settings
 from serve.service.records import RenderRequest
 from serve.service.store import Store
@@ -139,7 +140,11 @@ def test_replicas_and_chunk_size_do_not_change_frames(
     service, model, photo_file, motion_file, tmp_path, reference
 ):
     settings = Settings(model=str(model), replicas=1, chunk_size=1, threads=1)
-    handle = ray_serve.run(renderer_app(settings, {"CPU": 2}), name="one", route_prefix=None)
+    handle = ray_serve.run(
+        renderer_app(settings, sampler_allocation(settings, one_machine(cpus=2))),
+        name="one",
+        route_prefix=None,
+    )
     folder = Store(tmp_path / "videos").create(
         request=RenderRequest(preset="fast", seed=SEED, align=False),
         photos=[photo_file.read_bytes()],

@@ -1,11 +1,13 @@
 """Whose samplers a catalogue job renders with, and how many videos at once, without Serve."""
 
 import asyncio
+import contextlib
 from types import SimpleNamespace
 
 import pytest
 from ray.serve.schema import ApplicationStatus
 
+from cluster.capacity import one_machine
 from jobs.catalog import rendering
 from serve.config import Settings
 
@@ -66,6 +68,7 @@ def render(bare_model, tmp_path, monkeypatch):
     """Runs a job of no items beside some applications; gives what was done to them."""
     settings = Settings(model=str(bare_model), subjects="")
     monkeypatch.setattr(rendering, "renderer_app", lambda *_: None)
+    monkeypatch.setattr(rendering, "reserve", lambda *_, **__: contextlib.nullcontext())
 
     class Run:
         version = settings.served()[1]
@@ -74,7 +77,7 @@ def render(bare_model, tmp_path, monkeypatch):
             serve = FakeBackend(settings, applications)
             monkeypatch.setattr(rendering, "ray_serve", serve)
             output = SimpleNamespace(settings=settings, root=tmp_path / folder)
-            assert rendering.render_items([], output, {"CPU": 2.0}) == {}
+            assert rendering.render_items([], output, one_machine(cpus=2)) == {}
             return serve.done
 
     return Run()
@@ -110,16 +113,16 @@ def test_what_a_killed_run_left_is_gone_before_others_render_in_its_folder(rende
 
 
 @pytest.mark.parametrize(
-    ("asked", "total", "expected"),
+    ("asked", "capacity", "expected"),
     [
-        ({}, {"CPU": 2.0}, 4),
-        ({}, {"CPU": 96.0, "GPU": 12.0}, 24),
-        ({"replicas": 6}, {"CPU": 96.0, "GPU": 12.0}, 12),
-        ({"replicas": 6, "frames_at_once": 30}, {"CPU": 96.0}, 36),
+        ({}, one_machine(cpus=2), 4),
+        ({}, one_machine(cpus=96, gpus=12), 24),
+        ({"replicas": 6}, one_machine(cpus=96, gpus=12), 12),
+        ({"replicas": 6, "frames_at_once": 30}, one_machine(cpus=96), 36),
     ],
 )
 def test_every_sampler_of_the_job_has_a_video(
-    bare_model, tmp_path, monkeypatch, asked, total, expected
+    bare_model, tmp_path, monkeypatch, asked, capacity, expected
 ):
     """Videos of a chunk each, so that fewer at once would leave samplers idle."""
     settings = Settings(model=str(bare_model), subjects="", **asked)
@@ -129,6 +132,7 @@ def test_every_sampler_of_the_job_has_a_video(
     serve.delete = lambda _: None
     monkeypatch.setattr(rendering, "ray_serve", serve)
     monkeypatch.setattr(rendering, "renderer_app", lambda settings, _: given.append(settings))
+    monkeypatch.setattr(rendering, "reserve", lambda *_, **__: contextlib.nullcontext())
     output = SimpleNamespace(
         settings=settings,
         root=tmp_path,
@@ -139,6 +143,6 @@ def test_every_sampler_of_the_job_has_a_video(
         publish=lambda *_: None,
     )
     items = [SimpleNamespace(name=str(number), num_frames=8) for number in range(40)]
-    assert rendering.render_items([[item] for item in items], output, total) == {}
+    assert rendering.render_items([[item] for item in items], output, capacity) == {}
     assert renderer.most == expected
     assert [settings.videos_at_once for settings in given] == [expected]
