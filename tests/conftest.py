@@ -1,5 +1,6 @@
 """What every test shares: checked shapes, one thread, tiny recipes, one Ray cluster."""
 
+import json
 import os
 
 # Ray must not write a token into the home folder, and its sockets need a short path.
@@ -208,3 +209,12 @@ def turn():
         path.write_bytes(content)
 
     return turn
+
+
+@pytest.fixture(scope="session")
+def bare_model(tiny_recipe, tmp_path_factory):
+    """What can be told of a model without its weights: a folder with the recipe alone."""
+    folder = tmp_path_factory.mktemp("bare") / "tiny"
+    folder.mkdir()
+    (folder / "model_index.json").write_text(json.dumps({"recipe": tiny_recipe.to_dict()}))
+    return folder
