@@ -90,7 +90,7 @@ def test_a_killed_run_does_only_the_rest_and_ends_in_a_table(driver, capsys, fla
 class TestWithoutRay:
     @pytest.fixture(autouse=True)
     def _no_ray(self, monkeypatch):
-        def start(**_):
+        def start(*_, **__):
             pytest.fail("Ray was started")
 
         monkeypatch.setattr(ablate.driver, "ray_session", start)

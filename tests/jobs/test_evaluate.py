@@ -1,6 +1,7 @@
 """Evaluation: what it refuses before Ray starts, what it measures, what it never measures twice."""
 
 import base64
+import contextlib
 import csv
 import json
 import re
@@ -49,7 +50,7 @@ def in_process(monkeypatch):
     """Scores rows in this process, as a worker would; gives the batches that were scored."""
     scored = []
 
-    def run(rows, folder, weights, total, workers):
+    def run(_args, rows, folder, weights, _capacity):
         scorer = scoring.Scorer(str(folder), weights, 1, "cpu")
         failed = {}
         for row in rows:
@@ -58,15 +59,8 @@ def in_process(monkeypatch):
             scored.append(row)
         return failed
 
-    class NoSession:
-        def __enter__(self):
-            return {"CPU": 1}
-
-        def __exit__(self, *_):
-            return None
-
     monkeypatch.setattr(evaluate, "_run", run)
-    monkeypatch.setattr(evaluate.driver, "ray_session", NoSession)
+    monkeypatch.setattr(evaluate.driver, "ray_session", lambda *_: contextlib.nullcontext())
     return scored
 
 
@@ -280,7 +274,7 @@ def mixed(folders, name):
 def test_bad_input_is_one_sentence_before_ray_starts(
     folders, monkeypatch, capsys, spoil, more, sentence
 ):
-    monkeypatch.setattr(evaluate.driver, "ray_session", lambda: pytest.fail("Ray was started"))
+    monkeypatch.setattr(evaluate.driver, "ray_session", lambda *_: pytest.fail("Ray was started"))
     if spoil is not None:
         spoil(folders, "bea-walk")
     assert evaluate.main(flags(folders, *more)) == 2

@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import dreampose.models.subject
+from cluster.capacity import one_machine
 from dreampose import checkpoints, training
 from dreampose.io import video
 from jobs import finetune
@@ -88,7 +89,7 @@ def test_a_killed_run_goes_on_and_one_who_fails_stops_nobody(
 class TestRefusals:
     @pytest.fixture(autouse=True)
     def _no_ray(self, monkeypatch):
-        def start(**_):
+        def start(*_, **__):
             pytest.fail("Ray was started")
 
         monkeypatch.setattr(finetune.driver, "ray_session", start)
@@ -216,8 +217,11 @@ def test_people_of_the_same_photos_are_finetuned_on_once(
                 dreampose.models.subject.save_subject(out / person.subject, pipe, info)
         return {"wall": "nobody is in the photo"}
 
+    def session(*_, **__):
+        return contextlib.nullcontext(one_machine(cpus=2))
+
     monkeypatch.setattr(tasks, "run", run)
-    monkeypatch.setattr(finetune.driver, "ray_session", lambda **_: contextlib.nullcontext({}))
+    monkeypatch.setattr(finetune.driver, "ray_session", session)
     flags = ["--model", str(tiny_model), "--subjects", str(people), "--out", str(out)]
     assert finetune.main(flags) == 1
     assert asked == ["anna", "bert", "wall"]

@@ -114,7 +114,7 @@ def refusal(capsys, *flags):
 def no_ray(monkeypatch):
     """Fails the test where Ray is started: a refusal comes before."""
 
-    def start(**_):
+    def start(*_, **__):
         pytest.fail("Ray was started")
 
     monkeypatch.setattr(preprocess.driver, "ray_session", start)

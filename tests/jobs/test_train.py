@@ -148,7 +148,7 @@ def refusal(capsys, *flags):
 class TestRefusals:
     @pytest.fixture(autouse=True)
     def _no_ray(self, monkeypatch):
-        def start(**_):
+        def start(*_, **__):
             pytest.fail("Ray was started")
 
         monkeypatch.setattr(train.driver, "ray_session", start)
