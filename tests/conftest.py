@@ -212,8 +212,8 @@ def turn():
 
 
 @pytest.fixture(scope="session")
-def bare_model(tiny_recipe, tmp_path_factory):
-    """What can be told of a model without its weights: a folder with the recipe alone."""
+def recipe_only_model(tiny_recipe, tmp_path_factory):
+    """A model folder with the recipe but no weights."""
     folder = tmp_path_factory.mktemp("bare") / "tiny"
     folder.mkdir()
     (folder / "model_index.json").write_text(json.dumps({"recipe": tiny_recipe.to_dict()}))

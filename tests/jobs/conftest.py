@@ -79,7 +79,7 @@ def clips(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def bare_model(tiny_recipe, tmp_path_factory):
+def recipe_only_model(tiny_recipe, tmp_path_factory):
     """A model folder that holds the recipe alone."""
     folder = tmp_path_factory.mktemp("bare") / "tiny"
     folder.mkdir()

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,15 +25,6 @@ NUM_FRAMES, FPS = 10, 12.5
 HERE = ("127.0.0.1", 50000)
 PATIENCE = 300
 """Seconds to wait for something that takes milliseconds on an idle machine."""
-
-
-@pytest.fixture(scope="session")
-def recipe_only_model(tiny_recipe, tmp_path_factory):
-    """A model folder with the recipe but no weights."""
-    folder = tmp_path_factory.mktemp("bare") / "tiny"
-    folder.mkdir()
-    (folder / "model_index.json").write_text(json.dumps({"recipe": tiny_recipe.to_dict()}))
-    return folder
 
 
 def walking_square(num_frames=NUM_FRAMES, height=64, width=48, fps=FPS):

@@ -106,18 +106,18 @@ def test_invalid_settings_are_rejected(wrong):
         Settings(**wrong)
 
 
-def test_on_a_cluster_samplers_come_as_the_work_needs_them(bare_model):
+def test_on_a_cluster_samplers_come_as_the_work_needs_them(recipe_only_model):
     head = NodeType(name="head", cpus=0)
     gpu = NodeType(name="gpu", cpus=8, gpus=1, max_count=16)
     cluster = Capacity(profile="cluster", types=(head, gpu), grows=True)
     # Nothing is up but the head, and still the samplers ask for GPUs.
-    built = deployments(service_app(Settings(model=str(bare_model)), cluster))
+    built = deployments(service_app(Settings(model=str(recipe_only_model)), cluster))
     scaling = built["Sampler"]._deployment_config.autoscaling_config
     assert (scaling.min_replicas, scaling.max_replicas) == (1, 16)
     assert built["Sampler"].ray_actor_options["num_gpus"] == 1
     assert built["Ingress"].ray_actor_options["num_cpus"] == 0, "it runs on the head at once"
     with pytest.raises(InputError, match="sample asks for 17 .* can hold 16 .*up to 16 × gpu"):
-        service_app(Settings(model=str(bare_model), replicas=17), cluster)
+        service_app(Settings(model=str(recipe_only_model), replicas=17), cluster)
 
 
 def test_finetuning_fails_when_no_gpu_is_free():

@@ -64,9 +64,9 @@ class Renderer:
 
 
 @pytest.fixture
-def render(bare_model, tmp_path, monkeypatch):
+def render(recipe_only_model, tmp_path, monkeypatch):
     """Runs a job of no items beside some applications; gives what was done to them."""
-    settings = Settings(model=str(bare_model), subjects="")
+    settings = Settings(model=str(recipe_only_model), subjects="")
     monkeypatch.setattr(rendering, "renderer_app", lambda *_: None)
     monkeypatch.setattr(rendering, "reserve", lambda *_, **__: contextlib.nullcontext())
 
@@ -122,10 +122,10 @@ def test_what_a_killed_run_left_is_gone_before_others_render_in_its_folder(rende
     ],
 )
 def test_every_sampler_of_the_job_has_a_video(
-    bare_model, tmp_path, monkeypatch, asked, capacity, expected
+    recipe_only_model, tmp_path, monkeypatch, asked, capacity, expected
 ):
     """Videos of a chunk each, so that fewer at once would leave samplers idle."""
-    settings = Settings(model=str(bare_model), subjects="", **asked)
+    settings = Settings(model=str(recipe_only_model), subjects="", **asked)
     renderer, serve, given = Renderer(expected), FakeBackend(settings, {}), []
     serve.run = lambda *_, **__: renderer
     serve.versions = {}
