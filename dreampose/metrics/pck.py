@@ -1,4 +1,4 @@
-"""Whether a rendered person takes the pose asked for. Knows nothing of estimators or pixels."""
+"""Pose accuracy of rendered people."""
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -12,18 +12,18 @@ def pck(
     visible: Bool[np.ndarray, "t k"],
     threshold: float = 0.2,
 ) -> float:
-    """Percentage of correct keypoints, PCK: those within a share of a body measure of their place.
+    """Proportion of correct keypoints (PCK): error of at most `threshold` times a body length.
 
-    Range: 0 to 1 (all are). Resolution: any; x, y and `reference` in the same unit. Backbone: none.
-    Source: Yang and Ramanan 2013, with the torso as the measure (PCK@0.2 of the LSP tables).
+    Range: 0 to 1 (best). Resolution: any; x, y and `reference` have the same unit. Backbone: none.
+    Source: Yang and Ramanan 2013, with the torso as reference (PCK@0.2 in the LSP tables).
 
     Args:
-        pred: x, y of the points found.
-        truth: x, y where they should be.
-        reference: the body measure in each frame, above 0.
-        visible: the points that count; at least one must.
-        threshold: share of `reference` up to which, inclusive, a point is correct.
+        pred: x, y of the predicted keypoints.
+        truth: x, y of the true keypoints.
+        reference: body length in each frame, positive.
+        visible: mask of the keypoints that count, at least one.
+        threshold: largest error of a correct keypoint, as a fraction of `reference`.
     """
-    assert visible.any(), "no point counts"
+    assert visible.any(), "no visible keypoint"
     distance = np.linalg.norm(pred.astype(np.float64) - truth, axis=-1)
     return float((distance <= threshold * reference[:, None])[visible].mean())

@@ -1,8 +1,8 @@
-"""Scores of pixels alone, a value per frame. Knows nothing of networks.
+"""Pixel scores, one value per frame.
 
-Frames are 8-bit RGB of equal size, taken at the resolution in which they come; all arithmetic is in
-64-bit floats, pixels in [0, 1] unless said otherwise; a few frames at a time, since a whole clip in
-such floats may not fit.
+Frames are 8-bit RGB of equal size and are not resized. Arithmetic is in float64 with pixels in
+[0, 1] unless stated otherwise. Frames are converted one at a time, because a whole clip in float64
+may not fit into memory.
 """
 
 import itertools
@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 MAX_PSNR = 100.0
-"""Decibels given to equal frames, whose true value is infinite, so that means exist."""
+"""Upper limit in dB: the value of equal frames, whose PSNR is infinite."""
 
 STATIC_RANGE = 8
-"""Levels of 255 by which a pixel of the truth may vary and still count as static: H.264's noise."""
+"""Largest variation of a static pixel in 8-bit levels, which allows for the noise of H.264."""
 
 
 def l1(
@@ -23,7 +23,7 @@ def l1(
 ) -> Float[np.ndarray, " t"]:
     """Mean absolute difference of all pixels and channels.
 
-    Range: 0 (equal) to 1. Resolution: as given. Colours: RGB in [0, 1]. Backbone: none.
+    Range: 0 (equal) to 1. Resolution: original. Colours: RGB in [0, 1]. Backbone: none.
     Source: column L1 of DreamPose, table 1 (arXiv 2304.06025).
     """
     return np.array([np.abs(a - b).mean() for a, b in _frames(pred, truth)])
@@ -34,25 +34,27 @@ def psnr(
 ) -> Float[np.ndarray, " t"]:
     """Peak signal-to-noise ratio, 10 log10(1 / MSE), of each frame.
 
-    Range: 0 dB (black against white) upwards; equal frames get 100 dB. Resolution: as given.
-    Colours: RGB in [0, 1] as floats, since differences of 8-bit integers overflow. Backbone: none.
-    Source: equals scikit-image's `peak_signal_noise_ratio(..., data_range=1)`.
+    Range: 0 dB (black against white) to 100 dB (equal). Resolution: original. Colours: RGB in
+    [0, 1]. Backbone: none. Source: scikit-image.
     """
-    error = np.array([np.square(a - b).mean() for a, b in _frames(pred, truth)])
-    floor = 10 ** (-MAX_PSNR / 10)
-    return -10 * np.log10(np.maximum(error, floor))
+    from skimage.metrics import peak_signal_noise_ratio  # only in the extra `metrics`
+
+    with np.errstate(divide="ignore"):  # equal frames
+        values = [peak_signal_noise_ratio(b, a, data_range=1.0) for a, b in _frames(pred, truth)]
+    return np.minimum(np.array(values, np.float64), MAX_PSNR)
 
 
 def ssim(
     pred: UInt8[np.ndarray, "t H W 3"], truth: UInt8[np.ndarray, "t H W 3"]
 ) -> Float[np.ndarray, " t"]:
-    """Structural similarity, mean over pixels and channels, of each frame.
+    """Structural similarity, averaged over pixels and channels, of each frame.
 
-    Range: -1 to 1 (equal). Resolution: as given, at least 11x11. Colours: RGB in [0, 1].
+    Range: -1 to 1 (equal). Resolution: original, at least 11x11. Colours: RGB in [0, 1].
     Backbone: none. Source: Wang et al. 2004 (Gaussian window of sigma 1.5, 11x11, biased
-    covariance), computed by scikit-image. The paper does not state its window.
+    covariance), computed by scikit-image. The paper does not state its window. torchmetrics
+    averages over the padded border as well, which differs by 0.005 on 160x128 frames.
     """
-    from skimage.metrics import structural_similarity  # of an extra; training does without
+    from skimage.metrics import structural_similarity  # only in the extra `metrics`
 
     values = [
         structural_similarity(
@@ -72,12 +74,12 @@ def ssim(
 def temporal_difference_error(
     pred: UInt8[np.ndarray, "t H W 3"], truth: UInt8[np.ndarray, "t H W 3"]
 ) -> Float[np.ndarray, " n"]:
-    """Mean absolute error of frame differences against the truth's: flicker that is not motion.
+    """Mean absolute error of the differences between consecutive frames: flicker without motion.
 
-    E = mean |(x_{t+1} - x_t) - (y_{t+1} - y_t)|; one value per pair of frames, t - 1 in all.
+    E = mean |(x_{t+1} - x_t) - (y_{t+1} - y_t)|; one value per pair of frames, so t - 1 values.
 
-    Range: 0 (every change is the truth's) to 2. Resolution: as given. Colours: RGB in [0, 1].
-    Backbone: none. Source: this project; a constant error of colour costs nothing here.
+    Range: 0 (changes equal to the truth's) to 2. Resolution: original. Colours: RGB in [0, 1].
+    Backbone: none. Source: this project. A constant colour error has no effect.
     """
     errors = itertools.pairwise(a - b for a, b in _frames(pred, truth))
     return np.array([np.abs(after - before).mean() for before, after in errors])
@@ -86,14 +88,14 @@ def temporal_difference_error(
 def static_variance(
     pred: UInt8[np.ndarray, "t H W 3"], truth: UInt8[np.ndarray, "t H W 3"]
 ) -> Float[np.ndarray, " t"]:
-    """Variance over time of the pixels that stand still in the truth; their mean is the score.
+    """Variance over time of the pixels that are static in the truth.
 
-    Static are pixels whose every channel varies by at most 8 levels of 255 over the truth's whole
-    clip. Each value is the mean squared distance of a frame from the clip's mean there; NaN
-    throughout where nothing stands still.
+    A pixel is static if each of its channels varies by at most 8 levels over the whole true clip.
+    The value of a frame is the mean squared difference of its static pixels from their mean over
+    time, in squared levels. It is NaN for all frames if no pixel is static.
 
-    Range: 0 (no flicker) to 16256. Resolution: as given. Colours: RGB in 8-bit levels, so the unit
-    is levels squared. Backbone: none. Source: this project.
+    Range: 0 (no flicker) to 16256. Resolution: original. Colours: RGB in 8-bit levels. Backbone:
+    none. Source: this project.
     """
     static = (np.ptp(truth, axis=0) <= STATIC_RANGE).all(axis=-1)
     if not static.any():

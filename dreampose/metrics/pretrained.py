@@ -1,4 +1,4 @@
-"""Weights that scores need: where they lie, whether they are published. Knows no network."""
+"""Weight files of the scores: location, verification and reading."""
 
 import hashlib
 import importlib.util
@@ -17,16 +17,14 @@ from dreampose.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """The weights file of a network.
+    """Weight file of a network.
 
     Attributes:
-        title: what the report calls it.
-        file: name of the file.
-        sha256: how its SHA-256 begins; empty where its publisher states none, the report then
-            prints what was used.
-        origin: who publishes it, for the sentence that asks for it.
-        package: Python package that carries it, and the path within; empty for files that the
-            user provides.
+        title: name in reports.
+        file: name of the file; inside a package, its path.
+        sha256: first digits of its SHA-256; empty if its publisher states none.
+        origin: publisher, named in error messages.
+        package: Python package that contains the file; empty for files that the user provides.
     """
 
     title: str
@@ -85,14 +83,14 @@ REID = Backbone(
 
 
 def locate(backbone: Backbone, weights: str | None) -> Path:
-    """The weights file on this disk.
+    """Local path of a weight file.
 
     Args:
-        backbone: whose weights.
-        weights: folder, or hub id `owner/name`, that holds the files users provide.
+        backbone: the file to find.
+        weights: folder or hub id `owner/name` with the files that the user provides.
 
     Raises:
-        InputError: the file is not there, or is not the published one.
+        InputError: the file is missing, or is not the published one.
     """
     path = _packaged(backbone) if backbone.package else _provided(backbone, weights)
     found = fingerprint(path)
@@ -105,7 +103,7 @@ def locate(backbone: Backbone, weights: str | None) -> Path:
 
 
 def is_published(backbone: Backbone, found: str) -> bool:
-    """Whether a SHA-256 is the one published, as far as one is."""
+    """Whether a SHA-256 is the published one; true if none is published."""
     return found.startswith(backbone.sha256)
 
 
@@ -117,38 +115,40 @@ def fingerprint(path: Path) -> str:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Tensors of a checkpoint by name, without running any code that is in it.
+    """Reads the tensors of a checkpoint without executing code in it.
 
-    A training checkpoint's `state_dict` is taken out, and the `module.` that data parallelism puts
-    before every name is taken off.
+    The `state_dict` of a training checkpoint is extracted, and the prefix `module.` of data
+    parallelism is removed from the names.
 
     Raises:
-        InputError: the file is no such checkpoint.
+        InputError: the file is not a checkpoint of tensors.
     """
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         raise InputError(
-            f"weights must be a checkpoint of tensors, got {str(path)!r} that cannot be read"
+            f"weights must be a checkpoint of tensors, got {str(path)!r}, which cannot be read"
         ) from error
     if isinstance(state, Mapping) and "state_dict" in state:
         state = state["state_dict"]
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise InputError(f"weights must be a checkpoint of tensors, got another in {str(path)!r}")
+        raise InputError(
+            f"weights must be a checkpoint of tensors, got other data in {str(path)!r}"
+        )
     return {str(name).removeprefix("module."): value for name, value in state.items()}
 
 
 def read_script(path: Path) -> torch.jit.ScriptModule:
-    """A TorchScript network, ready to be called.
+    """Loads a TorchScript network onto the CPU, in evaluation mode.
 
     Raises:
-        InputError: the file is no TorchScript.
+        InputError: the file is not a TorchScript file.
     """
     try:
         return torch.jit.load(str(path), map_location="cpu").eval()
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
-            f"weights must be a TorchScript file, got {str(path)!r} that cannot be read"
+            f"weights must be a TorchScript file, got {str(path)!r}, which cannot be read"
         ) from error
 
 
@@ -176,14 +176,15 @@ def _provided(backbone: Backbone, weights: str | None) -> Path:
             raise InputError(f"{wanted}, got the folder {weights!r} without it")
         return folder / backbone.file
     if weights.count("/") != 1 or weights.startswith((".", "/", "~")):
-        raise InputError(f"{wanted}, got {weights!r}, which is no folder")
+        raise InputError(f"{wanted}, got {weights!r}, which is neither")
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
         return Path(hf_hub_download(weights, backbone.file))
-    # OSError covers no network and offline mode, HfHubHTTPError no such repository or file.
+    # OSError: no network or offline mode. HfHubHTTPError: no such repository or file.
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         raise InputError(
-            f"{wanted}, got {weights!r}, from which it cannot be fetched ({type(error).__name__})"
+            f"{wanted}, got {weights!r}, from which it cannot be downloaded "
+            f"({type(error).__name__})"
         ) from error

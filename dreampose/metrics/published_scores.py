@@ -1,9 +1,9 @@
-"""The paper's tables, to be printed beside our own. Knows nothing of how ours came about."""
+"""Tables of the paper, for comparison in reports."""
 
 NOTE = (
-    "Another data set (UBC Fashion, 512x640 pixels), and networks that the paper does not name: "
-    "these figures do not compare with those above. The row of UniAnimate is from its own paper "
-    "(arXiv 2406.01188)."
+    "These figures are not comparable with those above: the data set is another (UBC Fashion, "
+    "512x640 pixels), and the paper does not name its networks. The row of UniAnimate is from "
+    "arXiv 2406.01188."
 )
 COLUMNS = ("L1", "SSIM", "VGG", "LPIPS", "FID", "FVD-16f", "AED")
 ROWS = {
@@ -13,7 +13,7 @@ ROWS = {
     "DreamPose": (".0256", ".885", ".235", ".068", "13.04", "238.75", ".0110"),
     "UniAnimate (2024)": ("–", ".940", "–", ".031", "–", "68.1", "–"),
 }
-"""As printed in arXiv 2304.06025; the last row in arXiv 2406.01188."""
+"""As published in arXiv 2304.06025; last row: arXiv 2406.01188."""
 
 ABLATION_COLUMNS = ("L1", "SSIM", "VGG", "LPIPS")
 ABLATIONS = {
@@ -23,5 +23,4 @@ ABLATIONS = {
     "smoothed poses": (".767", ".758", ".502", ".202"),
     "full": (".019", ".900", ".207", ".056"),
 }
-"""The paper's ablations (arXiv 2304.06025), measured otherwise than `ROWS`: the two do not compare.
-"""
+"""Ablations of the paper (arXiv 2304.06025); they are not comparable with `ROWS`."""

@@ -1,58 +1,60 @@
-"""Every score by name: what it needs and how it is read. Knows nothing of files, sets or Ray.
+"""Registry of scores, and their evaluation.
 
-A score is either a curve, one value per frame (or step) of a clip against its truth, whose mean is
-the clip's; or a set of features of one clip, of which the distance between two sets is taken.
+A score is either a curve, with one value per frame of a clip against its truth, averaged over the
+clip; or a Fréchet distance between two sets of clips, computed from features of each clip.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from dreampose.errors import InputError
-from dreampose.metrics import frechet, perceptual, pixels, pretrained
+from dreampose.metrics import backbones, frechet, perceptual, pixels, pretrained
 from dreampose.metrics.pretrained import Backbone
 
 GROUPS = {
     "pixels": "Pixels",
     "published": "Published backbones",
-    "lite": "EfficientNet-Lite0 (these do not compare with published LPIPS, FID or FVD)",
+    "lite": "EfficientNet-Lite0 (not comparable with published LPIPS, FID or FVD)",
 }
-"""Kinds of scores, which are never mixed in a table; and their headings."""
+"""Groups of scores, each with a table of its own, and their headings."""
 
 _CHUNK = 8
-"""Frames that go through a network at once."""
+"""Frames per batch of a network."""
 
 PixelCurve = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Frames of a clip and of its truth to one value per frame."""
+"""Maps the frames of a clip and of its truth to one value per frame."""
 NetworkCurve = Callable[[Any, Tensor, Tensor], Tensor]
-"""A network, images and true images to one value per image."""
+"""Maps a network, images and true images to one value per image."""
 Features = Callable[[Any, Tensor], Tensor]
-"""A network and the images of a clip to rows of features."""
+"""Maps a network and the images of a clip to rows of features."""
 Rows = Callable[[np.ndarray], np.ndarray]
-"""Features of a clip to the rows of which a Fréchet distance is taken."""
+"""Maps the features of a clip to the rows that enter the Fréchet distance."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One score. Exactly one of the three functions is given.
+    """One score. Exactly one of `pixel_curve`, `network_curve` and `features` is given.
 
     Attributes:
-        name: on the command line and in files.
-        title: in tables.
+        name: name on the command line and in files.
+        title: heading in tables.
         group: key of `GROUPS`.
-        pixel_curve: computes it from pixels alone.
-        network_curve: computes it frame by frame through the network.
-        features: what the network makes of a clip; the score is the Fréchet distance of sets.
-        rows: what of the features the distance is taken of; `None` for all of them.
-        backbones: weights that it needs, the network's first.
-        higher_is_better: the sense of its scale.
-        digits: behind the point, in tables.
-        min_frames: that a clip must have.
-        min_size: that its height and width must have.
-        chunk: frames that go through the network at once; 0 for all, where they belong together.
+        pixel_curve: function of pixels.
+        network_curve: function of a network, per frame.
+        features: features of a clip; the score is the Fréchet distance of two sets.
+        rows: selects the features that enter the distance; `None` for all.
+        backbones: weight files, that of the network first.
+        higher_is_better: whether larger values are better.
+        digits: decimals in tables.
+        min_frames: minimum number of frames of a clip.
+        min_size: minimum height and width.
+        chunk: frames per batch of the network; 0 for the whole clip at once.
     """
 
     name: str
@@ -71,21 +73,21 @@ class Metric:
 
     @property
     def about(self) -> str:
-        """The docstring: range, resolution, colours, backbone, source."""
+        """Docstring of the score: range, resolution, colours, backbone and source."""
         function = self.pixel_curve or self.network_curve or self.rows or self.features
         return (function.__doc__ or "").strip() if function else ""
 
     @property
     def is_set(self) -> bool:
-        """Whether the score is of a whole set of clips rather than of each."""
+        """Whether the score is computed of a whole set of clips."""
         return self.features is not None
 
 
 def choose(names: str) -> list[Metric]:
-    """Scores by their names, separated by commas; a group's name stands for all of its scores.
+    """Parses a comma-separated list of names of scores or groups; 'all' means every score.
 
     Raises:
-        InputError: a name is not known.
+        InputError: a name is unknown, or none is given.
     """
     chosen: dict[str, Metric] = {}
     for name in filter(None, (part.strip() for part in names.split(","))):
@@ -222,7 +224,148 @@ METRICS: dict[str, Metric] = {
         ),
     )
 }
-"""Every score, in the order of tables."""
+"""All scores in the order of tables."""
 
 DEFAULT = "pixels,lite"
-"""What needs no weights but those of a package."""
+"""Scores that need no weights from the user."""
+
+
+class Networks:
+    """Networks of the scores, loaded on first use.
+
+    Args:
+        provided: folder or hub id with the weights that the user provides.
+        device: torch device of the networks.
+    """
+
+    def __init__(self, provided: str | None = None, *, device: str = "cpu") -> None:
+        self.provided = provided
+        self.device = torch.device(device)
+        self._loaded: dict[str, Any] = {}
+
+    def check(self, metrics: Sequence[Metric]) -> dict[str, str]:
+        """Locates the weight files of the given scores.
+
+        Returns:
+            SHA-256 by file name.
+
+        Raises:
+            InputError: files are missing or are not the published ones; the message names all.
+        """
+        needed = {backbone.file: backbone for metric in metrics for backbone in metric.backbones}
+        found: dict[str, str] = {}
+        faults: list[str] = []
+        for file, backbone in needed.items():
+            try:
+                found[file] = pretrained.fingerprint(pretrained.locate(backbone, self.provided))
+            except InputError as error:
+                faults.append(str(error))
+        if faults:
+            raise InputError("; ".join(faults))
+        return found
+
+    def get(self, metric: Metric) -> Any:
+        """Network of a score; for LPIPS, a pair of the network and its linear heads."""
+        key = metric.backbones[0].file
+        if key not in self._loaded:
+            path = pretrained.locate(metric.backbones[0], self.provided)
+            self._loaded[key] = _LOADERS[key](path).to(self.device)
+        network = self._loaded[key]
+        if metric.backbones[1:]:
+            heads = pretrained.read_state(pretrained.locate(metric.backbones[1], self.provided))
+            return network, [heads[f"lin{i}.model.1.weight"].to(self.device) for i in range(5)]
+        return network
+
+
+@torch.no_grad()
+def curve(
+    metric: Metric,
+    pred: UInt8[np.ndarray, "t H W 3"],
+    truth: UInt8[np.ndarray, "t H W 3"],
+    found: Networks,
+) -> Float[np.ndarray, " n"]:
+    """Values of a score along a clip, one per frame (or per pair of frames)."""
+    if metric.pixel_curve is not None:
+        return metric.pixel_curve(pred, truth)
+    assert metric.network_curve is not None
+    network = found.get(metric)
+    values = [
+        metric.network_curve(
+            network,
+            to_tensor(pred[start : start + metric.chunk]).to(found.device),
+            to_tensor(truth[start : start + metric.chunk]).to(found.device),
+        )
+        for start in range(0, len(pred), metric.chunk)
+    ]
+    return torch.cat(values).cpu().numpy().astype(np.float64)
+
+
+def pair_scores(
+    chosen: Sequence[Metric],
+    pred: UInt8[np.ndarray, "n H W 3"],
+    truth: UInt8[np.ndarray, "n H W 3"],
+    found: Networks,
+) -> dict[str, float]:
+    """Mean scores over pairs of consecutive frames that were sampled from a clip.
+
+    Scores that compare consecutive frames are computed within the pairs.
+
+    Args:
+        chosen: scores that are curves.
+        pred: rendered frames; frames 2k and 2k + 1 are consecutive in the clip.
+        truth: the corresponding true frames.
+        found: networks of the scores.
+    """
+    scores: dict[str, float] = {}
+    for metric in chosen:
+        step = 2 if metric.min_frames > 1 else len(pred)
+        parts = [slice(start, start + step) for start in range(0, len(pred), step)]
+        curves = [curve(metric, pred[part], truth[part], found) for part in parts]
+        scores[metric.name] = float(np.concatenate(curves).mean())
+    return scores
+
+
+@torch.no_grad()
+def features(
+    metric: Metric, frames: UInt8[np.ndarray, "t H W 3"], found: Networks
+) -> Float[np.ndarray, "n d"]:
+    """Features of a clip for a Fréchet distance; `distance` selects the rows it needs."""
+    assert metric.features is not None
+    network, step = found.get(metric), metric.chunk or len(frames)
+    parts = [
+        metric.features(network, to_tensor(frames[start : start + step]).to(found.device))
+        for start in range(0, len(frames), step)
+    ]
+    return torch.cat(parts).cpu().numpy().astype(np.float32)
+
+
+def distance(metric: Metric, pred: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> float:
+    """Fréchet distance between the features of two sets of clips; NaN for fewer than two rows."""
+    select = metric.rows or (lambda rows: rows)
+    first, second = (np.concatenate([select(clip) for clip in clips]) for clips in (pred, truth))
+    if min(len(first), len(second)) < 2:
+        return float("nan")
+    return frechet.frechet_distance(first, second)
+
+
+def to_tensor(frames: UInt8[np.ndarray, "t H W 3"]) -> Float[Tensor, "t 3 H W"]:
+    """Converts 8-bit frames to float RGB in [0, 1], channels first."""
+    return torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float().div(255)
+
+
+def _load(network: Any, path: Any, *, prefix: str = "") -> Any:
+    backbones.load(network, pretrained.read_state(path), prefix=prefix)
+    return network
+
+
+_LOADERS: dict[str, Callable[[Any], Any]] = {
+    pretrained.LITE0.file: lambda path: backbones.build_lite0(pretrained.read_state(path)),
+    pretrained.ALEXNET.file: lambda path: _load(backbones.alexnet(), path),
+    pretrained.VGG19.file: lambda path: _load(backbones.vgg19(), path),
+    pretrained.REID.file: lambda path: _load(
+        backbones.ResNet50(dimensions=2), path, prefix="model."
+    ),
+    pretrained.RESNET3D.file: lambda path: _load(backbones.ResNet50(dimensions=3), path),
+    pretrained.INCEPTION.file: pretrained.read_script,
+    pretrained.I3D.file: pretrained.read_script,
+}

@@ -1,4 +1,4 @@
-"""Fréchet distances against torchmetrics and against their definition written out."""
+"""Fréchet distances against torchmetrics and their definition."""
 
 import numpy as np
 import pytest
@@ -10,11 +10,11 @@ from dreampose.metrics import (
     METRICS,
     Networks,
     backbones,
-    clip_scores,
     distance,
     features,
     frechet,
     pretrained,
+    registry,
 )
 
 
@@ -27,7 +27,7 @@ def by_definition(first, second):
 
 
 @pytest.mark.parametrize(("num_rows", "width"), [(60, 7), (40, 40), (9, 30)])
-def test_the_distance_is_its_definition(num_rows, width):
+def test_distance_equals_its_definition(num_rows, width):
     random = np.random.default_rng(1)
     mixing = random.normal(size=(width, width))
     first = random.normal(size=(num_rows, width))
@@ -38,7 +38,7 @@ def test_the_distance_is_its_definition(num_rows, width):
     assert frechet.frechet_distance(first, first) == pytest.approx(0, abs=1e-7)
 
 
-def test_a_feature_that_never_varies_does_no_harm():
+def test_constant_features_do_not_change_the_distance():
     random = np.random.default_rng(2)
     first, second = random.normal(size=(50, 6)), random.normal(size=(50, 6)) * 2
     plain = frechet.frechet_distance(first, second)
@@ -47,7 +47,7 @@ def test_a_feature_that_never_varies_does_no_harm():
 
 
 class RandomInception(nn.Module):
-    """Stands in for the TorchScript Inception: levels 0..255 in, features out."""
+    """Replacement of the TorchScript Inception: maps levels 0 to 255 to features."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ def test_fid_equals_torchmetrics_on_the_same_random_backbone(clips, tmp_path, an
 
 
 class RandomI3D(nn.Module):
-    """Stands in for the TorchScript I3D: (b, 3, t, H, W) levels in, features out."""
+    """Replacement of the TorchScript I3D: maps (b, 3, t, H, W) levels to features."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class RandomI3D(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
-def test_fvd_is_the_distance_of_sixteen_frame_windows(tmp_path, anything_published):
+def test_fvd_uses_windows_of_sixteen_frames(tmp_path, anything_published):
     network = save_script(RandomI3D(), tmp_path / pretrained.I3D.file)
     random = np.random.default_rng(5)
     preds, truths = (
@@ -129,7 +129,7 @@ def test_fvd_is_the_distance_of_sixteen_frame_windows(tmp_path, anything_publish
     )
 
 
-def test_fid_vid_fills_the_last_window_with_the_last_frame(
+def test_fid_vid_pads_the_last_window_with_the_last_frame(
     clips, tmp_path, save_random, shallow, anything_published
 ):
     file = tmp_path / pretrained.RESNET3D.file
@@ -147,12 +147,12 @@ def test_fid_vid_fills_the_last_window_with_the_last_frame(
     assert found[0] == pytest.approx(wanted, rel=1e-3, abs=1e-4)
 
 
-def test_the_lite_twins_share_one_pass(clips):
+def test_fid_lite_and_fvd_lite_share_their_features(clips):
     found, frames = Networks(), clips[0][:2]
     network = found.get(METRICS["fid-lite"])
     rows = features(METRICS["fid-lite"], frames, found)
     images = torch.nn.functional.interpolate(
-        clip_scores.images(frames), size=(224, 224), mode="bilinear", antialias=True
+        registry.to_tensor(frames), size=(224, 224), mode="bilinear", antialias=True
     )
     with torch.no_grad():
         head = network.embed(images).numpy()
@@ -162,7 +162,7 @@ def test_the_lite_twins_share_one_pass(clips):
     assert METRICS["fid-lite"].features is METRICS["fvd-lite"].features
 
 
-def test_fvd_lite_sees_the_order_of_frames_and_fid_lite_does_not():
+def test_fvd_lite_depends_on_the_order_of_frames_and_fid_lite_does_not():
     rows = np.random.default_rng(6).normal(size=(40, 1600)).cumsum(axis=0).astype(np.float32)
     windows = frechet.fvd_lite_rows(rows)
     assert windows.shape == (2, 640)
@@ -174,5 +174,5 @@ def test_fvd_lite_sees_the_order_of_frames_and_fid_lite_does_not():
     assert distance(METRICS["fvd-lite"], [shuffled], [rows]) > 10
 
 
-def test_one_row_has_no_distance():
+def test_distance_of_one_row_is_nan():
     assert np.isnan(distance(METRICS["fid"], [np.ones((1, 4))], [np.ones((5, 4))]))

@@ -1,4 +1,4 @@
-"""The share of correct joints, against counting them by hand."""
+"""Proportion of correct keypoints."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from dreampose.metrics.pck import pck
 
 
-def test_joints_within_the_share_of_the_torso_count():
+def test_keypoints_within_the_threshold_are_correct():
     truth = np.zeros((2, 3, 2))
     pred = truth.copy()
     pred[0, 0] = (10.0, 0.0)  # at 0.2 torsos: correct
@@ -18,7 +18,7 @@ def test_joints_within_the_share_of_the_torso_count():
     assert pck(pred, truth, torso, visible=seen, threshold=0.3) == pytest.approx(1.0)
 
 
-def test_hidden_joints_do_not_count():
+def test_invisible_keypoints_do_not_count():
     truth = np.zeros((1, 2, 2))
     pred = np.array([[[100.0, 0.0], [0.0, 0.0]]])
     torso = np.ones(1)

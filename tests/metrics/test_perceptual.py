@@ -1,4 +1,4 @@
-"""LPIPS against its package, the other distances against their definitions written out."""
+"""LPIPS against its package, other distances against their definitions."""
 
 import importlib
 import subprocess
@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from dreampose.metrics import METRICS, Networks, backbones, clip_scores, curve, perceptual
-from dreampose.metrics import pretrained as weights
+from dreampose.metrics import METRICS, Networks, backbones, curve, perceptual, pretrained, registry
 
 LPIPS = "lpips==0.1.4"
 
@@ -19,12 +18,12 @@ LPIPS = "lpips==0.1.4"
 @pytest.fixture
 def pairs(clips):
     pred, truth = clips
-    return clip_scores.images(pred[:3]), clip_scores.images(truth[:3])
+    return registry.to_tensor(pred[:3]), registry.to_tensor(truth[:3])
 
 
 @pytest.fixture(scope="module")
 def lpips_folder(tmp_path_factory):
-    """The package `lpips`, without the torchvision that it asks for: its wheel, unpacked."""
+    """The unpacked wheel of the package `lpips`, without its dependency torchvision."""
     folder = tmp_path_factory.mktemp("lpips")
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder)]
     done = subprocess.run([*command, LPIPS], check=False, capture_output=True, timeout=900)
@@ -40,8 +39,8 @@ def lpips_folder(tmp_path_factory):
 def test_lpips_equals_its_package_on_the_same_random_backbone(
     lpips_folder, pairs, monkeypatch, tmp_path, save_random, anything_published
 ):
-    body = save_random(backbones.alexnet(), tmp_path / weights.ALEXNET.file)
-    # All that the package takes from torchvision is a network with `features`.
+    body = save_random(backbones.alexnet(), tmp_path / pretrained.ALEXNET.file)
+    # The package only needs a network with `features` from torchvision.
     models = types.ModuleType("torchvision.models")
     models.alexnet = lambda pretrained: types.SimpleNamespace(features=body.features)
     torchvision = types.ModuleType("torchvision")
@@ -86,8 +85,8 @@ def test_lpips_lite_is_the_distance_of_unit_features_at_five_strides(clips):
     wanted = np.zeros(2)
     with torch.no_grad():
         stages = zip(
-            network.stages(clip_scores.images(pred)),
-            network.stages(clip_scores.images(truth)),
+            network.stages(registry.to_tensor(pred)),
+            network.stages(registry.to_tensor(truth)),
             strict=True,
         )
         for a, b in stages:
@@ -100,7 +99,7 @@ def test_lpips_lite_is_the_distance_of_unit_features_at_five_strides(clips):
     assert curve(metric, truth, truth, found) == pytest.approx([0, 0], abs=1e-9)
 
 
-def test_lpips_lite_prefers_a_small_fault_to_a_large_one_and_can_be_a_loss(clips):
+def test_lpips_lite_grows_with_the_error_and_is_differentiable(clips):
     _, truth = clips
     random = np.random.default_rng(0)
     found = Networks()
@@ -111,9 +110,9 @@ def test_lpips_lite_prefers_a_small_fault_to_a_large_one_and_can_be_a_loss(clips
         return float(curve(METRICS["lpips-lite"], pred, truth[:1], found)[0])
 
     assert 0 < score(5) < score(20) < score(80) < 4
-    image = clip_scores.images(truth[:1]).requires_grad_()
+    image = registry.to_tensor(truth[:1]).requires_grad_()
     network = found.get(METRICS["lpips-lite"])
-    perceptual.lpips_lite(network, image, clip_scores.images(truth[1:2])).sum().backward()
+    perceptual.lpips_lite(network, image, registry.to_tensor(truth[1:2])).sum().backward()
     assert image.grad.abs().sum() > 0
     assert torch.isfinite(image.grad).all()
 
@@ -123,7 +122,7 @@ def test_aed_is_the_mean_difference_of_the_embeddings(
 ):
     pred, truth = clips[0][:1], clips[1][:1]
     network = save_random(
-        backbones.ResNet50(dimensions=2), tmp_path / weights.REID.file, prefix="model."
+        backbones.ResNet50(dimensions=2), tmp_path / pretrained.REID.file, prefix="model."
     )
 
     def embedding(frames):
@@ -141,3 +140,22 @@ def test_aed_is_the_mean_difference_of_the_embeddings(
     found = curve(METRICS["aed"], pred, truth, Networks(str(tmp_path)))
     assert found == pytest.approx(wanted, rel=1e-4)
     assert (wanted > 0).all()
+
+
+def test_pairwise_distances_equal_single_distances():
+    network = Networks().get(METRICS["lpips-lite"])
+    preds, truths = torch.rand(2, 3, 40, 32), torch.rand(3, 3, 40, 32)
+    truths[1] = preds[0]
+    matrix = perceptual.pairwise_lpips_lite(network, preds, truths)
+    wanted = [
+        [perceptual.lpips_lite(network, pred[None], truth[None]).item() for truth in truths]
+        for pred in preds
+    ]
+    assert torch.allclose(matrix, torch.tensor(wanted), rtol=1e-3, atol=1e-6)
+    assert matrix[0].argmin() == 1
+    assert matrix[0, 1] < 1e-8
+
+
+def test_identity_is_kept_if_the_own_truth_is_nearest():
+    matrix = torch.tensor([[0.1, 0.2, 0.3], [0.1, 0.2, 0.4], [0.3, 0.5, 0.3]])
+    assert perceptual.identity_kept(matrix).tolist() == [True, False, False]

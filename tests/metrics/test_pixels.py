@@ -1,25 +1,26 @@
-"""Scores of pixels against scikit-image, and against their formulas written out."""
+"""Pixel scores against other implementations and their formulas."""
 
 import numpy as np
 import pytest
+import torch
 from scipy.ndimage import gaussian_filter
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from skimage.metrics import structural_similarity
+from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from dreampose.metrics import pixels
 
 BLACK, WHITE = np.zeros((2, 16, 12, 3), np.uint8), np.full((2, 16, 12, 3), 255, np.uint8)
 
 
-def test_psnr_equals_scikit_image(clips):
-    pred, truth = clips
-    wanted = [
-        peak_signal_noise_ratio(b / 255, a / 255, data_range=1)
-        for a, b in zip(pred, truth, strict=True)
-    ]
-    assert pixels.psnr(pred, truth) == pytest.approx(wanted, abs=1e-4)
+def test_psnr_equals_torchmetrics(clips):
+    images, true_images = (torch.from_numpy(clip).double() / 255 for clip in clips)
+    wanted = peak_signal_noise_ratio(
+        images, true_images, data_range=1.0, reduction="none", dim=(1, 2, 3)
+    )
+    assert pixels.psnr(*clips) == pytest.approx(wanted.numpy(), abs=1e-4)
 
 
-def test_ssim_equals_scikit_image_and_wang_s_formula(clips):
+def test_ssim_equals_the_formula_of_wang_et_al(clips):
     pred, truth = clips
     found = pixels.ssim(pred, truth)
     wanted = [
@@ -44,7 +45,7 @@ def test_ssim_equals_scikit_image_and_wang_s_formula(clips):
     assert found[4] == pytest.approx(score[5:-5, 5:-5].mean(), abs=1e-4)
 
 
-def test_eight_bit_differences_do_not_overflow():
+def test_8_bit_differences_do_not_overflow():
     assert pixels.l1(BLACK, WHITE) == pytest.approx([1, 1])
     assert pixels.l1(WHITE, BLACK) == pytest.approx([1, 1])
     assert pixels.psnr(BLACK, WHITE) == pytest.approx([0, 0])
@@ -53,7 +54,7 @@ def test_eight_bit_differences_do_not_overflow():
     ) == pytest.approx([2])
 
 
-def test_equal_clips_get_the_best_score(clips):
+def test_equal_clips_have_the_best_scores(clips):
     _, truth = clips
     assert (pixels.l1(truth, truth) == 0).all()
     assert (pixels.psnr(truth, truth) == pixels.MAX_PSNR).all()
@@ -62,7 +63,7 @@ def test_equal_clips_get_the_best_score(clips):
     assert (pixels.static_variance(truth, truth) == 0).all()
 
 
-def test_the_temporal_error_sees_flicker_and_not_a_wrong_colour(clips):
+def test_temporal_difference_error_measures_flicker_and_ignores_constant_colour_errors(clips):
     _, truth = clips
     darker = truth - 20
     assert pixels.temporal_difference_error(darker, truth) == pytest.approx(np.zeros(17), abs=1e-12)
@@ -72,7 +73,7 @@ def test_the_temporal_error_sees_flicker_and_not_a_wrong_colour(clips):
     assert found == pytest.approx(np.full(17, 20 / 255))
 
 
-def test_static_variance_is_that_of_the_still_pixels_alone(clips):
+def test_static_variance_uses_only_static_pixels(clips):
     _, truth = clips
     pred = truth.copy()
     moving = (truth != truth[0]).any(axis=(0, 3))
@@ -90,7 +91,7 @@ def test_static_variance_is_that_of_the_still_pixels_alone(clips):
     assert wanted == pytest.approx(25)
 
 
-def test_noise_of_the_codec_counts_as_still_and_a_clip_without_stillness_has_no_variance(clips):
+def test_codec_noise_counts_as_static_and_clips_without_static_pixels_give_nan(clips):
     pred, truth = clips
     noisy = truth.copy()
     noisy[::2] -= np.uint8(pixels.STATIC_RANGE)

@@ -1,4 +1,4 @@
-"""The list of scores: how they are chosen, and that each says how it is to be read."""
+"""Selection and documentation of scores."""
 
 import re
 
@@ -8,24 +8,24 @@ from dreampose.errors import InputError
 from dreampose.metrics import DEFAULT, GROUPS, METRICS, choose, published_scores
 
 
-def test_a_group_stands_for_its_scores_and_order_and_repetition_do_not_matter():
+def test_choose_accepts_groups_and_ignores_order_and_duplicates():
     assert [m.name for m in choose("ssim, l1,ssim")] == ["l1", "ssim"]
     assert {m.name for m in choose("lite")} == {"lpips-lite", "fid-lite", "fvd-lite"}
     assert choose("all") == list(METRICS.values())
 
 
-def test_nothing_needs_provided_weights_by_default():
+def test_default_scores_need_no_weights_from_the_user():
     assert all(b.package for metric in choose(DEFAULT) for b in metric.backbones)
 
 
 @pytest.mark.parametrize("names", ["", " , ", "l1,fid-light"])
-def test_unknown_scores_are_refused_by_name(names):
+def test_unknown_scores_are_an_error(names):
     with pytest.raises(InputError, match="^metrics must"):
         choose(names)
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=lambda metric: metric.name)
-def test_each_score_says_how_it_is_to_be_read(metric):
+def test_each_score_documents_range_resolution_colours_backbone_and_source(metric):
     for word in ("Range", "Resolution:", "Colours:", "Backbone:", "Source:"):
         assert word in metric.about, word
     for backbone in metric.backbones:
@@ -34,7 +34,7 @@ def test_each_score_says_how_it_is_to_be_read(metric):
     assert metric.group in GROUPS
 
 
-def test_a_lite_score_is_never_taken_for_a_published_one():
+def test_lite_scores_are_distinguishable_from_published_ones():
     for metric in METRICS.values():
         assert (
             (metric.group == "lite")
@@ -43,10 +43,10 @@ def test_a_lite_score_is_never_taken_for_a_published_one():
         )
         if metric.group == "lite":
             assert metric.title not in published_scores.COLUMNS
-            assert "not" in metric.about and "compare" in metric.about
+            assert re.search(r"not\s+comparable with", metric.about)
 
 
-def test_the_paper_s_table_is_whole():
+def test_published_tables_are_complete():
     assert all(len(row) == len(published_scores.COLUMNS) for row in published_scores.ROWS.values())
     numbers = [cell for row in published_scores.ROWS.values() for cell in row if cell != "–"]
     assert all(re.fullmatch(r"\d*\.\d+", cell) for cell in numbers)
