@@ -35,7 +35,7 @@ from dreampose.models.subject import Subject
 from dreampose.pipeline import DreamPosePipeline
 from dreampose.training.base_stage import BaseStage, columns
 from dreampose.training.memory import make_optimizer
-from dreampose.training.photo_crops import Views
+from dreampose.training.photo_crops import PhotoCrops
 from dreampose.training.subject import SubjectStage
 from dreampose.types import Clip
 
@@ -114,7 +114,7 @@ def low_rank(work: Path, recipe: Recipe) -> str:
         targets=recipe.lora_targets,
     )
     grid, (tokens, width) = recipe.latent_size, _token_shape(pipe)
-    views = Views(
+    views = PhotoCrops(
         pixels=np.zeros((1, 2, recipe.height, recipe.width, 3), np.uint8),
         latents=torch.randn(1, 2, recipe.latent_channels, *grid),
         tokens=torch.randn(1, 2, tokens, width),

@@ -15,7 +15,7 @@ from dreampose.diffusion.schedulers import noise_process
 from dreampose.models.subject import Subject
 from dreampose.models.vae import LatentCodec
 from dreampose.pipeline import DreamPosePipeline
-from dreampose.training.photo_crops import Views
+from dreampose.training.photo_crops import PhotoCrops
 
 
 def without_weights(recipe: Recipe) -> DreamPosePipeline:
@@ -73,10 +73,10 @@ def batch_of(recipe: Recipe, size: int) -> dict[str, Tensor]:
     }
 
 
-def views_of(recipe: Recipe) -> Views:
+def views_of(recipe: Recipe) -> PhotoCrops:
     """Two views of one photo: what finetuning keeps on the CPU and draws from."""
     cells = recipe.latent_size
-    return Views(
+    return PhotoCrops(
         pixels=np.zeros((1, 2, recipe.height, recipe.width, 3), np.uint8),
         latents=torch.zeros(1, 2, recipe.latent_channels, *cells),
         tokens=torch.zeros(1, 2, *token_shape(recipe)),

@@ -1,7 +1,4 @@
-"""Training of every stage: `train` for the model, `finetune_subject` for one person.
-
-Knows nothing of Ray; each is a generator of reports that its caller logs.
-"""
+"""Training of models and finetuning on subjects."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -21,7 +18,7 @@ from dreampose.training.subject import finetune_subject
 __all__ = ["STAGES", "StepReport", "finetune_subject", "train"]
 
 STAGES = ("vae", "encoder", "base")
-"""Names of the stages, in the order in which a model of its own is trained."""
+"""Names of the stages, in the order of training."""
 
 
 def train(
@@ -45,44 +42,50 @@ def train(
     keep_best: bool = True,
     savings: Savings = NO_SAVINGS,
 ) -> Iterator[StepReport]:
-    """Trains one stage, yielding a report a step; run again, it goes on where it stood.
+    """Trains one stage; called again with the same arguments, it resumes.
 
     Args:
         stage: one of `STAGES`.
-        recipe: sizes and numbers; must be that of the data and of `model`.
-        data: folder or URI of preprocessed clips; see `dataset.Dataset`.
-        out: folder of the run: `checkpoints/step_*` while it runs, `model` (a pipeline folder
-            with the averaged weights) when it is done.
+        recipe: of the model; data and `model` must have the same recipe.
+        data: folder or URI of preprocessed clips; see `dreampose.data.Dataset`.
+        out: folder of the run: `checkpoints/step_*` during training, and `model` (a pipeline folder
+            with the averaged weights) at the end.
         accelerator: device, precision and ranks.
-        validation: held-out data, or `None`.
-        model: pipeline folder to start from; `None` starts from random weights.
-        warm_start: pipeline folder whose weights replace the model's wherever name and shape
-            agree, the VAE's aside; it may be of another recipe.
-        max_steps: instead of the recipe's number of steps.
+        validation: held-out data, or None.
+        model: pipeline folder to start from; None starts from random weights.
+        warm_start: pipeline folder, possibly of another recipe, whose weights replace those of the
+            model with the same name and shape, except the VAE's.
+        max_steps: overrides the recipe's number of steps.
         seed: of initial weights, data order and all noise.
-        resume: go on from the last whole checkpoint in `out`.
-        stop: polled after each step; once true a checkpoint is written and the generator ends.
+        resume: continue from the last complete checkpoint in `out`.
+        stop: polled after each step; once it returns True, a checkpoint is written and the
+            generator ends.
         checkpoint_every: steps between checkpoints.
         validate_every: steps between validations.
-        num_validation: held-out samples of a validation.
-        keep: checkpoints kept.
-        keep_best: write the model of each lowest validation loss to `out/best`.
-        savings: of memory.
+        num_validation: number of held-out samples per validation.
+        keep: number of checkpoints to keep.
+        keep_best: write the model with the lowest validation loss to `out/best`.
+        savings: options that reduce memory.
+
+    Yields:
+        A report of each step.
 
     Raises:
-        InputError: unknown stage or optimizer; data, model and recipe do not belong together; the
-            stage needs a trained model; `out` holds another run; too many steps in a row had to
-            be skipped.
+        InputError: the stage or optimizer is unknown; data, model and recipe do not match; the
+            stage needs a trained model; `out` contains another run; or too many consecutive steps
+            were skipped.
     """
     if stage not in STAGES:
         raise InputError(f"stage must be one of {', '.join(STAGES)}, got {stage!r}")
-    if stage == "vae" and distributed.is_on(accelerator):
-        # Its scale is measured by one rank alone when it is saved.
-        raise InputError("stage must be encoder or base where weights are spread, got 'vae'")
-    if distributed.is_on(accelerator) and (savings.average_on_cpu or savings.optimizer != "adamw"):
+    if stage == "vae" and distributed.is_sharded(accelerator):
+        # The latent scale is measured by one rank when the VAE is saved.
+        raise InputError("stage must be encoder or base with sharded weights, got 'vae'")
+    if distributed.is_sharded(accelerator) and (
+        savings.average_on_cpu or savings.optimizer != "adamw"
+    ):
         raise InputError(
-            "savings must be gradient_checkpointing alone where weights, average and moments are "
-            f"spread, got {savings}"
+            "savings must be gradient_checkpointing only with sharded weights, average and "
+            f"moments, got {savings}"
         )
     pipe = _start(recipe, model, seed)
     if warm_start is not None:
@@ -138,14 +141,14 @@ def _start(recipe: Recipe, model: str | Path | None, seed: int) -> DreamPosePipe
         *("photo_fit", "image_range", "pose_range", "pose_resize", "pose_detail"),
         *("null_image", "photo_latents"),
     ):
-        # As JSON with sorted keys, which is how the model's folder keeps them.
+        # Compared as JSON with sorted keys, as in the model's folder.
         expected, got = (
             json.dumps(getattr(owner, name), sort_keys=True) for owner in (recipe, pipe.recipe)
         )
         if expected != got:
             raise InputError(
-                f"model must have {name} {expected} as the recipe says, got {got} in {str(model)!r}"
+                f"model must have {name} {expected} as in the recipe, got {got} in {str(model)!r}"
             )
-    # The numbers of this training are kept with the model, not those of an earlier stage.
+    # The model is saved with the hyperparameters of this stage.
     pipe.register_to_config(recipe=recipe.to_dict())
     return pipe

@@ -1,7 +1,4 @@
-"""Weights that are spread over ranks (FSDP2): how they are spread, gathered and filled in.
-
-Knows nothing of losses or of the loop. Where nothing is spread, everything here does nothing.
-"""
+"""Sharding of weights over ranks with FSDP2."""
 
 import contextlib
 from collections.abc import Generator, Mapping
@@ -15,12 +12,11 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 BLOCKS = ("BasicTransformerBlock", "ResnetBlock2D", "CLIPEncoderLayer")
-"""Classes of modules that are gathered, used and spread again one by one; what lies outside of
-them stays whole for the length of a step."""
+"""Module classes that FSDP2 wraps; parameters outside of them stay gathered during a step."""
 
 
 def plugin() -> FullyShardedDataParallelPlugin:
-    """For `Accelerator(fsdp_plugin=…)`: FSDP2 as this package's stages need it."""
+    """FSDP2 settings for `Accelerator(fsdp_plugin=…)`."""
     return FullyShardedDataParallelPlugin(
         fsdp_version=2,
         auto_wrap_policy="transformer_based_wrap",
@@ -31,16 +27,16 @@ def plugin() -> FullyShardedDataParallelPlugin:
     )
 
 
-def is_on(accelerator: Accelerator) -> bool:
-    """Whether weights will be spread; accelerate does so on accelerators, not on CPUs."""
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Whether `accelerator.prepare` shards weights; accelerate does so on GPUs only."""
     return accelerator.distributed_type == DistributedType.FSDP
 
 
-def make_ready(module: nn.Module, accelerator: Accelerator) -> None:
-    """What `accelerator.prepare` needs of a module and of the plugin before it spreads weights."""
-    if not is_on(accelerator):
+def prepare_module(module: nn.Module, accelerator: Accelerator) -> None:
+    """Prepares a module and the plugin for sharding; call it before `accelerator.prepare`."""
+    if not is_sharded(accelerator):
         return
-    # FSDP2 knows weights in the order of their dimensions alone.
+    # FSDP2 does not support channels_last weights.
     module.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     present = {type(part).__name__ for part in module.modules()}
     settings = accelerator.state.fsdp_plugin
@@ -48,26 +44,26 @@ def make_ready(module: nn.Module, accelerator: Accelerator) -> None:
     settings.transformer_cls_names_to_wrap = [name for name in BLOCKS if name in present]
 
 
-def spread_again(module: nn.Module) -> None:
-    """Lets go of whole weights that a forward without a backward has left gathered.
+def reshard(module: nn.Module) -> None:
+    """Frees gathered weights after a forward pass without a backward pass.
 
-    The next forward would use them, whatever has been written to the spread ones since.
+    The next forward pass would use them even if the sharded weights have changed.
     """
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.reshard()
 
 
-def whole(value: Tensor) -> Tensor:
-    """The whole of a tensor; where it is spread, every rank has to call this."""
+def full_tensor(value: Tensor) -> Tensor:
+    """Gathers a tensor if it is sharded; all ranks must call this."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 @torch.no_grad()
-def fill(target: Tensor, value: Tensor) -> None:
-    """Copies a whole tensor, which every rank has, into one that may be spread."""
+def copy_full(target: Tensor, value: Tensor) -> None:
+    """Copies a full tensor, which every rank has, into one that can be sharded."""
     if isinstance(target, DTensor):
-        # Each rank cuts its part out of its own copy: nothing is sent.
+        # Each rank takes its shard from its own copy, without communication.
         value = distribute_tensor(
             value.to(target.device), target.device_mesh, target.placements, src_data_rank=None
         )
@@ -76,9 +72,11 @@ def fill(target: Tensor, value: Tensor) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Gathered:
-    """Whole tensors on the CPU of the main process; the other ranks' are empty.
+    """Gathered tensors on the CPU of the main process; empty on other ranks.
 
-    state: see `state.tensors_of`. weights: every parameter of the stage, by name; averaged.
+    Attributes:
+        state: see `state.tensors_of`.
+        weights: averaged parameters of the stage, by name.
     """
 
     state: Mapping[str, Tensor]
@@ -92,13 +90,13 @@ def gather(
     state: Mapping[str, Tensor],
     keep: bool,
 ) -> Gathered | None:
-    """Gathers all that is spread; `None` where nothing is. Every rank has to call this.
+    """Gathers sharded tensors; returns None if nothing is sharded. All ranks must call this.
 
     Args:
         module: the stage.
-        averages: stand in for the parameters of these names.
-        state: further tensors, such as the optimizer's.
-        keep: whether this rank is to hold the result.
+        averages: used instead of the parameters with these names.
+        state: other tensors, such as those of the optimizer.
+        keep: whether this rank keeps the result.
     """
     parameters = dict(module.named_parameters())
     if not any(isinstance(value, DTensor) for value in parameters.values()):
@@ -106,15 +104,17 @@ def gather(
     found: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
     for kept, values in zip(found, (state, {**parameters, **averages}), strict=True):
         for name, value in values.items():
-            complete = whole(value.detach())
+            complete = full_tensor(value.detach())
             if keep:
                 kept[name] = complete.cpu()
     return Gathered(state=found[0], weights=found[1])
 
 
 @contextlib.contextmanager
-def standing_in(module: nn.Module, weights: Mapping[str, Tensor]) -> Generator[None, None, None]:
-    """Puts whole weights in the place of those that are spread, to be saved and not to be run."""
+def parameters_replaced(
+    module: nn.Module, weights: Mapping[str, Tensor]
+) -> Generator[None, None, None]:
+    """Replaces sharded parameters by full weights within a context, for saving only."""
     places: list[tuple[nn.Module, str, nn.Parameter]] = []
     for path, value in weights.items():
         owner, _, name = path.rpartition(".")

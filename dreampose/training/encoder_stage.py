@@ -1,7 +1,4 @@
-"""The encoder stage: tokens that tell people apart, whatever their pose.
-
-Knows nothing of diffusion. Two frames of one person are pulled together, other people apart.
-"""
+"""Encoder stage: trains the image encoder with a contrastive identity loss."""
 
 from pathlib import Path
 from typing import Any
@@ -23,13 +20,13 @@ from dreampose.training.base_stage import trainable_encoder
 from dreampose.training.stage import Stage
 
 COLUMNS = ("frames",)
-"""Array columns of the data that the stage reads."""
+"""Array columns of the data that the stage needs."""
 
 _HEAD_WIDTH = 64
 
 
 class EncoderStage(Stage):
-    """Trains the pipeline's image encoder; the small head on top is not kept with the model."""
+    """Trains the pipeline's image encoder; the projection head is not saved with the model."""
 
     def __init__(
         self,
@@ -40,18 +37,18 @@ class EncoderStage(Stage):
         recipe: Recipe,
         seed: int,
     ) -> None:
-        """Takes the encoder out of `pipe` for training.
+        """Prepares the image encoder of `pipe` for training.
 
         Args:
             pipe: its image encoder is trained in place.
-            data: with the columns `COLUMNS` and at least two subjects; `None` where only the step
-                itself is looked at.
-            validation: held-out data.
+            data: with the columns `COLUMNS` and at least two subjects; None if only `forward` is
+                used.
+            validation: held-out data, or None.
             recipe: of the model.
-            seed: of the head's initial weights.
+            seed: of the initial weights of the projection head.
 
         Raises:
-            InputError: the data shows fewer than two subjects.
+            InputError: the data has fewer than two subjects.
         """
         super().__init__()
         self.image_encoder = trainable_encoder(pipe)
@@ -68,21 +65,21 @@ class EncoderStage(Stage):
         }
         if data is not None and len(self._frames["train"]) < 2:
             raise InputError(
-                f"data must show at least two subjects, got {len(self._frames['train'])} "
+                f"data must have at least two subjects, got {len(self._frames['train'])} "
                 f"in {data.uri!r}"
             )
 
     def num_items(self, split: str) -> int:
-        """Subjects of the split."""
+        """Number of subjects of a split."""
         return len(self._frames[split])
 
     def draw(
         self, split: str, items: Int64[np.ndarray, " b"], generator: np.random.Generator
     ) -> dict[str, Any]:
-        """Two frames of each of these subjects, each with a crop of its own.
+        """Samples two frames of each subject, with independent crops.
 
-        A subject that fills up the last batch of an epoch a second time is left out: it would be
-        told apart from itself.
+        A subject that occurs twice in the last batch of an epoch is used once, because it would be
+        its own negative.
         """
         data = self._data[split]
         assert data is not None
@@ -105,7 +102,7 @@ class EncoderStage(Stage):
         return {"first": first, "second": second}
 
     def forward(self, batch: dict[str, Any]) -> Float[Tensor, ""]:
-        """InfoNCE between the two frames' embeddings."""
+        """InfoNCE loss between the embeddings of the two frames."""
         photos = torch.cat([batch["first"], batch["second"]])
         tokens = clip_tokens(self._outer[0].image_encoder, photos, fit=self._recipe.photo_fit)
         first, second = self.head(losses.pool_tokens(tokens)).chunk(2)

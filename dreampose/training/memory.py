@@ -1,4 +1,4 @@
-"""Training in less memory: recomputed activations, 8-bit Adam. Knows nothing of losses or data."""
+"""Memory options of training: gradient checkpointing and 8-bit Adam."""
 
 import importlib
 import importlib.util
@@ -17,16 +17,16 @@ OPTIMIZERS = ("adamw", "adamw8bit")
 PRECISIONS = ("auto", "fp32", "bf16")
 
 _BLOCK = 256
-"""Values of 8-bit moments that share one scale (bitsandbytes)."""
+"""Number of 8-bit values that share one scale in bitsandbytes."""
 _SMALLEST = 4096
-"""Tensors of fewer values keep their moments in 32 bits (bitsandbytes)."""
+"""Tensors with fewer values have 32-bit moments in bitsandbytes."""
 
 
 def check(savings: Savings) -> None:
-    """Checks that training can save memory in these ways.
+    """Checks that the memory options can be used.
 
     Raises:
-        InputError: there is no such optimizer, or its package is not installed.
+        InputError: the optimizer is unknown, or its package is not installed.
     """
     if savings.optimizer not in OPTIMIZERS:
         raise InputError(
@@ -34,18 +34,21 @@ def check(savings: Savings) -> None:
         )
     if savings.optimizer == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
         raise InputError(
-            "the package of the extra 'low-memory' must be installed for optimizer 'adamw8bit' "
-            "(pip install -e '.[low-memory]'), got no bitsandbytes"
+            "optimizer 'adamw8bit' needs the package bitsandbytes, which is not installed: "
+            "pip install -e '.[low-memory]'"
         )
 
 
 def mixed_precision(precision: str) -> str:
-    """What accelerate calls a precision: 'auto' is bfloat16 where there is a GPU that knows it.
+    """Converts a precision to accelerate's `mixed_precision`.
 
-    Weights, gradients and moments stay float32 in any case.
+    Weights, gradients and moments are always float32.
+
+    Args:
+        precision: 'fp32', 'bf16', or 'auto' for bf16 on GPUs that support it.
 
     Raises:
-        InputError: there is no such precision.
+        InputError: the precision is unknown.
     """
     if precision not in PRECISIONS:
         raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
@@ -59,7 +62,7 @@ def mixed_precision(precision: str) -> str:
 def make_optimizer(
     parameters: Iterable[nn.Parameter], config: StageConfig, savings: Savings
 ) -> torch.optim.Optimizer:
-    """AdamW with a stage's numbers, its moments in 32 or in 8 bits.
+    """Makes AdamW with the hyperparameters of a stage, with 32-bit or 8-bit moments.
 
     Raises:
         InputError: see `check`.
@@ -73,36 +76,37 @@ def make_optimizer(
     }
     if savings.optimizer == "adamw":
         return torch.optim.AdamW(parameters, fused=True, **options)
-    # Here and not above: the package is optional, and looks for GPUs when it is imported.
+    # Imported here because the package is optional and initialises GPUs on import.
     return importlib.import_module("bitsandbytes.optim").AdamW8bit(parameters, **options)
 
 
 def moment_bytes(num_values: int, savings: Savings) -> int:
-    """Bytes of Adam's two moments of a tensor with so many values."""
+    """Number of bytes of Adam's two moments of a tensor with `num_values` values."""
     if savings.optimizer == "adamw" or num_values < _SMALLEST:
         return 8 * num_values
     scales = -(-num_values // _BLOCK)
-    # Two tables of 256 values tell what the 8 bits stand for.
+    # Each moment has a table of the 256 values that the 8 bits encode.
     return 2 * (num_values + 4 * scales + 4 * 256)
 
 
 def prepare(stage: nn.Module, savings: Savings) -> None:
-    """Makes a stage ready to be trained so, in place, before its optimizer is made."""
+    """Applies the memory options to a stage, in place; call it before `make_optimizer`."""
     if savings.gradient_checkpointing:
         recompute_activations(stage)
     if savings.optimizer == "adamw8bit":
-        # It walks raw memory, and brings weights, but not their moments, into this order itself.
+        # bitsandbytes makes weights contiguous itself, but not their moments.
         stage.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
 
 
 def recompute_activations(stage: nn.Module) -> None:
-    """Makes the blocks of diffusers' and transformers' models keep their inputs alone.
+    """Enables gradient checkpointing in all blocks of diffusers' and transformers' models.
 
-    What is between is computed again when the gradient needs it: about a third more work.
+    Only the inputs of blocks are kept; the backward pass recomputes the rest, which takes about a
+    third more time.
     """
     again = partial(checkpoint, use_reentrant=False)
     for module in stage.modules():
         if hasattr(module, "gradient_checkpointing"):
-            # What the libraries' own methods set, which parts of a model (a decoder) do not have.
+            # As set by the libraries' own methods, which parts of a model (a decoder) do not have.
             setattr(module, "gradient_checkpointing", True)  # noqa: B010
             setattr(module, "_gradient_checkpointing_func", again)  # noqa: B010

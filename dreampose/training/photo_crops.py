@@ -1,7 +1,4 @@
-"""What finetuning sees of a person: photos cropped in many ways, encoded once by the frozen parts.
-
-Knows nothing of losses or of the training loop.
-"""
+"""Encoded crops of a subject's photos for finetuning."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,20 +22,24 @@ from dreampose.pipeline import DreamPosePipeline
 from dreampose.types import Clip
 
 NUM_VIEWS = 16
-"""Views of each photo that are encoded: the whole photo, then random crops."""
+"""Number of views of each photo: the whole photo, then random crops."""
 
 MAX_FRAMES = 32
-"""Frames of a clip that are used, evenly spread."""
+"""Maximum number of evenly spaced frames of a clip."""
 
 ENCODE_BATCH = 8
-"""Views encoded together at most."""
+"""Maximum number of views per encoder batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Views:
-    """A subject's n photos in k views each, encoded: view 0 is the whole photo, others are crops.
+class PhotoCrops:
+    """Encoded views of a subject's photos: view 0 is the whole photo, the others are crops.
 
-    A photo's window repeats its one pose; a clip's frame has its own.
+    Attributes:
+        pixels: 8-bit RGB of k views of n photos or frames.
+        latents: scaled latents.
+        tokens: `last_hidden_state` of the image encoder.
+        poses: pose windows; the window of a photo repeats its pose.
     """
 
     pixels: UInt8[np.ndarray, "n k H W 3"]
@@ -53,24 +54,24 @@ class Views:
 
     @property
     def num_views(self) -> int:
-        """Number of views of each."""
+        """Number of views per photo."""
         return self.pixels.shape[1]
 
 
 @torch.no_grad()
-def encode_views(
+def encode_crops(
     pipe: DreamPosePipeline,
     frames: Sequence[UInt8[np.ndarray, "_ _ 3"]],
     pose_windows: Sequence[Float[np.ndarray, "p u _ _"]],
     *,
     seed: int,
-) -> Views:
-    """Crops each frame and its poses alike, and runs the frozen parts on every crop.
+) -> PhotoCrops:
+    """Crops frames and their pose windows, and encodes the crops with VAE and image encoder.
 
     Args:
-        pipe: its VAE and image encoder encode.
+        pipe: its VAE and image encoder are used.
         frames: of any sizes.
-        pose_windows: of each frame, at the recipe's size or a multiple; the frame is fitted to it.
+        pose_windows: of each frame, at the recipe's size or a multiple; frames are resized to it.
         seed: of the crops.
     """
     recipe = pipe.recipe
@@ -103,7 +104,7 @@ def encode_views(
         latents.append(codec.encode(images).float().cpu())
         tokens.append(clip_tokens(pipe.image_encoder, images, recipe.photo_fit).float().cpu())
     shape = (len(frames), NUM_VIEWS)
-    return Views(
+    return PhotoCrops(
         pixels=np.stack(pixels).reshape(*shape, recipe.height, recipe.width, 3),
         latents=torch.cat(latents).unflatten(0, shape),
         tokens=torch.cat(tokens).unflatten(0, shape),
@@ -114,15 +115,15 @@ def encode_views(
 def photo_windows(
     photos: Sequence[Photo], recipe: Recipe, motions: Sequence[poses.Motion] | None = None
 ) -> list[Float[np.ndarray, "p u _ _"]]:
-    """The pose window of each photo: its own pose, repeated.
+    """Pose window of each photo: its pose, repeated.
 
     Args:
         photos: of any sizes.
         recipe: of the model.
-        motions: one motion of one frame for each photo; `None` asks the pose estimator.
+        motions: a motion of one frame for each photo; None estimates the poses.
 
     Raises:
-        InputError: nobody is in a photo, or photos and motions differ in number.
+        InputError: no body is found in a photo, or there is not one motion per photo.
     """
     if motions is None:
         motions = [
@@ -139,7 +140,15 @@ def photo_windows(
 def clip_windows(
     clip: Clip, motion: poses.Motion, recipe: Recipe
 ) -> tuple[list[Photo], list[Float[np.ndarray, "p u _ _"]]]:
-    """At most `MAX_FRAMES` frames of a clip of the subject, with their pose windows.
+    """Selects at most `MAX_FRAMES` evenly spaced frames of a clip, with their pose windows.
+
+    Args:
+        clip: shows the subject.
+        motion: one pose per frame of the clip.
+        recipe: of the model.
+
+    Returns:
+        Frames, and the pose window of each.
 
     Raises:
         InputError: clip and motion differ in length.

@@ -1,4 +1,4 @@
-"""What stages that learn to decode are asked for. Knows nothing of latents."""
+"""ReconstructionLoss loss of the decoder stages."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,18 +10,18 @@ from dreampose.errors import InputError
 from dreampose.metrics.perceptual import lpips_lite
 
 
-class Reconstruction:
-    """Error of decoded pictures: of pixels, of edges, and of what a network sees in them.
+class ReconstructionLoss:
+    """Weighted sum of pixel error, edge error and perceptual error of decoded images.
 
-    No module, so that the network is neither trained nor saved with the stage.
+    It is not an `nn.Module`, so the perceptual network is neither trained nor saved with a stage.
 
     Args:
-        config: weights of the three.
-        image_range: black and white of the pictures.
+        config: weights of the three errors.
+        image_range: values of black and white in the images.
 
     Raises:
-        InputError: the network is wanted and its weights are not installed, or crops are too small
-            for it.
+        InputError: `perceptual_weight` is set, and the network's weights are not installed or
+            `crop_size` is too small for it.
     """
 
     def __init__(
@@ -33,15 +33,15 @@ class Reconstruction:
             metric = metrics.METRICS["lpips-lite"]
             if 0 < config.crop_size < metric.min_size:
                 raise InputError(
-                    f"crop_size must be at least {metric.min_size} where perceptual_weight is "
-                    f"used, got {config.crop_size}"
+                    f"crop_size must be at least {metric.min_size} with perceptual_weight, "
+                    f"got {config.crop_size}"
                 )
             self._network = metrics.Networks().get(metric)
 
     def __call__(
         self, images: Float[Tensor, "b 3 H W"], truth: Float[Tensor, "b 3 H W"]
     ) -> Float[Tensor, ""]:
-        """The sum, weighted."""
+        """Computes the loss of decoded images."""
         loss = losses.reconstruction_loss(images, truth, edge_weight=self._config.edge_weight)
         if self._network is None:
             return loss

@@ -1,7 +1,4 @@
-"""What the loop trains and what it tells of a step: its contract with stages and callers.
-
-Knows nothing of how either is done.
-"""
+"""Interface of training stages, and report of a training step."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -16,16 +13,25 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """One optimizer step: its number (from 1) of `total`, and what was measured.
+    """Report of one optimizer step.
 
-    loss: mean over the step's samples of all ranks. validation_loss: mean over fixed samples,
-    noise and timesteps, with the averaged weights; `None` on steps without validation.
-    checkpoint: folder written after this step, on the main process; `checkpoint_due` says on
-    every rank whether there is one. samples_per_second: of all ranks together. stage: what is
-    trained. stopped: the run ends here because it was asked to, before its last step. grad_norm: of
-    all gradients together, before they were scaled down. skipped: steps skipped so far; the step is
-    one of them where `was_skipped`. best: model folder written on the main process because the
-    validation loss is the lowest so far.
+    Attributes:
+        step: number of the step, from 1.
+        total: number of steps of the run.
+        loss: mean over the samples of the step on all ranks.
+        lr: learning rate.
+        validation_loss: mean over fixed samples, noise and timesteps, with the averaged weights;
+            None on steps without validation.
+        checkpoint: folder written after this step; None on other ranks than the main process.
+        samples_per_second: of all ranks together.
+        stage: name of the stage.
+        checkpoint_due: whether a checkpoint was written, equal on all ranks.
+        stopped: whether the run ends here, before its last step, because `stop` returned True.
+        grad_norm: norm of all gradients before clipping.
+        skipped: number of steps skipped so far.
+        was_skipped: whether this step was skipped.
+        best: model folder written after this step because its validation loss is the lowest so
+            far; None on other ranks than the main process.
     """
 
     step: int
@@ -45,33 +51,33 @@ class StepReport:
 
 
 class Stage(nn.Module, ABC):
-    """What is trained: its parameters that require gradients are, the others stay as they are."""
+    """Module that the training loop optimises: all its parameters that require gradients."""
 
     @abstractmethod
     def num_items(self, split: str) -> int:
-        """Items an epoch visits, of the 'train' or 'validation' split; 0 if there are none."""
+        """Number of items per epoch of the split 'train' or 'validation'; can be 0."""
 
     def buckets(self, split: str) -> Int64[np.ndarray, " n"]:
-        """Which items may share a batch: those with the same number."""
+        """Bucket of each item; a batch has items of one bucket only."""
         return np.zeros(self.num_items(split), np.int64)
 
     @abstractmethod
     def draw(
         self, split: str, items: Int64[np.ndarray, " b"], generator: np.random.Generator
     ) -> dict[str, Any]:
-        """The batch of these items, on the CPU; all its randomness comes from `generator`."""
+        """Makes a batch of these items on the CPU, with all randomness from `generator`."""
 
     @abstractmethod
     def forward(self, batch: dict[str, Any]) -> Float[Tensor, ""]:
-        """The loss of a batch."""
+        """Computes the loss of a batch."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Writes the present weights as what the stage makes, e.g. a pipeline folder."""
+        """Writes the current weights as the stage's result, such as a pipeline folder."""
 
 
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Moves the tensors of a batch."""
+    """Moves the tensors of a batch to a device; other values are not changed."""
     return {
         key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
         for key, value in batch.items()

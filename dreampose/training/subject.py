@@ -1,7 +1,4 @@
-"""Finetuning on one person: UNet and adapter first, then the VAE's decoder (the paper's recipe).
-
-Knows nothing of data sets or Ray. Every frozen part is run once, before the first step.
-"""
+"""Finetuning on photos of one subject."""
 
 import copy
 import hashlib
@@ -29,8 +26,8 @@ from dreampose.models.vae import LatentCodec
 from dreampose.pipeline import DreamPosePipeline
 from dreampose.training import trainer
 from dreampose.training.base_stage import denoising_step, encode_black_photos, make_batch
-from dreampose.training.photo_crops import Views, clip_windows, encode_views, photo_windows
-from dreampose.training.reconstruction import Reconstruction
+from dreampose.training.photo_crops import PhotoCrops, clip_windows, encode_crops, photo_windows
+from dreampose.training.reconstruction import ReconstructionLoss
 from dreampose.training.stage import Stage, StepReport
 from dreampose.types import Clip
 
@@ -38,17 +35,17 @@ METHODS = ("full", "lora")
 
 
 class SubjectStage(Stage):
-    """Step 1: UNet and adapter on the subject's photos in their own poses."""
+    """First step: trains UNet and adapter on the subject's photos in their own poses."""
 
     def __init__(
-        self, pipe: DreamPosePipeline, views: Views, *, config: StageConfig, subject: Subject
+        self, pipe: DreamPosePipeline, views: PhotoCrops, *, config: StageConfig, subject: Subject
     ) -> None:
-        """Takes UNet and adapter out of `pipe` for training: whole, or the updates in them."""
+        """Prepares UNet and adapter of `pipe` for training: all weights, or LoRA layers only."""
         super().__init__()
         self.unet, self.adapter = pipe.unet, pipe.adapter
         if subject.method == "full":
             self.requires_grad_(True)
-        # This memory layout is a sixth faster on CPUs, and what tensor cores want.
+        # channels_last is a sixth faster on CPUs and preferred by tensor cores.
         self.unet.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self._outer = (pipe,)
         self._black = encode_black_photos(pipe, pipe.recipe)
@@ -62,7 +59,7 @@ class SubjectStage(Stage):
     def draw(
         self, split: str, items: Int64[np.ndarray, " b"], generator: np.random.Generator
     ) -> dict[str, Any]:
-        """Views of these photos as targets; any photo, always in another view, as the condition."""
+        """Samples views of these photos as targets, and another view of any photo as condition."""
         assert split == "train"
         views, count = self._views, len(items)
         photos = generator.integers(views.num_photos, size=count)
@@ -79,7 +76,7 @@ class SubjectStage(Stage):
         }
 
     def forward(self, batch: dict[str, Any]) -> Float[Tensor, ""]:
-        """The denoising loss."""
+        """Computes the denoising loss."""
         return denoising_step(
             self._outer[0],
             make_batch(batch),
@@ -91,19 +88,19 @@ class SubjectStage(Stage):
         )
 
     def save(self, folder: Path) -> None:
-        """Writes the subject's folder, so far without a decoder."""
+        """Writes the subject folder without the decoder."""
         checkpoints.save_subject(
             folder, self._outer[0], self._subject, components=("unet", "adapter")
         )
 
 
 class DecoderStage(Stage):
-    """Step 2: the VAE's decoder, on windows of the photos' latents."""
+    """Second step: trains the VAE's decoder on crops of the photos' latents."""
 
     def __init__(
-        self, pipe: DreamPosePipeline, views: Views, *, config: StageConfig, subject: Subject
+        self, pipe: DreamPosePipeline, views: PhotoCrops, *, config: StageConfig, subject: Subject
     ) -> None:
-        """Takes the decoder out of `pipe` for training."""
+        """Prepares the decoder of `pipe` for training."""
         super().__init__()
         pipe.vae.requires_grad_(False)
         self.decoder = pipe.vae.decoder.requires_grad_(True)
@@ -112,7 +109,7 @@ class DecoderStage(Stage):
         self._outer = (pipe,)
         self._views, self._config, self._subject = views, config, subject
         self._downscale = pipe.recipe.downscale
-        self._error = Reconstruction(config)
+        self._error = ReconstructionLoss(config)
 
     def num_items(self, split: str) -> int:
         """Photos of the subject."""
@@ -121,7 +118,7 @@ class DecoderStage(Stage):
     def draw(
         self, split: str, items: Int64[np.ndarray, " b"], generator: np.random.Generator
     ) -> dict[str, Any]:
-        """A random window of a random view of each of these photos, as latents and as pixels."""
+        """Samples a random crop of a random view of each photo, as latents and as pixels."""
         assert split == "train"
         views, scale = self._views, self._downscale
         height, width = views.latents.shape[-2:]
@@ -142,13 +139,13 @@ class DecoderStage(Stage):
         return {"latents": torch.stack(latents), "images": video.to_model(np.stack(pixels))}
 
     def forward(self, batch: dict[str, Any]) -> Float[Tensor, ""]:
-        """Reconstruction error of the decoded windows."""
+        """Computes the reconstruction loss of the decoded crops."""
         pipe = self._outer[0]
         codec = LatentCodec(vae=pipe.vae, image_range=pipe.recipe.image_range)
         return self._error(codec.decode(batch["latents"]), batch["images"])
 
     def save(self, folder: Path) -> None:
-        """Writes the subject's whole folder."""
+        """Writes the complete subject folder."""
         checkpoints.save_subject(folder, self._outer[0], self._subject)
 
 
@@ -173,39 +170,43 @@ def finetune_subject(
     checkpoint_every: int = 100,
     savings: Savings = NO_SAVINGS,
 ) -> Iterator[StepReport]:
-    """Finetunes a model on one person; run again, it goes on where it stood.
+    """Finetunes a model on one subject; called again with the same arguments, it resumes.
 
-    The reports of both steps are numbered through; their `stage` is 'unet', then 'decoder'. The
-    result is a folder for `DreamPosePipeline.load_subject`. While it runs, checkpoints lie beside
-    it in `.NAME.training`.
+    As in the paper, UNet and adapter are trained first, then the VAE's decoder. The result is a
+    folder for `DreamPosePipeline.load_subject`. During training, checkpoints are in the folder
+    `.NAME.training` next to it.
 
     Args:
-        pipe: the base model; left untouched.
-        photos: of the subject, at least one; paired at random.
+        pipe: the base model; not changed.
+        photos: of the subject, at least one.
         out: folder of the result.
         name: of the subject.
         accelerator: device and precision.
-        motions: a motion of one frame for each photo; `None` asks the pose estimator.
-        clip: a short video of the subject and its motion, used beside the photos.
-        method: 'full' trains every weight; 'lora' low-rank updates of some layers, which take a
-            hundredth of the space, and leaves the decoder alone unless `num_vae_steps` is given.
-        lora_rank: instead of the recipe's.
-        lora_targets: ends of the names of the layers to update, instead of the recipe's.
-        num_steps: of UNet and adapter, instead of the recipe's.
-        num_vae_steps: of the decoder, instead of the recipe's; 0 leaves it alone.
-        size: height and width to train at, instead of the model's.
+        motions: a motion of one frame for each photo; None estimates the poses.
+        clip: a short video of the subject with its motion, used in addition to the photos.
+        method: 'full' trains all weights; 'lora' trains low-rank updates of some layers, which
+            need a hundredth of the disk space, and the decoder only if `num_vae_steps` is given.
+        lora_rank: overrides the recipe's.
+        lora_targets: name suffixes of the layers to update; overrides the recipe's.
+        num_steps: of UNet and adapter; overrides the recipe's.
+        num_vae_steps: of the decoder; overrides the recipe's; 0 does not train it.
+        size: height and width to train at in pixels; by default the model's.
         seed: of crops and noise.
-        resume: go on from the last checkpoint.
-        stop: polled after each step; once true a checkpoint is written and the generator ends.
+        resume: continue from the last checkpoint.
+        stop: polled after each step; once it returns True, a checkpoint is written and the
+            generator ends.
         checkpoint_every: steps between checkpoints.
-        savings: of memory.
+        savings: options that reduce memory.
+
+    Yields:
+        A report of each step, numbered over both trainings; `stage` is 'unet', then 'decoder'.
 
     Raises:
-        InputError: no photo, nobody in a photo, `out` holds another subject, or there is no such
-            method, rank or layer.
+        InputError: there is no photo, no body is found in a photo, `out` contains another subject,
+            or method, rank or layers are invalid.
     """
     if not photos:
-        raise InputError("photos must be at least one, got none")
+        raise InputError("photos must contain at least one photo, got none")
     if method not in METHODS:
         raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     out, recipe = Path(out), pipe.recipe.at(*(size or pipe.recipe.frame_sizes[0]))
@@ -224,14 +225,17 @@ def finetune_subject(
     if resume and out.exists():
         if checkpoints.read_subject(out) == subject:
             return
-        raise InputError(f"out must be free or hold the same subject, got another in {str(out)!r}")
+        raise InputError(
+            f"out must be new or contain the same subject, got another in {str(out)!r}: "
+            "choose another folder"
+        )
     frames = list(photos)
     around = photo_windows(photos, recipe, motions)
     if clip is not None:
         more_frames, more_windows = clip_windows(*clip, recipe)
         frames, around = [*frames, *more_frames], [*around, *more_windows]
     if method == "lora":
-        # Weights that stay as they are need no copy.
+        # Weights that are not trained need not be copied.
         tuned = _with_parts(pipe, lora.copy_sharing_weights, recipe)
         if num_vae_steps:
             tuned.vae = copy.deepcopy(pipe.vae)
@@ -242,7 +246,7 @@ def finetune_subject(
         tuned = _with_parts(pipe, copy.deepcopy, recipe)
     for part in (tuned.vae, tuned.image_encoder):
         part.to(accelerator.device)
-    views = encode_views(tuned, frames, around, seed=seed)
+    views = encode_crops(tuned, frames, around, seed=seed)
 
     work = out.with_name(f".{out.name}.training")
     if not resume:
@@ -260,7 +264,7 @@ def finetune_subject(
         if not steps:
             continue
         stage = kind(tuned, views, config=config, subject=subject)
-        # A stage's own parts are moved where it runs; the others only take memory there.
+        # Only the components of the stage are moved to the accelerator.
         tuned = tuned.to("cpu")
         for report in trainer.run(
             stage,

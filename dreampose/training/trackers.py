@@ -1,4 +1,4 @@
-"""Experiment trackers by name, through accelerate's `log_with`. Knows nothing of training.
+"""Experiment trackers through accelerate's `log_with`.
 
 trackers.check(["wandb"])
 accelerator = Accelerator(log_with=["wandb"])
@@ -17,14 +17,14 @@ from dreampose.errors import InputError
 from dreampose.training.stage import StepReport
 
 TRACKERS = ("tensorboard", "wandb", "mlflow")
-"""Names, which are also those of the packages that they need."""
+"""Names of the trackers, which are also the names of their packages."""
 
 
 def check(names: Sequence[str]) -> None:
-    """Refuses trackers that cannot be used, before anything is started.
+    """Checks that trackers can be used.
 
     Raises:
-        InputError: a name is unknown, or its package is missing.
+        InputError: a tracker is unknown, or its package is not installed.
     """
     available = {str(tracker) for tracker in get_available_trackers()}
     for name in names:
@@ -32,7 +32,7 @@ def check(names: Sequence[str]) -> None:
             raise InputError(f"track must be one of {', '.join(TRACKERS)}, got {name!r}")
         if name not in available:
             raise InputError(
-                f"track {name!r} must have the package {name}, which is not installed: "
+                f"track {name!r} needs the package {name}, which is not installed: "
                 f"pip install {name}"
             )
 
@@ -40,13 +40,13 @@ def check(names: Sequence[str]) -> None:
 def start(
     accelerator: Accelerator, *, project: str, run: str, facts: Mapping[str, str | float]
 ) -> None:
-    """Opens the accelerator's trackers on the main process.
+    """Starts the accelerator's trackers on the main process.
 
     Args:
         accelerator: made with `log_with`.
-        project: what runs are collected under.
-        run: name of this one; one that was stopped goes on under it where the tracker can.
-        facts: settings to keep with it.
+        project: name of the project.
+        run: name of the run; a resumed run keeps its name where the tracker supports it.
+        facts: settings to record.
     """
     accelerator.init_trackers(
         project,
@@ -59,7 +59,7 @@ def start(
 
 
 def scalars(report: StepReport) -> dict[str, float]:
-    """The curves' values at a step."""
+    """Values to log for a step, by name."""
     values = {
         "loss/train": report.loss,
         "learning_rate": report.lr,

@@ -1,7 +1,4 @@
-"""The training loop: accelerate, accumulation, moving average, checkpoints, exact resume.
-
-Knows nothing of what is trained: a `Stage` draws batches and returns losses.
-"""
+"""Training loop with gradient accumulation, validation, checkpoints and exact resume."""
 
 import itertools
 import math
@@ -24,18 +21,18 @@ from dreampose.training.memory import make_optimizer, prepare
 from dreampose.training.stage import Stage, StepReport, to_device
 from dreampose.training.state import (
     MovingAverage,
-    Place,
-    checkpoints_in,
+    RunProgress,
+    list_checkpoints,
     load_state,
+    remove_partial_checkpoints,
     save_state,
-    sweep,
     tensors_of,
     write_checkpoint,
 )
 
 
 def learning_rate(config: StageConfig, step: int, total: int) -> float:
-    """Rate of the step with this index (from 0): linear warm-up, then constant or cosine."""
+    """Learning rate of a step (from 0): linear warm-up, then constant or cosine to a tenth."""
     rate = config.learning_rate
     if step < config.warmup_steps:
         return rate * (step + 1) / config.warmup_steps
@@ -47,7 +44,7 @@ def learning_rate(config: StageConfig, step: int, total: int) -> float:
 
 
 class _Run:
-    """A stage on its device with optimizer, average and place."""
+    """A stage on its device with optimizer, moving average and progress."""
 
     def __init__(
         self,
@@ -59,15 +56,15 @@ class _Run:
     ) -> None:
         self.stage, self.config, self.accelerator, self.seed = stage, config, accelerator, seed
         prepare(stage, savings)
-        distributed.make_ready(stage, accelerator)
+        distributed.prepare_module(stage, accelerator)
         parameters = [parameter for parameter in stage.parameters() if parameter.requires_grad]
         optimizer = make_optimizer(parameters, config, savings)
         self.model, self.optimizer = accelerator.prepare(stage, optimizer)
-        # Only now: where weights are spread over ranks, these are not the parameters from before.
+        # After `prepare`, because sharding replaces the parameters.
         trained = {name: p for name, p in stage.named_parameters() if p.requires_grad}
         where = "cpu" if savings.average_on_cpu else None
         self.average = MovingAverage(trained, config.ema_decay, device=where)
-        self.place = Place()
+        self.progress = RunProgress()
         self.epoch: tuple[int, windows.Epoch] | None = None
         self.global_batch = (
             config.batch_size * config.gradient_accumulation * accelerator.num_processes
@@ -78,58 +75,58 @@ class _Run:
         return self.optimizer.optimizer
 
     def total(self, max_steps: int | None) -> int:
-        """Steps of the whole run, from the recipe's steps or epochs."""
+        """Total number of steps, from the recipe's steps or epochs."""
         if max_steps is not None or self.config.num_steps:
             return self.config.num_steps if max_steps is None else max_steps
-        epochs_left = self.config.num_epochs - self.place.epoch
+        epochs_left = self.config.num_epochs - self.progress.epoch
         if epochs_left <= 0:
-            return self.place.step
-        left = self._epoch(self.place).num_steps(self.global_batch, self.place.offset)
-        later = self._epoch(Place(epoch=self.place.epoch + 1)).num_steps(self.global_batch)
-        return self.place.step + left + (epochs_left - 1) * later
+            return self.progress.step
+        left = self._epoch(self.progress).num_steps(self.global_batch, self.progress.offset)
+        later = self._epoch(RunProgress(epoch=self.progress.epoch + 1)).num_steps(self.global_batch)
+        return self.progress.step + left + (epochs_left - 1) * later
 
-    def _epoch(self, place: Place) -> windows.Epoch:
+    def _epoch(self, progress: RunProgress) -> windows.Epoch:
         return windows.plan_epoch(
             self.stage.buckets("train"),
             seed=self.seed,
-            epoch=place.epoch,
-            run_length=place.run_length or self.global_batch,
+            epoch=progress.epoch,
+            run_length=progress.run_length or self.global_batch,
             fill=self.config.last_batch == "fill",
         )
 
     def step(self, total: int) -> "_Measured":
-        """One optimizer step.
+        """Makes one optimizer step.
 
-        Its items are cut into slots, each with randomness of its own, whoever draws it; the loss is
-        the mean over items, however they are spread. So a step is the same on any number of ranks.
+        The items are split into batches with their own seeds, and the loss is the mean over items,
+        so the result does not depend on the number of ranks.
 
         Raises:
-            InputError: too many steps in a row had to be skipped.
+            InputError: too many consecutive steps were skipped.
         """
         accelerator, config = self.accelerator, self.config
-        rate = learning_rate(config, self.place.step, total)
+        rate = learning_rate(config, self.progress.step, total)
         for group in self.inner_optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
-        if self.epoch is None or self.epoch[0] != self.place.epoch:
-            if not self.place.run_length:
-                self.place = replace(self.place, run_length=self.global_batch)
-            self.epoch = self.place.epoch, self._epoch(self.place)
-        place, order = self.place, self.epoch[1]
-        items = order.items(place.offset, self.global_batch)
-        slots = windows.split_batches(items, config.batch_size)
+        if self.epoch is None or self.epoch[0] != self.progress.epoch:
+            if not self.progress.run_length:
+                self.progress = replace(self.progress, run_length=self.global_batch)
+            self.epoch = self.progress.epoch, self._epoch(self.progress)
+        progress, order = self.progress, self.epoch[1]
+        items = order.items(progress.offset, self.global_batch)
+        batches = windows.split_batches(items, config.batch_size)
         num_ranks = accelerator.num_processes
-        num_turns = math.ceil(len(slots) / num_ranks)
+        num_turns = math.ceil(len(batches) / num_ranks)
         loss_sum = torch.zeros((), device=accelerator.device)
         for turn in range(num_turns):
-            slot = turn * num_ranks + accelerator.process_index
-            is_idle = slot >= len(slots)
-            # A rank that is left without items takes part with one that does not count.
-            chosen = items[:1] if is_idle else slots[slot]
-            generator = np.random.default_rng((self.seed, place.step, slot))
+            index = turn * num_ranks + accelerator.process_index
+            is_idle = index >= len(batches)
+            # All ranks make the same number of calls; an idle rank computes a loss of weight zero.
+            chosen = items[:1] if is_idle else batches[index]
+            generator = np.random.default_rng((self.seed, progress.step, index))
             batch = to_device(self.stage.draw("train", chosen, generator), accelerator.device)
             with nullcontext() if turn == num_turns - 1 else accelerator.no_sync(self.model):
-                # Ranks are averaged over; the sum over turns is to be the mean over items.
+                # Gradients are averaged over ranks; their sum over turns is the mean over items.
                 loss = self.model(batch) / (len(items) / (len(chosen) * num_ranks))
                 if is_idle:
                     loss = loss * 0
@@ -138,35 +135,35 @@ class _Run:
         return self._apply(float(_reduced(loss_sum, accelerator, "mean")), len(items), rate)
 
     def _apply(self, loss: float, num_items: int, rate: float) -> "_Measured":
-        """Takes the step that the gradients ask for, or skips it."""
+        """Applies the gradients, or skips the step."""
         accelerator, config = self.accelerator, self.config
         limit = config.max_grad_norm or math.inf
         norm_tensor = accelerator.clip_grad_norm_(self.model.parameters(), limit)
         assert isinstance(norm_tensor, Tensor)
-        norm = float(distributed.whole(norm_tensor))
-        # All ranks know the same loss and norm, so all decide alike.
+        norm = float(distributed.full_tensor(norm_tensor))
+        # Loss and norm are equal on all ranks, so all ranks decide alike.
         too_large = bool(config.skip_grad_norm) and norm > config.skip_grad_norm
         skipped = too_large or not (math.isfinite(loss) and math.isfinite(norm))
-        # In half precision accelerate skips by itself and must be asked to, to find its scale.
+        # With a loss scaler, accelerate skips such steps itself and must see them to adapt.
         if not skipped or accelerator.scaler is not None:
             self.optimizer.step()
         self.optimizer.zero_grad()
         epoch_length = self.stage.num_items("train")
-        self.place = self.place.advance(num_items, epoch_length).count(skipped=skipped)
+        self.progress = self.progress.advance(num_items, epoch_length).count(skipped=skipped)
         if not skipped:
-            self.average.update(self.place.step)
-        if self.place.skipped_in_row >= config.max_skipped_steps:
+            self.average.update(self.progress.step)
+        if self.progress.skipped_in_row >= config.max_skipped_steps:
             most = f" and at most {config.skip_grad_norm:g}" if config.skip_grad_norm else ""
             raise InputError(
-                f"loss and gradient norm must be finite{most}, got {self.place.skipped_in_row} "
-                f"steps in a row that were not, the last with loss {loss:g} and norm {norm:g} at "
-                f"step {self.place.step}: lower learning_rate, or look at the data"
+                f"loss and gradient norm must be finite{most}, got {self.progress.skipped_in_row} "
+                f"consecutive steps where they were not, the last with loss {loss:g} and norm "
+                f"{norm:g} at step {self.progress.step}: lower learning_rate or check the data"
             )
         return _Measured(num_items=num_items, loss=loss, rate=rate, norm=norm, was_skipped=skipped)
 
     @torch.no_grad()
     def validate(self, num_samples: int) -> float | None:
-        """Mean loss of fixed, evenly spread samples with fixed noise."""
+        """Mean loss over fixed, evenly spaced samples with fixed noise."""
         num_items = self.stage.num_items("validation")
         if not num_items:
             return None
@@ -181,7 +178,7 @@ class _Run:
         sums = torch.zeros(2, device=accelerator.device)
         self.stage.eval()
         with self.average.applied(), accelerator.autocast():
-            # All ranks make as many calls, which spread weights need; idle ones count for nothing.
+            # Sharded weights need the same number of calls on all ranks; idle ranks do not count.
             for turn in range(math.ceil(len(batches) / accelerator.num_processes)):
                 index = turn * accelerator.num_processes + accelerator.process_index
                 chosen = batches[min(index, len(batches) - 1)]
@@ -190,17 +187,17 @@ class _Run:
                 loss = self.stage(to_device(batch, accelerator.device)).float()
                 if index < len(batches):
                     sums += torch.stack([loss, torch.ones_like(loss)]) * len(chosen)
-        distributed.spread_again(self.stage)
+        distributed.reshard(self.stage)
         self.stage.train()
         sums = _reduced(sums, accelerator, "sum")
         return float(sums[0] / sums[1])
 
     def is_best(self, validation_loss: float) -> bool:
-        """Whether this is the lowest so far, which is remembered."""
-        lowest = self.place.best_loss
+        """Whether this is the lowest validation loss so far; if so, it is recorded."""
+        lowest = self.progress.best_loss
         if not math.isfinite(validation_loss) or (lowest is not None and validation_loss >= lowest):
             return False
-        self.place = replace(self.place, best_loss=validation_loss)
+        self.progress = replace(self.progress, best_loss=validation_loss)
         return True
 
 
@@ -232,39 +229,43 @@ def run(
     keep_best: bool = True,
     savings: Savings = NO_SAVINGS,
 ) -> Iterator[StepReport]:
-    """Trains a stage, one report a step; resumes bit-exactly from the last whole checkpoint.
+    """Trains a stage; resumes bit-exactly from the last complete checkpoint.
 
-    At the end the stage holds the averaged weights. With as many items in a step, any number of
-    ranks does the same but for rounding: N ranks are one that accumulates N times as often.
+    At the end the stage has the averaged weights. Up to rounding, the result does not depend on the
+    number of ranks: N ranks equal one rank with N times as many accumulation steps.
 
     Args:
-        stage: what is trained.
-        config: its numbers.
+        stage: module to train.
+        config: hyperparameters of the stage.
         accelerator: device, precision and ranks.
         out: folder of the run: `checkpoints/step_*`, `best` and, at the end, `model`.
-        name: what a checkpoint must belong to in order to be resumed from.
-        label: of the reports, see `StepReport.stage`.
+        name: identifies the run; only checkpoints of the same name are resumed.
+        label: `StepReport.stage` of the reports.
         seed: of the data order and of all noise.
-        max_steps: instead of the recipe's number of steps.
-        resume: go on from the last checkpoint in `out`, if there is one.
-        stop: polled after each step; once true, a checkpoint is written and the loop ends.
+        max_steps: overrides the recipe's number of steps.
+        resume: continue from the last checkpoint in `out`, if there is one.
+        stop: polled after each step; once it returns True, a checkpoint is written and the loop
+            ends.
         checkpoint_every: steps between checkpoints.
         validate_every: steps between validations.
-        num_validation: samples of a validation.
-        keep: checkpoints kept.
-        keep_best: write the model of each lowest validation loss to `best`.
-        savings: of memory.
+        num_validation: number of samples per validation.
+        keep: number of checkpoints to keep.
+        keep_best: write the model with the lowest validation loss to `best`.
+        savings: options that reduce memory.
+
+    Yields:
+        A report of each step.
 
     Raises:
-        InputError: `out` holds checkpoints of another run, or too many steps in a row had a loss
-            or gradients that were not finite or too large.
+        InputError: `out` contains checkpoints of another run, or too many consecutive steps were
+            skipped because loss or gradients were not finite or too large.
     """
     state = _Run(stage, config, accelerator, seed, savings)
     folder = out / "checkpoints"
     if accelerator.is_main_process:
-        sweep(folder)
-    if resume and (found := checkpoints_in(folder)):
-        state.place = load_state(
+        remove_partial_checkpoints(folder)
+    if resume and (found := list_checkpoints(folder)):
+        state.progress = load_state(
             found[-1], average=state.average, optimizer=state.inner_optimizer, run=name
         )
     total = state.total(max_steps)
@@ -278,9 +279,9 @@ def run(
         )
 
     def save_model(path: Path, gathered: distributed.Gathered | None) -> None:
-        """On the main process, the averaged weights."""
+        """Writes the model with the averaged weights, on the main process."""
         if gathered is not None:
-            with distributed.standing_in(stage, gathered.weights):
+            with distributed.parameters_replaced(stage, gathered.weights):
                 stage.save(path)
             return
         with state.average.applied():
@@ -294,12 +295,12 @@ def run(
                 tensors = tensors_of(state.average, state.inner_optimizer)
             else:
                 tensors = gathered.state
-            save_state(part, place=state.place, tensors=tensors, run=name)
+            save_state(part, progress=state.progress, tensors=tensors, run=name)
             save_model(part / "model", gathered)
 
         path = None
         if accelerator.is_main_process:
-            path = write_checkpoint(folder, state.place.step, fill, keep=keep)
+            path = write_checkpoint(folder, state.progress.step, fill, keep=keep)
         accelerator.wait_for_everyone()
         return path
 
@@ -312,11 +313,11 @@ def run(
 
     begin = time.perf_counter()
     for _ in itertools.count():
-        if state.place.step >= total:
+        if state.progress.step >= total:
             break
         measured = state.step(total)
         now = time.perf_counter()
-        step = state.place.step
+        step = state.progress.step
         stopped = _any_rank(stop(), accelerator)
         validation_loss = None
         if step % validate_every == 0 or step == total:
@@ -337,7 +338,7 @@ def run(
             checkpoint_due=due,
             stopped=stopped and step < total,
             grad_norm=measured.norm,
-            skipped=state.place.skipped,
+            skipped=state.progress.skipped,
             was_skipped=measured.was_skipped,
             best=best,
         )

@@ -1,7 +1,4 @@
-"""The VAE stage: pixels to latents and back, learned on crops around the person.
-
-Knows nothing of poses beyond where the person is, nor of the UNet.
-"""
+"""VAE stage: trains the VAE on crops around the subject."""
 
 from pathlib import Path
 from typing import Any
@@ -19,20 +16,20 @@ from dreampose.diffusion import losses
 from dreampose.io import video
 from dreampose.models.vae import LatentCodec, calibrate, is_cosine_encoder
 from dreampose.pipeline import DreamPosePipeline
-from dreampose.training.reconstruction import Reconstruction
+from dreampose.training.reconstruction import ReconstructionLoss
 from dreampose.training.stage import Stage
 
 COLUMNS = ("frames", "poses")
-"""Array columns of the data that the stage reads."""
+"""Array columns of the data that the stage needs."""
 
 BACKGROUND_SHARE = 0.15
-"""Share of crops placed anywhere instead of on the person, so that the backdrop is learned too."""
+"""Fraction of crops at a random position instead of around the subject."""
 
 _CALIBRATION_PIXELS = 2**21
 
 
 class VaeStage(Stage):
-    """Trains the pipeline's VAE, of either class, and measures the scale of its latents."""
+    """Trains the pipeline's VAE, of either class, and measures its latent scale."""
 
     def __init__(
         self,
@@ -42,18 +39,18 @@ class VaeStage(Stage):
         validation: Dataset | None,
         config: StageConfig,
     ) -> None:
-        """Takes the VAE out of `pipe` for training.
+        """Prepares the VAE of `pipe` for training.
 
         Args:
             pipe: its VAE is trained in place.
-            data: with the columns `COLUMNS`; `None` where only the step itself is looked at.
-            validation: held-out data, with the same columns.
-            config: crop size, and weights of edges, of what a network sees, and of KL.
+            data: with the columns `COLUMNS`; None if only `forward` is used.
+            validation: held-out data with the same columns, or None.
+            config: crop size and weights of the losses.
         """
         super().__init__()
         self.vae = pipe.vae.requires_grad_(True)
-        # A fixed transform stays what it is, once measured its scale too; latents cached before,
-        # and a UNet that learned on them, stay right.
+        # A fixed encoder is not trained, and its scale is measured only once, so that cached
+        # latents and UNets trained on them stay valid.
         fixed = is_cosine_encoder(self.vae)
         self.vae.encoder.requires_grad_(not fixed)
         start = pipe.recipe.vae.get("scaling_factor", 1.0)
@@ -63,14 +60,14 @@ class VaeStage(Stage):
         self._data = {"train": data, "validation": validation}
         self._config = config
         self._codec = LatentCodec(vae=pipe.vae, image_range=pipe.recipe.image_range)
-        self._error = Reconstruction(config, image_range=pipe.recipe.image_range)
+        self._error = ReconstructionLoss(config, image_range=pipe.recipe.image_range)
 
     def num_items(self, split: str) -> int:
-        """Frames of the split."""
+        """Number of frames of a split."""
         return len(self._data[split] or ())
 
     def buckets(self, split: str) -> Int64[np.ndarray, " n"]:
-        """By frame size, where frames are not cut to squares of one size."""
+        """Index of the frame size of each item; one bucket if all crops have the same size."""
         data = self._data[split]
         if data is None:
             return super().buckets(split)
@@ -82,7 +79,7 @@ class VaeStage(Stage):
     def draw(
         self, split: str, items: Int64[np.ndarray, " b"], generator: np.random.Generator
     ) -> dict[str, Any]:
-        """Crops of these frames, 8-bit, and a seed for the posterior's noise."""
+        """Samples 8-bit crops of frames, and a seed for the noise of the latents."""
         data = self._data[split]
         assert data is not None
         pixels = [self._crop(data, int(item), generator) for item in items]
@@ -96,7 +93,7 @@ class VaeStage(Stage):
         }
 
     def forward(self, batch: dict[str, Any]) -> Float[Tensor, ""]:
-        """Reconstruction error, with the posterior's divergence for an `AutoencoderKL`."""
+        """Reconstruction loss, for an `AutoencoderKL` with the KL divergence."""
         truth = batch["pixels"].permute(0, 3, 1, 2).float().div(127.5).sub(1)
         truth = self._codec.to_range(truth).contiguous(memory_format=torch.channels_last)
         if isinstance(self.vae, AutoencoderTiny):
@@ -121,7 +118,7 @@ class VaeStage(Stage):
         return torch.randn(like.shape, generator=torch.Generator().manual_seed(seed)).to(like)
 
     def save(self, folder: Path) -> None:
-        """Writes the pipeline with this VAE, calibrated on evenly spread training frames."""
+        """Writes the pipeline folder, with the latent scale measured on training frames."""
         if not self._is_calibrated:
             self._calibrate()
         checkpoints.save(self._outer[0], folder, dtype=None)
@@ -133,7 +130,7 @@ class VaeStage(Stage):
         count = max(8, _CALIBRATION_PIXELS // (recipe.height * recipe.width))
         items = np.unique(np.linspace(0, len(data) - 1, count).astype(np.int64))
         frames = [data.photo(*data.targets[item].tolist()) for item in items]
-        # One size will do: what is measured is the spread of values, not where they are.
+        # All frames are resized to one size; only the statistics of latents are measured.
         fitted = np.concatenate([video.fit(x[None], recipe.height, recipe.width) for x in frames])
         calibrate(self.vae, self._codec.to_range(video.to_model(fitted)).to(self.vae.device))
 

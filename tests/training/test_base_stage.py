@@ -120,8 +120,8 @@ def test_latents_of_another_vae_are_refused(tiny_recipe, tiny_data, tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "expected"),
     [
-        ("num_poses", 3, "model must have num_poses 3 as the recipe says, got 5"),
-        ("photo_latents", False, "model must have photo_latents false as the recipe says"),
+        ("num_poses", 3, "model must have num_poses 3 as in the recipe, got 5"),
+        ("photo_latents", False, "model must have photo_latents false as in the recipe"),
     ],
 )
 def test_model_of_another_shape_is_refused(

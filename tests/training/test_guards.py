@@ -85,7 +85,7 @@ def test_too_many_in_a_row_end_the_run_with_a_reason(tmp_path) -> None:
     stage = Slope([1.0, NAN, NAN, 1.0, NAN, NAN])
     assert run(stage, tmp_path / "apart", config)[-1].skipped == 4
     stage = Slope([1.0, NAN, NAN, NAN, 1.0, 1.0])
-    said = "finite, got 3 steps in a row that were not, the last with loss nan .* at step 4"
+    said = "got 3 consecutive steps where they were not, the last with loss nan .* at step 4"
     with pytest.raises(InputError, match=said):
         run(stage, tmp_path / "row", config)
     assert float(stage.weight) == pytest.approx(0.9, abs=1e-4), "the weights are still good"
@@ -96,7 +96,7 @@ def test_skipped_steps_are_remembered_when_a_run_goes_on(tmp_path) -> None:
     stops = iter([False, False, True])
     first = run(Slope([1.0, NAN, NAN, 1.0, 1.0, 1.0]), tmp_path, config, stop=lambda: next(stops))
     assert first[-1].stopped
-    with pytest.raises(InputError, match="got 3 steps in a row"):
+    with pytest.raises(InputError, match="got 3 consecutive steps"):
         run(Slope([NAN] * 6), tmp_path, config)
 
 

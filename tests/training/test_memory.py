@@ -67,7 +67,7 @@ def test_an_average_that_nobody_asked_for_takes_no_memory():
 
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"extra 'low-memory' must be installed.*no bitsandbytes"):
+    with pytest.raises(InputError, match=r"needs the package bitsandbytes.*low-memory"):
         ways.check(Savings(optimizer="adamw8bit"))
 
 

@@ -97,7 +97,7 @@ def test_only_unet_adapter_and_decoder_change(tiny_pipeline, finetune, tmp_path)
 def test_the_photo_is_never_the_targets_own_view(tiny_pipeline, drawn) -> None:
     clip, motion = drawn(7)
     recipe = tiny_pipeline.recipe
-    encoded = photo_crops.encode_views(
+    encoded = photo_crops.encode_crops(
         tiny_pipeline,
         [clip.frames[0]],
         photo_crops.photo_windows([clip.frames[0]], recipe, [one_frame(motion, 0)]),
@@ -121,7 +121,7 @@ def test_finetuning_takes_the_recipes_offset_noise(tiny_pipeline, drawn, monkeyp
     clip, motion = drawn(7)
     recipe = tiny_pipeline.recipe
     windows = photo_crops.photo_windows([clip.frames[0]], recipe, [one_frame(motion, 0)])
-    encoded = photo_crops.encode_views(tiny_pipeline, [clip.frames[0]], windows, seed=0)
+    encoded = photo_crops.encode_crops(tiny_pipeline, [clip.frames[0]], windows, seed=0)
     facts = checkpoints.describe_subject(tiny_pipeline, "ada", [clip.frames[0]])
     noise = []
     add_noise = base_stage.schedulers.add_noise
@@ -140,7 +140,7 @@ def test_finetuning_takes_the_recipes_offset_noise(tiny_pipeline, drawn, monkeyp
 def test_another_subject_in_the_way_is_refused(tiny_pipeline, finetune, tmp_path) -> None:
     finetune(tiny_pipeline, tmp_path / "ada", num_vae_steps=0)
     assert not (tmp_path / "ada" / "vae").exists()
-    with pytest.raises(InputError, match="out must be free or hold the same subject"):
+    with pytest.raises(InputError, match="out must be new or contain the same subject"):
         finetune(tiny_pipeline, tmp_path / "ada", photos=(1,))
 
 

@@ -34,5 +34,5 @@ def test_unknown_and_missing_trackers_are_refused(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(InputError, match="track must be one of tensorboard, wandb, mlflow, got"):
         trackers.check(["tensorbord"])
     monkeypatch.setattr(trackers, "get_available_trackers", list)
-    with pytest.raises(InputError, match="'wandb' must have the package wandb.*pip install wandb"):
+    with pytest.raises(InputError, match="'wandb' needs the package wandb.*pip install wandb"):
         trackers.check(["wandb"])

@@ -12,7 +12,7 @@ from dreampose.errors import InputError
 from dreampose.io import video
 from dreampose.metrics.perceptual import lpips_lite
 from dreampose.models.vae import LatentCodec
-from dreampose.training.reconstruction import Reconstruction
+from dreampose.training.reconstruction import ReconstructionLoss
 from dreampose.training.vae_stage import VaeStage
 
 KL = {
@@ -104,7 +104,7 @@ def test_what_a_network_sees_is_the_published_score(tiny_recipe, image_range):
     network = metrics.Networks().get(metrics.METRICS["lpips-lite"])
     config = replace(tiny_recipe.vae_stage, edge_weight=0.0)
     errors = [
-        Reconstruction(replace(config, perceptual_weight=weight), image_range=image_range)(
+        ReconstructionLoss(replace(config, perceptual_weight=weight), image_range=image_range)(
             low + (high - low) * pred, low + (high - low) * truth
         )
         for weight in (0.0, 0.3)
