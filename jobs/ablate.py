@@ -2,7 +2,6 @@
 """Ablation study of the model with Ray tasks."""
 
 import argparse
-import csv
 import importlib
 import json
 import sys
@@ -15,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cluster import worker_requests
 from dreampose.errors import InputError
+from dreampose.io import tables
 from dreampose.options import arguments
 from dreampose.synthetic.generate import DEFAULT_MOTIONS, MANIFEST
 from jobs import plans
@@ -205,21 +205,17 @@ def find_subjects(truth: str, count: int | None) -> "list[ablation.HeldOutSubjec
             "with python -m dreampose catwalk --split test"
         )
     files: dict[str, dict[str, str]] = {}
-    with manifest.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        columns = set(reader.fieldnames or [])
-        if missing := sorted({"path", "subject", "split", "motion"} - columns):
+    columns = ("path", "subject", "split", "motion")
+    for row in tables.read(manifest, required=columns, name=MANIFEST).rows:
+        if row.error:
+            raise InputError(f"{MANIFEST}: {row.error}")
+        if row.cells["split"] == "train":
             raise InputError(
-                f"{MANIFEST} must have the columns path, subject, split and motion, got no "
-                f"{', '.join(missing)} in {truth!r}"
+                "truth must hold subjects that no training has seen, got "
+                f"{row.cells['subject']!r} of the split 'train'"
             )
-        for row in reader:
-            if row["split"] == "train":
-                raise InputError(
-                    "truth must hold subjects that no training has seen, got "
-                    f"{row['subject']!r} of the split 'train'"
-                )
-            files.setdefault(row["subject"], {})[row["motion"]] = str(manifest.parent / row["path"])
+        path = str(manifest.parent / row.cells["path"])
+        files.setdefault(row.cells["subject"], {})[row.cells["motion"]] = path
     if len(files) < (count or 1):
         raise InputError(f"truth must hold at least {count or 1} subjects, got {len(files)}")
     subjects = [ablation.HeldOutSubject(name=name, files=found) for name, found in files.items()][

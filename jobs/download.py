@@ -19,6 +19,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dreampose.errors import InputError
+from dreampose.io import tables
 from dreampose.io.files import new_file
 from dreampose.options import arguments
 from dreampose.options.parser import CommandParser
@@ -35,6 +36,9 @@ PAPER = {"train": 339, "test": 100}
 """Videos of UBC Fashion that the paper trained and tested on; it does not say which."""
 MOST_AT_ONCE = 8
 FILES = "files"
+TABLES = (".csv", ".tsv", ".xlsx", ".parquet")
+COLUMNS = ("url", "path", "name", "split", "subject", "sha256")
+"""Of lists that are tables."""
 EXAMPLES = """\
   # UBC Fashion from its own lists: OUT/train.csv and OUT/test.csv are for jobs/preprocess.py
   jobs/download.py --ubc-fashion --out data/ubc
@@ -57,11 +61,12 @@ class Entry:
     split: str
     subject: str
     sha256: str = ""
+    error: str = ""
 
     @property
     def is_remote(self) -> bool:
         """Whether it has to be fetched; the others stay where they are."""
-        return "://" in self.source
+        return "://" in self.source and not self.error
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -138,8 +143,11 @@ def _list_photos(folder: Path, out: Path) -> int:
 def read_lists(lists: Sequence[str], out: Path, fetcher: Fetcher) -> list[Entry]:
     """The entries of `[SPLIT=]FILE` or `[SPLIT=]URL`, in their order.
 
+    What is wrong with a line is in `Entry.error` and leaves the others alone; of lines with one
+    name the first counts.
+
     Raises:
-        InputError: a list cannot be read or is empty, or two entries would have one name.
+        InputError: a list cannot be read or is empty, or no line can be used.
     """
     entries: dict[str, Entry] = {}
     for given in lists:
@@ -154,36 +162,61 @@ def read_lists(lists: Sequence[str], out: Path, fetcher: Fetcher) -> list[Entry]
                 ) from error
         if not path.is_file():
             raise InputError(f"list must be an existing file, got {str(path)!r}")
-        read = _read_csv if path.suffix.lower() == ".csv" else _read_lines
-        for row in read(path):
-            entry = _entry(row, split, path)
+        for row in _read_table(path) if path.suffix.lower() in TABLES else _read_lines(path):
+            entry = _checked_entry(row, split, path)
             if entry.name in entries:
-                raise InputError(
-                    f"list must give each file a name of its own, got {entry.name!r} twice"
-                )
+                reason = entry.error or f"line {row.line}: {entry.name!r} is listed already"
+                entry = _failed_entry(row, split, path, reason)
             entries[entry.name] = entry
+    if entries and all(entry.error for entry in entries.values()):
+        first = next(iter(entries.values()))
+        raise InputError(f"list: {first.error} (no line can be used)")
     return list(entries.values())
 
 
-def _read_lines(path: Path) -> Sequence[Mapping[str, str]]:
-    lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
-    rows = [{"url": line} for line in lines if line and not line.startswith("#")]
+def _read_lines(path: Path) -> Sequence[tables.Row]:
+    lines = tables.decode(path.read_bytes(), str(path), "list").splitlines()
+    rows = [
+        tables.Row(line=number, cells={"url": line.strip()})
+        for number, line in enumerate(lines, start=1)
+        if line.strip() and not line.strip().startswith("#")
+    ]
     if not rows:
         raise InputError(f"list must name at least one file, got none in {str(path)!r}")
     return rows
 
 
-def _read_csv(path: Path) -> Sequence[Mapping[str, str]]:
-    reader = csv.DictReader(io.StringIO(path.read_text("utf-8-sig")))
-    columns = reader.fieldnames or []
-    if not {"url", "path"} & set(columns):
+def _read_table(path: Path) -> Sequence[tables.Row]:
+    table = tables.read(path, required=(), optional=COLUMNS, name="list")
+    if not {"url", "path"} & set(table.columns):
         raise InputError(
-            f"list must have a column 'url' or 'path', got {columns or 'none'} in {str(path)!r}"
+            f"list: {str(path)!r} must have a column 'url' or 'path', got "
+            f"{', '.join(table.columns) or 'none'}"
         )
-    rows = [{key: (value or "").strip() for key, value in row.items()} for row in reader]
-    if not rows:
+    if not table.rows:
         raise InputError(f"list must name at least one file, got none in {str(path)!r}")
-    return rows
+    return table.rows
+
+
+def _checked_entry(row: tables.Row, split: str, path: Path) -> Entry:
+    """The entry of a line, or one that says why there is none."""
+    try:
+        if row.error:
+            raise InputError(row.error)
+        return _entry(row.cells, split, path)
+    except InputError as error:
+        return _failed_entry(row, split, path, str(error))
+
+
+def _failed_entry(row: tables.Row, split: str, path: Path, reason: str) -> Entry:
+    source = row.cells.get("url") or row.cells.get("path") or f"line {row.line}"
+    return Entry(
+        source=source,
+        name=f"{source} (line {row.line} of {path.name})",
+        split=split or path.stem,
+        subject="",
+        error=reason,
+    )
 
 
 def _entry(row: Mapping[str, str], split: str, path: Path) -> Entry:
@@ -230,6 +263,8 @@ def fetch_all(
     def work(entry: Entry) -> str:
         if stop.is_set():
             return "stopped"
+        if entry.error:
+            return entry.error
         path = place_of(entry, out)
         try:
             if not entry.is_remote:

@@ -325,10 +325,13 @@ def _letterbox(picture: Frame, height: int, width: int) -> UInt8[np.ndarray, "h 
 def _opened(path: str | Path) -> Generator[tuple[InputContainer, VideoStream]]:
     """A file and its first video stream that is no cover picture."""
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"video: no such file {str(path)!r}")
-    with path.open("rb") as file:
-        head = file.read(formats.HEAD_BYTES)
+    try:
+        if not path.is_file():
+            raise InputError(f"video: no such file {str(path)!r}")
+        with path.open("rb") as file:
+            head = file.read(formats.HEAD_BYTES)
+    except OSError as error:
+        raise InputError(f"video: cannot read {str(path)!r} ({error.strerror})") from error
     if found := formats.describe(head):
         raise InputError(f"video: {str(path)!r} is {found}")
     kind = formats.sniff(head)

@@ -88,9 +88,9 @@ def _name(source: str | Path | bytes) -> str:
 def _opened(source: str | Path | bytes) -> Any:
     if isinstance(source, bytes):
         return io.BytesIO(source)
-    if not Path(source).is_file():
-        raise InputError(f"photo: no such file {str(source)!r}")
     try:
+        if not Path(source).is_file():
+            raise InputError(f"photo: no such file {str(source)!r}")
         return Path(source).open("rb")
     except OSError as error:
         raise InputError(f"photo: cannot read {str(source)!r} ({error.strerror})") from error

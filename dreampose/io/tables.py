@@ -147,21 +147,27 @@ def match(folder: str | Path, cell: str) -> list[Path]:
     either of Unicode's forms (NFC, NFD), and `\` of Windows is taken for `/` where there is no
     file of that very name. Relative paths start at `folder`.
     """
-    forms = dict.fromkeys(
-        unicodedata.normalize(form, text)
-        for text in (cell, cell.replace("\\", "/"))
-        for form in ("NFC", "NFD")
-    )
-    for text in (cell, *forms):
-        if is_there(path := Path(folder) / text):
-            return [path]
+    if found := find_file(folder, cell):
+        return [found]
     found = {
         Path(path)
-        for text in forms
+        for text in _forms(cell)
         if set(text) & set("*?[")
         for path in glob.glob(str(_escaped(folder, text)))  # noqa: PTH207 - keeps absolute patterns
     }
     return sorted(found)
+
+
+def find_file(folder: str | Path, cell: str) -> Path | None:
+    """The existing file or folder that a cell names, in any of the forms that `match` accepts."""
+    return next((path for text in _forms(cell) if is_there(path := Path(folder) / text)), None)
+
+
+def _forms(cell: str) -> list[str]:
+    """A name as it is written, in NFC and NFD, and with `/` for a backslash."""
+    texts = (cell, cell.replace("\\", "/"))
+    forms = [unicodedata.normalize(form, text) for text in texts for form in ("NFC", "NFD")]
+    return list(dict.fromkeys([cell, *forms]))
 
 
 def is_there(path: Path) -> bool:
@@ -180,7 +186,7 @@ def _escaped(folder: str | Path, pattern: str) -> Path:
 def _csv(
     content: bytes, source: str, name: str, known: Sequence[str]
 ) -> tuple[Sequence[str], list[tuple[int, Sequence[str]]]]:
-    text = _decode(content, source, name)
+    text = decode(content, source, name)
     first, _, rest = text.partition("\n")
     offset, delimiter = 0, ""
     if first.strip().lower().startswith("sep=") and len(first.strip()) <= len("sep=") + 1:
@@ -213,7 +219,17 @@ def _fitness(header: str, sign: str, known: Sequence[str]) -> tuple[int, int]:
     return len(cells & {column.casefold() for column in known}), header.count(sign)
 
 
-def _decode(content: bytes, source: str, name: str) -> str:
+def decode(content: bytes, source: str, name: str) -> str:
+    """Text in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
+
+    Args:
+        content: of a file.
+        source: its name, for the message.
+        name: what the file is, likewise.
+
+    Raises:
+        InputError: it is in another encoding.
+    """
     encoding = next(
         (form for mark, form in _BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8"
     )

@@ -1,29 +1,25 @@
 """Reader and validation of a catalogue of videos to render.
 
-A catalogue is a CSV or Parquet file. Columns `item`, `photos` (several joined by ';', or a list)
-and `motion` (a pose track `.npz`, or a video) must be there; `subject`, `seed`, `preset` and
-`truth` (the true video, where one exists, shown beside the result) may be. Paths are relative to
-the catalogue's folder, or else to the current one.
+A catalogue is a table (`dreampose.io.tables`). Columns `item`, `photos` (several joined by ';', or
+a list) and `motion` (a pose track `.npz`, or a video) must be there; `subject`, `seed`, `preset`
+and `truth` (the true video, where one exists, shown beside the result) may be. Paths are relative
+to the catalogue's folder, or else to the current one.
 
 An error in the table rejects all of it; an error in one item fails that item alone.
 """
 
 import contextlib
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dreampose.config import PRESETS, Recipe
 from dreampose.errors import InputError
-from dreampose.io import video
+from dreampose.io import tables, video
 from dreampose.poses.motion import Motion
+from jobs.common.failures import reason_of
 from serve.config import Settings
 from serve.service.store import checked_name, digest
 
@@ -117,9 +113,10 @@ class Contents:
         Raises:
             InputError: the file is missing or cannot be decoded.
         """
-        if not photo.is_file() or self.digest(photo) not in self._photos:
+        key = self.digest(photo) if tables.is_there(photo) and photo.is_file() else ""
+        if key not in self._photos:
             video.read_photo(photo)
-            self._photos.add(self.digest(photo))
+            self._photos.add(key)
 
     def check_truth(self, truth: Path) -> None:
         """Checks that a file is a video, since the page shows all of it.
@@ -161,126 +158,60 @@ def read_catalog(
     Raises:
         InputError: the table has a wrong column, a wrong or repeated name, or no items.
     """
-    if not path.is_file():
-        raise InputError(f"catalog must be an existing file, got {str(path)!r}")
     recipe = settings.recipe()
-    with path.open("rb") as file:
-        is_parquet = file.read(4) == b"PAR1"
-    columns, rows = read_parquet(path) if is_parquet else read_csv(path)
-    check_columns(columns)
-    if not rows:
+    table = tables.read(
+        path, required=REQUIRED, optional=(*OPTIONAL, REASON), unique="item", name="catalog"
+    )
+    check_columns(table.columns)
+    if not table.rows:
         raise InputError(f"catalog must hold at least one item, got none in {str(path)!r}")
-    lines = {line: read_line(line, row, path.parent) for line, row in rows}
-    names: set[str] = set()
-    for line, cells in lines.items():
-        # Some filesystems ignore case, and the names become files.
-        if cells["item"].lower() in names:
-            raise InputError(f"line {line}: item must be unique, got {cells['item']!r} again")
-        names.add(cells["item"].lower())
+    rows = [(row, resolve_paths(row.cells, path.parent)) for row in table.rows]
     contents = contents or Contents()
     contents.preload(
-        Path(photo) for cells in lines.values() for photo in cells["photos"].split(";") if photo
+        Path(photo) for _, cells in rows for photo in cells["photos"].split(";") if photo
     )
     items: list[Item] = []
     broken: list[Broken] = []
-    for cells in lines.values():
+    names: set[str] = set()
+    for row, cells in rows:
+        name = cells["item"]
+        if not name or name.casefold() in names:
+            name = f"{name} (line {row.line})".lstrip()
+        names.add(name.casefold())
         try:
+            if row.error:
+                raise InputError(row.error)
             items.append(read_item(cells, settings, recipe, preset, contents))
-        except (InputError, OSError) as error:
-            broken.append(Broken(name=cells["item"], cells=cells, reason=str(error)))
+        except Exception as error:  # noqa: BLE001 - one odd item must not end the job
+            broken.append(Broken(name=name, cells=cells, reason=reason_of(error)))
     return Catalog(items=items, broken=broken)
 
 
-Row = Mapping[str | None, str | list[str] | None]
-
-
-def read_csv(path: Path) -> tuple[Sequence[str], list[tuple[int, Row]]]:
-    """Columns, and rows with their line in the file.
-
-    Raises:
-        InputError: the file is no CSV file in UTF-8.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            rows: list[tuple[int, Row]] = [(reader.line_num, row) for row in reader]
-            return reader.fieldnames or [], rows
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"catalog must be a CSV file in UTF-8, or Parquet, got {str(path)!r}: {error}"
-        ) from error
-
-
-def read_parquet(path: Path) -> tuple[Sequence[str], list[tuple[int, Row]]]:
-    """Columns, and rows with their number; cells become text, lists are joined by ';'.
-
-    Raises:
-        InputError: the file is no Parquet file.
-    """
-
-    def text(value: Any) -> str:
-        if isinstance(value, list):
-            return ";".join(map(str, value))
-        return "" if value is None or value != value else str(value)  # NaN stands for nothing
-
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"catalog must be a Parquet file, got {str(path)!r}: {error}") from error
-    rows = [{name: text(value) for name, value in row.items()} for row in table.to_pylist()]
-    return table.column_names, list(enumerate(rows, start=1))
-
-
-def read_line(line: int, row: Row, folder: Path) -> dict[str, str]:
-    """A line's cells by column; paths become absolute.
-
-    Raises:
-        InputError: it has more cells than there are columns or fewer, or its name is no name.
-    """
-    if None in row or None in row.values():
-        raise InputError(f"line {line}: a line must have as many cells as there are columns")
-    cells = {str(key): str(value).strip() for key, value in row.items() if key != REASON}
-    try:
-        checked_name("item", cells["item"])
-    except InputError as error:
-        raise InputError(f"line {line}: {error}") from error
+def resolve_paths(cells: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """A line's cells by column, with absolute paths and without the reason of an earlier run."""
+    resolved = {column: cell for column, cell in cells.items() if column != REASON}
 
     def find(cell: str) -> str:
-        # What is nowhere yet is looked for beside the catalogue when failed.csv is given back.
-        beside, here = folder / cell, Path(cell)
-        return str((here if is_there(here) and not is_there(beside) else beside).absolute())
+        # A missing file is looked for beside the catalogue when failed.csv is given back.
+        found = tables.find_file(folder, cell) or tables.find_file(".", cell)
+        return str((found or folder / cell).absolute())
 
     photos = [cell.strip() for cell in cells["photos"].split(";") if cell.strip()]
-    cells["photos"] = ";".join(map(find, photos))
+    resolved["photos"] = ";".join(map(find, photos))
     for column in ("motion", "truth"):
         if cells.get(column):
-            cells[column] = find(cells[column])
-    return cells
-
-
-def is_there(path: Path) -> bool:
-    """Whether there is such a file; of a path that no filesystem can hold there is none."""
-    try:
-        return path.exists()
-    except OSError:
-        return False
+            resolved[column] = find(cells[column])
+    return resolved
 
 
 def check_columns(columns: Sequence[str]) -> None:
     """Rejects a catalogue that lacks a column or has an unknown one."""
-    missing = [column for column in REQUIRED if column not in columns]
-    if missing:
-        raise InputError(
-            f"catalog must have the columns {', '.join(REQUIRED)}, got no {', '.join(missing)}"
-        )
     unknown = [column for column in columns if column not in (*REQUIRED, *OPTIONAL, REASON)]
     if unknown:
         raise InputError(
             f"catalog may have the columns {', '.join((*REQUIRED, *OPTIONAL))}, "
             f"got {', '.join(map(repr, unknown))}"
         )
-    if len(set(columns)) < len(columns):
-        raise InputError(f"catalog must have each column once, got {', '.join(columns)}")
 
 
 def read_item(
@@ -291,6 +222,7 @@ def read_item(
     Raises:
         InputError: a cell is not valid.
     """
+    checked_name("item", cells["item"])
     photos = tuple(Path(cell) for cell in cells["photos"].split(";") if cell)
     if not photos:
         raise InputError("photos must name at least one file, got none")

@@ -4,7 +4,6 @@ A clip is a video file, or a folder with PNGs and no video in it, at any depth; 
 without the suffix. Folders must lie on a disk that every node reaches.
 """
 
-import csv
 import hashlib
 import os
 import re
@@ -17,7 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from dreampose.errors import InputError
-from dreampose.io import video
+from dreampose.io import tables, video
 from jobs.common.video_list import SUFFIXES
 
 MANIFEST = "manifest.csv"
@@ -334,6 +333,6 @@ def _picture_size(file: Path) -> tuple[int, int]:
         ) from error
 
 
-def _manifest(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        return [{k: v or "" for k, v in row.items() if k} for row in csv.DictReader(file)]
+def _manifest(path: Path) -> list[Mapping[str, str]]:
+    table = tables.read(path, required=(), optional=("path", "subject"), name="manifest")
+    return [row.cells for row in table.rows]

@@ -219,9 +219,8 @@ def test_the_papers_split_is_held_against_what_the_lists_have(site, tmp_path, ca
     ("lists", "said"),
     [
         ({}, "or --deepfashion, got 0 of them"),
+        ({"a.txt": "# none"}, "at least one file"),
         ({"a.txt": ""}, "at least one file"),
-        ({"a.txt": "http://x/a.mp4\nhttp://y/a.mp4"}, "'a.mp4' twice"),
-        ({"a.txt": "http://x/a.mp4", "b.txt": "http://x/a.mp4"}, "'a.mp4' twice"),
         ({"a.txt": "ftp://x/a.mp4"}, "http:// or https://"),
         ({"a.csv": "file\nx"}, "column 'url' or 'path'"),
         ({"a.csv": "url,sha256\nhttp://x/a.mp4,12"}, "64 hexadecimal digits"),
@@ -236,6 +235,29 @@ def test_lists_that_cannot_be_used_are_refused(lists, said, tmp_path, capsys):
     assert job(*words, "--out", tmp_path / "out") == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_line_that_is_wrong_fails_alone(tmp_path, capsys):
+    for name in ("a.mp4", "b.mp4", "other/a.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(CONTENT)
+    (tmp_path / "a.csv").write_text("path;split\na.mp4;one\nb.mp4;one;x;y\n;one\nother/a.mp4;one\n")
+    assert job(f"--list={tmp_path / 'a.csv'}", "--out", tmp_path / "out") == 1
+    text = capsys.readouterr().out
+    assert "failed b.mp4: line 3: 4 cells where the header has 2" in text
+    assert "failed line 4: list must give a url or path" in text
+    assert "failed other/a.mp4: line 5: 'a.mp4' is listed already" in text
+    assert [video.path for video in video_list.find(str(tmp_path / "out" / "one.csv"))] == [
+        str(tmp_path / "a.mp4")
+    ]
+
+
+def test_a_list_in_latin_1_is_one_line(tmp_path, capsys):
+    for name in ("a.txt", "a.csv"):
+        (tmp_path / name).write_bytes("url\nhttps://x.example/Grö.mp4\n".encode("latin-1"))
+        assert job(f"--list={tmp_path / name}", "--out", tmp_path / "out") == 2
+        error = capsys.readouterr().err
+        assert "is not in UTF-8 (byte 0xF6 in line 2)" in error and error.count("\n") == 1
 
 
 class TestDeepFashion:
