@@ -215,7 +215,7 @@ def started_ray() -> bool:
     from ray._private import worker as ray_worker
 
     node: Any = ray_worker._global_node  # pyright: ignore[reportPrivateUsage]
-    return node is not None and node.head and not node.connect_only
+    return node is not None and node.head
 
 
 class Reservation:
