@@ -1,31 +1,29 @@
 #!/usr/bin/env python
-"""Catwalk benchmark v1: how close renders of people never seen in training come to the truth.
+"""Catwalk benchmark v1: renders of people unseen in training against ground truth.
 
-One command makes the test people, renders each with the model, finetunes the model on some of them,
-and writes the tables. Knows nothing of Ray.
+Renders the test people, renders them with the model, finetunes the model on some of them, and
+writes the tables.
 
-Protocol, the same for every row:
-- 24 people of the test split (benchmarks/data.py), which shares no person, pattern or colour pair
-  with training; a walk and a turn of 48 frames each, at 160x128. Nothing is tuned on them.
-- The photo is the first frame of the walk. Poses are the exact surface of the clips, which is what
-  DensePose's is to the paper; another estimator may be named. They are not aligned: they already
-  are the photo's body.
-- Finetuning sees the photo, and the turn at a quarter and a half of its length (side and back), as
-  photos without motion, each with its pose; none of these three is scored. It is done for the
-  first 8 people.
-- Scored are six pairs of neighbouring frames of each clip. L1, PSNR, SSIM and lpips-lite are means
-  over these frames, the temporal difference error (TDE) is of the pairs. Clips and people weigh
-  the same; brackets hold 95% bootstrap intervals over people.
-- copy: the photo, repeated. nearest: of 2,304 training frames, the one that is nearest to the true
-  frame by L1, which no method could know. VAE: the true frame, encoded and decoded. read: the model
-  as it is, with poses that BlazePose reads from the clip, which shows 33 points and no clothes.
-  base: the same with the poses of the protocol. finetuned: the model that has learned the person,
-  decoder included.
-- Identity: everybody turns in the gait of the first test person; a person counts where the base
-  render is nearer (lpips-lite) to their own true frame than to that of everybody else in that pose.
-- Pose: a real walk (examples/motions/real-walk.npz) drives three people; BlazePose reads the
-  renders of the base model and of the finetuned ones, and joints within 0.2 torso lengths of their
-  place count (PCK@0.2).
+Protocol:
+- Data: 24 people of the test split (benchmarks/data.py), which shares no person, pattern or colour
+  pair with the training data; a walk and a turn of 48 frames each, at 160x128. No hyperparameter is
+  tuned on them.
+- Input: the photo is the first frame of the walk. Poses are the exact surface maps of the clips,
+  the counterpart of the paper's DensePose; --estimator selects another source. They are not
+  aligned, because they belong to the body in the photo.
+- Finetuning: on the first 8 people, from the photo and from the turn at a quarter and a half of its
+  length (side and back view), each with its pose. None of these frames is scored.
+- Scores: six pairs of consecutive frames of each clip. L1, PSNR, SSIM and lpips-lite are averaged
+  over the frames, the temporal difference error (TDE) over the pairs. Clips and people have equal
+  weight; brackets are 95% bootstrap intervals over people.
+- Rows. copy: the photo, repeated. nearest: the nearest of 2,304 training frames to the true frame
+  by L1 (an oracle). VAE: the true frame, encoded and decoded. read: the base model with poses that
+  BlazePose extracts from the clip (33 points without clothes). base: the base model with the poses
+  of the protocol. finetuned: the model finetuned on the person, including the decoder.
+- Identity: all people turn with the gait of the first test person. Identity is kept if the base
+  render is nearer (lpips-lite) to the true frame of the same person than to that of any other.
+- Pose: a real walk (examples/motions/real-walk.npz) drives three people. BlazePose extracts the
+  poses of the renders; joints within 0.2 torso lengths are correct (PCK@0.2).
 """
 
 import argparse
@@ -57,7 +55,7 @@ NUM_REAL = 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the benchmark and prints its tables."""
+    """Runs the command line."""
     parser = CommandParser(
         prog="benchmarks/catwalk.py",
         description=__doc__,
@@ -68,24 +66,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.add_estimator(parser, default="catwalk")
     largest = data.SPLITS["test"].identities
     parser.add_argument(
-        "--people", type=arguments.positive, default=largest, help="of the test split (%(default)s)"
+        "--people",
+        type=arguments.positive,
+        default=largest,
+        help="number of test people (default: %(default)s)",
     )
     parser.add_argument(
-        "--finetuned", type=int, default=8, help="how many are finetuned on (%(default)s)"
+        "--finetuned",
+        type=int,
+        default=8,
+        help="number of people to finetune on (default: %(default)s)",
     )
-    parser.add_argument("--num-steps", type=int, help="instead of the recipe's, UNet + adapter")
-    parser.add_argument("--num-vae-steps", type=int, help="instead of the recipe's, VAE decoder")
-    parser.add_argument("--photos", type=int, default=3, choices=(1, 2, 3), help="to finetune on")
     parser.add_argument(
-        "--workers", type=arguments.positive, default=2, help="people at a time, a core each"
+        "--num-steps", type=int, help="finetuning steps of UNet and adapter (default: the recipe's)"
     )
-    parser.add_argument("--out", type=Path, default=Path("out/benchmark"))
+    parser.add_argument(
+        "--num-vae-steps", type=int, help="finetuning steps of the decoder (default: the recipe's)"
+    )
+    parser.add_argument(
+        "--photos",
+        type=int,
+        default=3,
+        choices=(1, 2, 3),
+        help="photos per person to finetune on (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=arguments.positive,
+        default=2,
+        help="processes, one core each (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out/benchmark"),
+        help="folder of the results (default: %(default)s)",
+    )
     args = parser.parse_args(argv)
     return run_command(parser.prog, lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> None:
-    """Makes what is missing, prints and draws."""
+    """Computes missing results, prints the tables and draws the pictures."""
     if args.people > data.SPLITS["test"].identities:
         raise InputError(
             f"people must be at most {data.SPLITS['test'].identities}, got {args.people}"
@@ -121,19 +143,19 @@ def run(args: argparse.Namespace) -> None:
             jobs.append((people.score_pose, folder, number, photo, protocol))
         if number < NUM_REAL and not people.is_done(folder / "real.json", protocol):
             jobs.append((people.score_real, folder, photo, REAL_WALK, protocol))
-    # Who is finetuned on takes longest and goes first, so that workers end together.
+    # People with finetuning take longest: start them first, so that all workers end together.
     jobs.sort(key=lambda job: job[0] is not score_person)
     run_jobs(jobs, args.workers)
     print(report.write(args.out, names, protocol))
 
 
 def score_person(folder: Path, clips: dict[str, Path], protocol: Protocol, finetune: bool) -> None:
-    """`people.score`, for a pool."""
+    """`people.score` with positional arguments, for a process pool."""
     people.score(folder, clips, protocol, finetune=finetune)
 
 
 def find_clips(out: Path, num_people: int, workers: int) -> dict[str, dict[str, Path]]:
-    """Walk and turn of every test person, by subject, made where they are missing."""
+    """Paths of walk and turn of each test person; missing clips are rendered."""
     folder = out / "clips" / "test"
     data.generate(folder, "test", workers=workers, identities=num_people)
     data.compare(data.checksums(folder.parent, "test"))
@@ -145,7 +167,7 @@ def find_clips(out: Path, num_people: int, workers: int) -> dict[str, dict[str, 
 
 
 def collect_training(file: Path, workers: int) -> None:
-    """Frames of the training people, for the nearest of them; made once."""
+    """Renders the training frames for the row `nearest`, once."""
     if file.is_file():
         return
     numbers = range(data.SPLITS["train"].identities)
@@ -157,7 +179,7 @@ def collect_training(file: Path, workers: int) -> None:
 
 
 def run_jobs(jobs: Sequence[tuple[Callable[..., None], *tuple[Any, ...]]], workers: int) -> None:
-    """Does jobs, `workers` at a time."""
+    """Runs functions with their arguments in a process pool."""
     if not jobs:
         return
     with (

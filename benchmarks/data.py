@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Catwalk benchmark v1: the data, always the same, and its checksums. Knows nothing of models.
+"""Data of the catwalk benchmark v1, verified by checksums.
 
 Writes OUT/train (96 people), OUT/val (12) and OUT/test (24), each with a walk and a turn of 48
-frames at 160x128 and a manifest.csv, and compares every video and ground truth with the checksums
-in `catwalk-v1.sha256`. Clips that are there are kept; no person, pattern or pair of colours is in
+frames at 160x128 per person and a manifest.csv. Videos and ground truth are compared with the
+checksums in `catwalk-v1.sha256`. Existing clips are kept. No person, pattern or colour pair is in
 two splits.
 """
 
@@ -29,7 +29,7 @@ NUM_FRAMES, HEIGHT, WIDTH = 48, 160, 128
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """A split's people: the first `identities` of a seed."""
+    """People of a split: the first `identities` of a seed."""
 
     seed: int
     identities: int
@@ -43,33 +43,41 @@ SPLITS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Makes splits and compares them with their checksums."""
+    """Runs the command line."""
     parser = CommandParser(
         prog="benchmarks/data.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the splits")
-    parser.add_argument("--splits", nargs="+", choices=list(SPLITS), default=list(SPLITS))
-    parser.add_argument("--workers", type=arguments.positive, default=2)
+    parser.add_argument(
+        "--splits",
+        nargs="+",
+        choices=list(SPLITS),
+        default=list(SPLITS),
+        help="splits to render (default: all)",
+    )
+    parser.add_argument(
+        "--workers", type=arguments.positive, default=2, help="processes (default: %(default)s)"
+    )
     parser.add_argument(
         "--write-checksums",
         action="store_true",
-        help="record what was made instead of comparing: for a new version of the benchmark",
+        help="write the checksums instead of comparing them, for a new version of the benchmark",
     )
     args = parser.parse_args(argv)
     return run_command(parser.prog, lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> None:
-    """See `main`."""
+    """Renders the splits and compares or writes their checksums."""
     lines: list[str] = []
     for name in args.splits:
         generate(args.out / name, name, workers=args.workers)
         lines += checksums(args.out, name)
     if args.write_checksums:
         known = CHECKSUMS.read_text().splitlines() if CHECKSUMS.is_file() else []
-        # Splits that were not made now keep theirs.
+        # Keep the checksums of other splits.
         kept = [line for line in known if line.split()[1].split("/")[0] not in args.splits]
         CHECKSUMS.write_text("".join(f"{line}\n" for line in sorted([*kept, *lines], key=_name)))
         print(f"{len(lines)} checksums in {CHECKSUMS.name}")
@@ -79,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def generate(out: Path, name: str, *, workers: int, identities: int | None = None) -> None:
-    """One split, or its first people, with a progress bar."""
+    """Renders a split, or its first `identities` people, with a progress bar."""
     split = SPLITS[name]
     plan = synthetic.tasks(
         identities=identities or split.identities,
@@ -96,7 +104,7 @@ def generate(out: Path, name: str, *, workers: int, identities: int | None = Non
 
 
 def checksums(root: Path, name: str) -> list[str]:
-    """A line per video and ground truth of a split, as `sha256sum -c` reads them."""
+    """Checksums of the videos and ground truth of a split, in the format of `sha256sum`."""
     files = sorted(f for f in (root / name).iterdir() if f.suffix in (".mp4", ".npz"))
     return [f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {name}/{f.name}" for f in files]
 
@@ -109,14 +117,14 @@ def compare(lines: Sequence[str]) -> None:
     """Compares checksums with the recorded ones.
 
     Raises:
-        InputError: a file is not the recorded one.
+        InputError: a checksum differs.
     """
     known = set(CHECKSUMS.read_text().splitlines())
     other = [line.split()[1] for line in lines if line not in known]
     if other:
         raise InputError(
-            f"clips must be those of {CHECKSUMS.name}, got {len(other)} others of {len(lines)}, "
-            f"such as {other[0]}: other versions than those of constraints.txt give other bytes"
+            f"clips must have the checksums of {CHECKSUMS.name}, got {len(other)} different ones "
+            f"of {len(lines)}, such as {other[0]}; install the versions of constraints.txt"
         )
 
 

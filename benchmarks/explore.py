@@ -1,12 +1,13 @@
 #!/usr/bin/env python
-"""Choices of training side by side: equal starts, equal steps, people of validation.
+"""Comparison of training options on the validation people.
 
-Each choice changes the model's recipe in one place. UNet and adapter start from the same random
-weights, the VAE is the model's, and so is the image encoder unless the choice is about it. Order of
-the data and noise are the same. Then benchmark v1's validation people are rendered (the first frame
-of the walk as photo, exact poses, walk and turn), and L1 stands over that of copying the photo.
-Choices that begin with `decoder` train the model's VAE on instead, and their true frames are scored
-through it. What is done is not done again. Nothing here looks at the people of the test split.
+Each option changes one setting of the model's recipe. UNet and adapter start from the same random
+weights; the VAE is that of the model, and so is the image encoder unless the option changes it. The
+order of the data and the noise are equal. The models then render the validation people of the
+benchmark v1 (photo: first frame of the walk; exact poses; walk and turn); "l1 / copy" is the L1
+divided by that of the copied photo. Options that start with `decoder` continue the training of the
+VAE, and score reconstructions of true frames. Finished results are kept. The test split is not
+used.
 """
 
 import argparse
@@ -43,10 +44,14 @@ Frames = UInt8[np.ndarray, "..."]
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What a recipe becomes.
+    """Changes to a recipe.
 
-    stage: what is trained, 'base' or 'vae'. numbers: fields of that stage. scheduler: of the noise
-    process. image_encoder: of that, which then starts from random weights.
+    Attributes:
+        stage: the stage to train, 'base' or 'vae'.
+        numbers: changed fields of that stage.
+        scheduler: changed settings of the noise process.
+        image_encoder: changed settings of the image encoder, which then starts from random weights;
+            None keeps the model's.
     """
 
     stage: str = "base"
@@ -55,7 +60,7 @@ class Choice:
     image_encoder: Mapping[str, Any] | None = None
 
     def of(self, recipe: Recipe) -> Recipe:
-        """The recipe with this choice made."""
+        """Applies the changes to a recipe."""
         name = f"{self.stage}_stage"
         return replace(
             recipe,
@@ -66,7 +71,7 @@ class Choice:
 
 
 CHOICES = {
-    "as-it-is": Choice(),
+    "unchanged": Choice(),
     "min-snr": Choice(numbers={"min_snr_gamma": 5.0}),
     "epsilon": Choice(scheduler={"prediction_type": "epsilon"}),
     "zero-snr": Choice(scheduler={"rescale_betas_zero_snr": True}),
@@ -84,7 +89,7 @@ CHOICES = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Trains and scores what is missing, prints a table."""
+    """Runs the command line."""
     parser = CommandParser(
         prog="benchmarks/explore.py",
         description=__doc__,
@@ -95,18 +100,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--data", required=True, help="data folder of jobs/preprocess.py, encoded by the model"
     )
-    parser.add_argument("--choices", nargs="+", choices=list(CHOICES), default=list(CHOICES))
-    parser.add_argument("--steps", type=arguments.positive, default=400, help="of 16 (%(default)s)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of weights and noise")
-    parser.add_argument("--people", type=arguments.positive, default=4, help="(%(default)s)")
-    parser.add_argument("--workers", type=arguments.positive, default=2, help="that make clips")
-    parser.add_argument("--out", type=Path, default=Path("out/exploration"))
+    parser.add_argument(
+        "--choices",
+        nargs="+",
+        choices=list(CHOICES),
+        default=list(CHOICES),
+        help="options to train and score (default: all)",
+    )
+    parser.add_argument(
+        "--steps",
+        type=arguments.positive,
+        default=400,
+        help="training steps, with the recipe's batch size (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0], help="seeds of weights and noise (default: 0)"
+    )
+    parser.add_argument(
+        "--people",
+        type=arguments.positive,
+        default=4,
+        help="number of validation people (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=arguments.positive,
+        default=2,
+        help="processes that render clips (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out/exploration"),
+        help="folder of the results (default: %(default)s)",
+    )
     args = parser.parse_args(argv)
     return run_command(parser.prog, lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> None:
-    """See `main`."""
+    """Trains and scores the options that are not finished, and prints a table."""
     if args.people > (most := data.SPLITS["val"].identities):
         raise InputError(f"people must be at most {most}, got {args.people}")
     model = load(args.model)
@@ -124,7 +157,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def train(folder: Path, model: Any, choice: Choice, latents: str, *, steps: int, seed: int) -> None:
-    """Leaves a choice's model in `folder/run/model`, trained by the job that trains any model."""
+    """Trains an option with `jobs/train.py` into `folder/run/model`."""
     recipe, start = choice.of(model.recipe), folder / "start"
     if not start.is_dir():
         pipe = checkpoints.build(recipe, seed=seed)
@@ -139,13 +172,13 @@ def train(folder: Path, model: Any, choice: Choice, latents: str, *, steps: int,
         *("--steps", str(steps), "--seed", str(seed), "--track"),
     ]
     if subprocess.run(command, check=False).returncode:
-        raise InputError(f"training must end well, got an error of {folder.name!r}")
+        raise InputError(f"training of {folder.name!r} failed; its error is printed above")
 
 
 def score(
     folder: Path, choice: Choice, clips: Path, num_people: int, preset: str
 ) -> dict[str, float]:
-    """Means over people and clips; `l1 / copy` is the mean of each person's own ratio."""
+    """Mean scores over people and clips; `l1 / copy` is the mean of the people's ratios."""
     file = folder / f"scores-{num_people}-{preset}.json"
     if not file.is_file():
         pipe, networks = load(str(folder / "run" / "model")), metrics.Networks()
@@ -160,7 +193,7 @@ def score(
 
 
 def rendered(pipe: Any, photo: Frames, film: Clip, *, preset: str) -> Frames:
-    """The scored frames of a clip as the model renders them from a photo and exact poses."""
+    """Scored frames of a clip, rendered from a photo and exact poses."""
     protocol = people.Protocol(
         model="", fingerprint="", preset=preset, estimator="catwalk", num_steps=None,
         num_vae_steps=None, num_photos=1,
@@ -170,7 +203,7 @@ def rendered(pipe: Any, photo: Frames, film: Clip, *, preset: str) -> Frames:
 
 
 def reconstructed(pipe: Any, _photo: Frames, film: Clip) -> Frames:
-    """The scored frames of a clip through the model's VAE and back, without the photo."""
+    """Scored frames of a clip, encoded and decoded by the VAE; the photo is not used."""
     codec = LatentCodec(vae=pipe.vae, image_range=pipe.recipe.image_range)
     return people.reconstruct(codec, film.frames[list(people.SCORED)])
 
@@ -193,7 +226,7 @@ def _score(
 
 
 def table(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> Iterator[str]:
-    """Lines of Markdown: means over seeds, and the smallest and largest where there are several."""
+    """Markdown lines: means over seeds, with minimum and maximum if there are several."""
     names = ("l1 / copy", *SCORES)
     yield f"| choice | {' | '.join(names)} |"
     yield "|---" * (len(names) + 1) + "|"

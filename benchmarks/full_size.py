@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""The paper's model at full size on a CPU, with random weights: `make test-full`.
+"""Test of the paper's model at full size, on a CPU with random weights.
 
-Six steps, each a process of its own, so that its peak of memory is its own: a Stable Diffusion
-folder is written in diffusers' layout; it is loaded; one optimizer step at 640x512; one frame in
-two sampler steps with all three branches; one low-rank step; the published checkpoints' layout,
-written and imported. Meant for two cores, 24 GB of memory and 12 GB of disk. A step that fails
-says why, and the exit code is 1.
+Six steps, each in a separate process to measure its peak memory: write a Stable Diffusion folder in
+diffusers' layout; load it; one optimizer step at 640x512; one frame in two sampler steps with all
+three guidance branches; one LoRA step; write and import checkpoints in the published layout.
+Requires 24 GB of memory and 12 GB of disk. The exit code is 1 if a step fails. Run by
+`make test-full`.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from dreampose.training.subject import SubjectStage
 from dreampose.types import Clip
 
 OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-"""Names of the VAE's attention until 2023."""
+"""Names of the VAE's attention layers before 2023."""
 
 
 def write_base(work: Path, recipe: Recipe) -> str:
@@ -60,7 +60,7 @@ def write_base(work: Path, recipe: Recipe) -> str:
 
 
 def load(work: Path, recipe: Recipe) -> str:
-    """Reads the folder as `python -m dreampose import --base` does."""
+    """Loads the folder as `python -m dreampose import --base` does."""
     pipe = _pipeline(work, recipe)
     numbers = checkpoints.num_parameters(pipe)
     assert pipe.unet.config["in_channels"] == 14
@@ -68,7 +68,7 @@ def load(work: Path, recipe: Recipe) -> str:
 
 
 def train(work: Path, recipe: Recipe) -> str:
-    """One optimizer step of the base stage on one pair of frames, encoded by the model."""
+    """One optimizer step of the base stage on one pair of frames."""
     recipe = replace(recipe, num_crops=1, base_stage=replace(recipe.base_stage, batch_size=1))
     pipe = _pipeline(work, recipe)
     data = _data(work / "data", pipe)
@@ -90,7 +90,7 @@ def train(work: Path, recipe: Recipe) -> str:
 
 
 def render(work: Path, recipe: Recipe) -> str:
-    """One frame, two sampler steps, all three branches of guidance."""
+    """Renders one frame in two sampler steps with all three guidance branches."""
     pipe = _pipeline(work, recipe)
     motion = _motion(recipe)
     photo = _frames(recipe)[0]
@@ -106,7 +106,7 @@ def render(work: Path, recipe: Recipe) -> str:
 
 
 def low_rank(work: Path, recipe: Recipe) -> str:
-    """One low-rank step on two views of a person."""
+    """One LoRA step on two views of a person."""
     pipe = _pipeline(work, recipe)
     lora.add_lora(
         {"unet": pipe.unet, "adapter": pipe.adapter},
@@ -135,7 +135,7 @@ def low_rank(work: Path, recipe: Recipe) -> str:
 
 
 def import_published(work: Path, recipe: Recipe) -> str:
-    """Writes the published trio of files and imports it on the base."""
+    """Writes checkpoints in the published layout and imports them."""
     made = _pipeline(work, recipe)
     expected = {"unet": made.unet.conv_in.weight, "adapter": made.adapter.mix.weight}
     adapter_names = {"project": "vae2clip", "mix": "linear1"}
@@ -238,14 +238,16 @@ def _run_one(name: str, work: Path, recipe: Recipe) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; see `--help`."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--divisor", type=int, default=1, help="of the channel counts (a trial)")
-    parser.add_argument("--height", type=int, default=640, help="of frames (%(default)s)")
-    parser.add_argument("--width", type=int, default=512, help="of frames (%(default)s)")
-    parser.add_argument("--work", type=Path, help="folder for the files; by default a passing one")
+    parser.add_argument(
+        "--divisor", type=int, default=1, help="divides the numbers of channels, for a quick run"
+    )
+    parser.add_argument("--height", type=int, default=640, help="frame height (%(default)s)")
+    parser.add_argument("--width", type=int, default=512, help="frame width (%(default)s)")
+    parser.add_argument("--work", type=Path, help="folder for files (default: a temporary one)")
     parser.add_argument("--only", choices=tuple(STEPS), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     recipe = recipes.shrink(

@@ -1,6 +1,6 @@
-"""One person of the benchmark, rendered in every way and scored. Knows nothing of tables.
+"""Rendering and scoring of single people of the benchmark.
 
-Every function that renders writes its result last, so that a file that is there is whole.
+Functions write their JSON result last, so an existing result is complete.
 """
 
 import json
@@ -31,30 +31,30 @@ from dreampose.synthetic.identity import Identity, identity
 from dreampose.types import Clip
 
 SCORED = tuple(start + step for start in range(6, NUM_FRAMES, 8) for step in (0, 1))
-"""Frames of each clip that are scored: pairs of neighbours, so that flicker can be measured."""
+"""Scored frames of each clip: pairs of consecutive frames, for the temporal difference error."""
 METRICS = ("l1", "psnr", "ssim", "tde", "lpips-lite")
 POSE_FRAMES = (3, 9, 15, 21)
-"""Frames of a turn, once around in 24, in which people are compared with each other."""
+"""Frames of a full turn of 24 frames in which identities are compared."""
 TRAINING_STEP = 4
-"""Of the training clips, each so many-th frame is a candidate for the nearest."""
+"""Step between the training frames that are candidates for the row `nearest`."""
 GAIT = (
     *("stride", "cadence", "arm_swing", "sway", "phase", "start_yaw", "walk_yaw", "turn_rate"),
     *("camera_height", "camera_distance", "camera_yaw"),
 )
-"""What is alike where all people take one pose."""
+"""Parameters that are equal for all people in the identity test."""
 READER = "blazepose"
-"""The estimator that needs the picture alone."""
+"""Estimator that needs only the frames."""
 LIMBS = tuple(
     f"{side}_{joint}"
     for side in ("left", "right")
     for joint in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 )
-"""The joints whose places are compared."""
+"""Joints of the PCK."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """What a result depends on; results of another protocol are not reused."""
+    """Settings of a result; results with other settings are computed again."""
 
     model: str
     fingerprint: str
@@ -68,25 +68,25 @@ class Protocol:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """One clip of a person: its motion as the estimator reads it, and the frames to score."""
+    """Extracted motion and true frames of one clip."""
 
     motion: poses.Motion
     truth: UInt8[np.ndarray, "n h w 3"]
 
 
 def is_done(file: Path, protocol: Protocol) -> bool:
-    """Whether a JSON result is there and of this very protocol."""
+    """Whether a JSON result exists and has the same protocol."""
     return file.is_file() and json.loads(file.read_text())["protocol"] == asdict(protocol)
 
 
 def write_result(file: Path, protocol: Protocol, **values: Any) -> None:
-    """Writes a JSON result; it appears whole."""
+    """Writes a JSON result atomically."""
     with new_file(file) as part:
         part.write_text(json.dumps({"protocol": asdict(protocol), **values}, indent=1))
 
 
 def training_frames(number: int) -> UInt8[np.ndarray, "n h w 3"]:
-    """Frames of one training person's walk and turn, each `TRAINING_STEP`-th of the benchmark's."""
+    """Every `TRAINING_STEP`-th frame of walk and turn of one training person."""
     person = identity(SPLITS["train"].seed * MAX_IDENTITIES + number, "train")
     clips = [
         synthetic.render_clip(
@@ -103,13 +103,13 @@ def training_frames(number: int) -> UInt8[np.ndarray, "n h w 3"]:
 
 
 def score(folder: Path, clips: dict[str, Path], protocol: Protocol, *, finetune: bool) -> None:
-    """Renders one person's clips in every way; `result.json` holds the scores.
+    """Renders the clips of one person with all methods and writes scores to `result.json`.
 
     Args:
-        folder: of this person; training frames lie beside it in `training.npy`.
-        clips: walk and turn.
-        protocol: how.
-        finetune: whether a finetuned model is scored too.
+        folder: folder of the person; its parent contains `training.npy`.
+        clips: paths of walk and turn.
+        protocol: settings of the benchmark.
+        finetune: whether to finetune the model on the person and score it as well.
     """
     torch.set_num_threads(1)
     shutil.rmtree(folder / "subject", ignore_errors=True)
@@ -183,12 +183,12 @@ def score(folder: Path, clips: dict[str, Path], protocol: Protocol, *, finetune:
 
 
 def score_pose(folder: Path, number: int, photo_file: Path, protocol: Protocol) -> None:
-    """Renders one person, as in their photo, turning just as the first test person does."""
+    """Renders one person turning with the gait of the first test person."""
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
     pipe = load(protocol.model)
     turn = turning(test_person(number))
-    # The exact poses are read from a file, as those of any clip of the catwalk.
+    # The estimator reads exact poses from the file beside the clip.
     path = synthetic.write_clip(turn, folder, "turning")
     clip = Clip(frames=turn.frames, fps=turn.fps, source=str(path))
     motion = extract(clip, pipe, protocol.estimator)
@@ -202,9 +202,9 @@ def score_pose(folder: Path, number: int, photo_file: Path, protocol: Protocol) 
 
 
 def score_real(folder: Path, photo_file: Path, motion_file: Path, protocol: Protocol) -> None:
-    """Has one person walk as a real video does; `real.json` holds the shares of correct joints.
+    """Renders one person with the motion of a real video and writes PCK to `real.json`.
 
-    By the base model, and by the finetuned one where `score` has left it in the folder.
+    With the base model, and with the finetuned one if the folder contains it.
     """
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
@@ -229,7 +229,7 @@ def score_real(folder: Path, photo_file: Path, motion_file: Path, protocol: Prot
 
 
 def correct_joints(found: poses.Motion, wanted: poses.Motion) -> float:
-    """PCK@0.2 of shoulders, elbows, wrists, hips, knees and ankles; of the torso's length."""
+    """PCK@0.2 of `LIMBS`, relative to the torso length."""
     columns = [landmarks.NAMES.index(name) for name in LIMBS]
     scale = wanted.height / found.height
     true = wanted.joints[:, columns]
@@ -243,12 +243,12 @@ def correct_joints(found: poses.Motion, wanted: poses.Motion) -> float:
 
 
 def test_person(number: int) -> Identity:
-    """A person of the test split."""
+    """Parameters of a person of the test split."""
     return identity(SPLITS["test"].seed * MAX_IDENTITIES + number, "test")
 
 
 def turning(person: Identity) -> synthetic.CatwalkClip:
-    """The person turning around once, in the first test person's gait and before their camera."""
+    """Full turn of a person with the gait and camera of the first test person."""
     first = asdict(test_person(0))
     person = replace(person, **{name: first[name] for name in GAIT})
     return synthetic.render_clip(
@@ -257,7 +257,7 @@ def turning(person: Identity) -> synthetic.CatwalkClip:
 
 
 def kept(preds: UInt8[np.ndarray, "n h w 3"], truths: UInt8[np.ndarray, "n h w 3"]) -> np.ndarray:
-    """For each person in one pose, whether their own truth is the nearest by lpips-lite."""
+    """Whether the identity of each person is kept; see `perceptual.identity_kept`."""
     network = metrics.Networks().get(metrics.METRICS["lpips-lite"])
     matrix = perceptual.pairwise_lpips_lite(
         network, registry.to_tensor(preds), registry.to_tensor(truths)
@@ -266,7 +266,7 @@ def kept(preds: UInt8[np.ndarray, "n h w 3"], truths: UInt8[np.ndarray, "n h w 3
 
 
 def extract(clip: Clip, pipe: DreamPosePipeline, estimator: str) -> poses.Motion:
-    """The clip's motion, as from any video."""
+    """Extracts the motion of a clip."""
     height, width = data.working_size(clip, pipe.recipe)
     return poses.extract(clip, poses.estimator(estimator), height=height, width=width)
 
@@ -278,7 +278,7 @@ def render(
     indices: tuple[int, ...],
     protocol: Protocol,
 ) -> UInt8[np.ndarray, "n h w 3"]:
-    """Frames of a video, by the same code as any video; the motion stays where it is."""
+    """Renders frames of a motion, without alignment."""
     request = generation.prepare(pipe, [photo], motion, preset=protocol.preset, seed=0, align=False)
     chunks = [indices[start : start + 8] for start in range(0, len(indices), 8)]
     return np.concatenate([generation.render_frames(pipe, request, chunk) for chunk in chunks])
@@ -288,14 +288,14 @@ def render(
 def reconstruct(
     codec: LatentCodec, frames: UInt8[np.ndarray, "n h w 3"]
 ) -> UInt8[np.ndarray, "n h w 3"]:
-    """Frames through the VAE and back."""
+    """Encodes and decodes frames with the VAE."""
     return video.to_pixels(codec.decode(codec.encode(video.to_model(frames))))
 
 
 def nearest(
     frames: UInt8[np.ndarray, "n h w 3"], candidates: UInt8[np.ndarray, "m h w 3"]
 ) -> UInt8[np.ndarray, "n h w 3"]:
-    """For each frame the candidate with the smallest L1 distance to it."""
+    """Nearest candidate of each frame by L1."""
     best = [
         min(range(len(candidates)), key=lambda i: int(_difference(frame, candidates[i])))
         for frame in frames
@@ -312,5 +312,5 @@ def measure(
     truth: UInt8[np.ndarray, "n h w 3"],
     networks: metrics.Networks,
 ) -> dict[str, float]:
-    """Mean of every score over a clip; flicker over pairs of neighbours alone."""
+    """Mean scores over frames that are pairs of consecutive frames."""
     return metrics.pair_scores([metrics.METRICS[name] for name in METRICS], pred, truth, networks)

@@ -1,4 +1,4 @@
-"""The benchmark's tables and pictures from the results of its people. Knows nothing of models."""
+"""Tables and pictures of the benchmark."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ from dreampose import metrics
 from dreampose.io import video
 
 Scores = Mapping[str, Mapping[str, Mapping[str, float]]]
-"""Of one person: by motion, method and metric."""
+"""Scores of one person by motion, method and metric."""
 ROWS = {
     "copy": "the photo, copied",
     "nearest": "nearest training frame",
@@ -30,7 +30,7 @@ SHEET_PEOPLE = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """A figure and what was wanted of it."""
+    """A value and its target."""
 
     text: str
     value: float
@@ -38,7 +38,7 @@ class Goal:
     at_least: bool = False
 
     def line(self) -> str:
-        """A sentence."""
+        """Markdown list item with the value, the target and whether it is met."""
         met = self.value >= self.wanted if self.at_least else self.value <= self.wanted
         bound = "at least" if self.at_least else "at most"
         verdict = "met" if met else "NOT met"
@@ -46,7 +46,11 @@ class Goal:
 
 
 def write(out: Path, names: Sequence[str], protocol: Protocol) -> str:
-    """Writes `report.md`, `report.csv`, `sheet.png`, `result.mp4` and `.gif`; gives the report."""
+    """Writes `report.md`, `report.csv`, `sheet.png`, `result.mp4` and `result.gif`.
+
+    Returns:
+        Text of the report.
+    """
     results = [json.loads((out / name / "result.json").read_text()) for name in names]
     scores: list[Scores] = [result["scores"] for result in results]
     tuned = [index for index, one in enumerate(scores) if "finetuned" in one["walk"]]
@@ -83,7 +87,7 @@ def write(out: Path, names: Sequence[str], protocol: Protocol) -> str:
 
 
 def by_person(scores: Sequence[Scores], method: str) -> dict[str, Float[np.ndarray, " n"]]:
-    """Every score of a method, a value per person; nothing where it was not rendered for all."""
+    """Scores of a method with one value per person; empty unless all people have them."""
     if not all(method in clip for one in scores for clip in one.values()):
         return {}
     return {
@@ -95,7 +99,7 @@ def by_person(scores: Sequence[Scores], method: str) -> dict[str, Float[np.ndarr
 
 
 def table(found: Mapping[str, Mapping[str, Float[np.ndarray, " n"]]]) -> list[str]:
-    """Rows of Markdown: L1 as a share of copying too, the ratio of the means."""
+    """Markdown table of all methods; "L1 / copy" is the ratio of the means."""
     chosen = [metrics.METRICS[name] for name in METRICS]
     heads = [f"{m.title} {'↑' if m.higher_is_better else '↓'}" for m in chosen]
     heads = ["method", heads[0], "L1 / copy ↓", *heads[1:]]
@@ -112,14 +116,14 @@ def table(found: Mapping[str, Mapping[str, Float[np.ndarray, " n"]]]) -> list[st
 
 
 def ratio(found: Mapping[str, Mapping[str, Float[np.ndarray, " n"]]], method: str) -> float:
-    """L1 as a share of copying the photo."""
+    """L1 divided by the L1 of the copied photo."""
     return float(found[method]["l1"].mean() / found["copy"]["l1"].mean())
 
 
 def goals(
     out: Path, names: Sequence[str], scores: Sequence[Scores], tuned: Sequence[int]
 ) -> list[Goal]:
-    """What was wanted of the model, and what it is."""
+    """Targets of the benchmark and their values."""
     everyone = {method: by_person(scores, method) for method in ("copy", "VAE", "base")}
     result = [
         Goal(text="base, L1 / copy", value=ratio(everyone, "base"), wanted=0.70),
@@ -160,7 +164,7 @@ def goals(
 
 
 def draw_sheet(out: Path, names: Sequence[str], tuned: Sequence[int]) -> Image.Image:
-    """A row a person: the photo, then pose, base, finetuned and truth in the midst of each clip."""
+    """One row per person: photo, then pose, renders and truth in the middle of each clip."""
     shown = [names[i] for i in tuned[:SHEET_PEOPLE]] or list(names[:SHEET_PEOPLE])
     methods = ["base", *(["finetuned"] if tuned else []), "truth"]
     rows: list[np.ndarray] = []
@@ -184,10 +188,7 @@ def draw_sheet(out: Path, names: Sequence[str], tuned: Sequence[int]) -> Image.I
 
 
 def write_video(path: Path, out: Path, names: Sequence[str]) -> None:
-    """The people who walk as in the real video: photo, pose and renders side by side.
-
-    As an MP4, and as a GIF beside it for pages that show no videos.
-    """
+    """Writes the renders of the real walk beside photo and pose, as MP4 and as GIF."""
     clips = [np.load(out / name / "real.npz") for name in names]
     sides: list[np.ndarray] = []
     for clip in clips:
@@ -199,7 +200,7 @@ def write_video(path: Path, out: Path, names: Sequence[str]) -> None:
     film = np.concatenate(sides, axis=2)
     video.write(path, film, 15.0)
     pictures = [Image.fromarray(frame) for frame in film]
-    # One palette for all: colours that change from frame to frame would flicker.
+    # A common palette: palettes per frame would flicker.
     palette = Image.fromarray(np.concatenate([film[0], film[len(film) // 2]])).quantize(256)
     first, *others = [
         picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures
@@ -210,7 +211,7 @@ def write_video(path: Path, out: Path, names: Sequence[str]) -> None:
 
 
 def _pose(maps: Float[np.ndarray, "2 H W"], size: tuple[int, ...]) -> UInt8[np.ndarray, "h w 3"]:
-    """U and V as red and green, the body's silhouette as blue."""
+    """Draws U and V as red and green, and the silhouette as blue."""
     inside = (maps > 0).any(axis=0)
     picture = (np.stack([maps[0], maps[1], 0.6 * inside], axis=-1) * 255).astype(np.uint8)
     height, width = size

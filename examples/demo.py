@@ -1,7 +1,6 @@
-"""The demo: a motion from an MP4, one person finetuned, three videos, one page to look at.
+"""Demo: motion extraction, finetuning on one person, and a catalogue of three videos.
 
-Runs the commands that a user would type and shows them; a second run does only what is missing.
-Knows nothing that is not in those commands.
+Prints and runs the commands that a user would type. A second run only does unfinished steps.
 """
 
 import argparse
@@ -21,11 +20,11 @@ CATALOG = "examples/catalog.csv"
 
 
 def main() -> int:
-    """Runs the demo; exit code 0 if every video is as long and as fast as its motion."""
+    """Runs the demo; returns 1 if a video does not have the frames and rate of its motion."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="models/catwalk", help="model folder")
     args = parser.parse_args()
-    out = Path("out/demo")  # the catalogue names the motion in it
+    out = Path("out/demo")  # the catalogue refers to the motion in this folder
     os.chdir(ROOT)
     start = time.monotonic()
     motion = out / "motion.npz"
@@ -47,12 +46,12 @@ def main() -> int:
     faults = check(out)
     for fault in faults:
         print(fault, file=sys.stderr)
-    print(f"\n{time.monotonic() - start:.0f} s. Look at {out / 'index.html'}")
+    print(f"\nFinished in {time.monotonic() - start:.0f} s. Open {out / 'index.html'}")
     return 1 if faults else 0
 
 
 def run(*words: str) -> None:
-    """Shows a command and runs it; leaves with its exit code where it fails."""
+    """Prints and runs a command; exits with its exit code if it fails."""
     print(f"\n$ {shlex.join(['python', *words])}", flush=True)
     result = subprocess.run([sys.executable, *words], check=False)
     if result.returncode:
@@ -60,7 +59,7 @@ def run(*words: str) -> None:
 
 
 def check(out: Path) -> list[str]:
-    """What is wrong with the videos: nothing, if each has its motion's frames and rate."""
+    """Differences between the videos and the frames and rates of their motions."""
     faults: list[str] = []
     print()
     with Path(CATALOG).open(newline="") as file:

@@ -1,4 +1,4 @@
-"""The benchmark's arithmetic on made-up results; its renders are the library's own."""
+"""Scores and report of the catwalk benchmark."""
 
 import csv
 import json
@@ -32,7 +32,7 @@ def rng():
     return np.random.default_rng(0)
 
 
-def test_scores_are_means_over_frames_and_flicker_of_neighbours_alone(frames, rng):
+def test_scores_are_means_over_frames_and_flicker_is_measured_within_pairs(frames, rng):
     truth = rng.integers(0, 256, frames.shape, dtype=np.uint8)
     found = people.measure(frames, truth, metrics.Networks())
     a, b = frames / 255.0, truth / 255.0
@@ -47,13 +47,13 @@ def test_scores_are_means_over_frames_and_flicker_of_neighbours_alone(frames, rn
     assert found["ssim"] == pytest.approx(np.mean(ssim))
 
 
-def test_the_nearest_training_frame_is_found(frames, rng):
+def test_nearest_finds_the_closest_training_frame(frames, rng):
     order = rng.permutation(12)
     noisy = np.clip(frames[order].astype(int) + rng.integers(-9, 10, frames.shape), 0, 255)
     assert np.array_equal(people.nearest(noisy.astype(np.uint8), frames), frames[order])
 
 
-def test_people_in_one_pose_face_the_same_way_and_differ_otherwise():
+def test_people_of_the_identity_test_have_the_same_pose_and_differ_in_appearance():
     clips = [people.turning(people.test_person(number)) for number in (0, 1)]
     left, right = (landmarks.NAMES.index(f"{side}_shoulder") for side in ("left", "right"))
     facing = []
@@ -66,7 +66,7 @@ def test_people_in_one_pose_face_the_same_way_and_differ_otherwise():
     assert not np.array_equal(clips[0].frames, clips[1].frames)
 
 
-def test_a_pose_agrees_with_itself_and_not_with_one_a_body_away(tmp_path):
+def test_correct_joints_is_one_for_the_same_pose_and_zero_for_a_shifted_one():
     walk = Motion.load(Path("examples/motions/real-walk.npz")).between(0, 8)
     assert people.correct_joints(walk, walk) == 1.0
     moved = walk.joints.copy()
@@ -74,7 +74,7 @@ def test_a_pose_agrees_with_itself_and_not_with_one_a_body_away(tmp_path):
     assert people.correct_joints(replace(walk, joints=moved), walk) == 0.0
 
 
-def test_no_test_photo_for_finetuning_is_scored():
+def test_frames_for_finetuning_are_not_scored():
     assert not {0, data.NUM_FRAMES // 4, data.NUM_FRAMES // 2} & set(people.SCORED)
 
 
@@ -103,7 +103,7 @@ def make_person(folder, rng, *, scale, tuned):
     people.write_result(folder / "real.json", PROTOCOL, pck=pck)
 
 
-def test_the_report_holds_the_figures_and_says_what_is_not_met(tmp_path, rng):
+def test_report_contains_scores_and_unmet_targets(tmp_path, rng):
     names = ["a", "b", "c"]
     for number, name in enumerate(names):
         (tmp_path / name).mkdir()
@@ -129,7 +129,7 @@ def test_the_report_holds_the_figures_and_says_what_is_not_met(tmp_path, rng):
     assert video.read_photo(tmp_path / "sheet.png").shape[1] == 9 * 24
 
 
-def test_results_of_another_protocol_are_made_again(tmp_path):
+def test_results_of_another_protocol_are_not_reused(tmp_path):
     file = tmp_path / "result.json"
     assert not people.is_done(file, PROTOCOL)
     people.write_result(file, PROTOCOL)
@@ -138,7 +138,7 @@ def test_results_of_another_protocol_are_made_again(tmp_path):
     assert json.loads(file.read_text())["protocol"] == asdict(PROTOCOL)
 
 
-def test_other_bytes_than_the_recorded_ones_are_refused(tmp_path, monkeypatch):
+def test_different_checksums_are_an_error(tmp_path, monkeypatch):
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "a.mp4").write_bytes(b"one")
     lines = data.checksums(tmp_path, "test")
@@ -147,5 +147,5 @@ def test_other_bytes_than_the_recorded_ones_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "CHECKSUMS", known)
     data.compare(lines)
     (tmp_path / "test" / "a.mp4").write_bytes(b"two")
-    with pytest.raises(InputError, match=r"got 1 others of 1, such as test/a\.mp4"):
+    with pytest.raises(InputError, match=r"got 1 different ones of 1, such as test/a\.mp4"):
         data.compare(data.checksums(tmp_path, "test"))

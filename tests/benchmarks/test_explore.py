@@ -1,4 +1,4 @@
-"""What is compared when training choices are: one difference each, equal starts, nothing twice."""
+"""Comparison of training options."""
 
 import subprocess
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ from dreampose.types import Clip
 
 
 @pytest.mark.parametrize("name", list(explore.CHOICES))
-def test_a_choice_is_one_difference_from_the_recipe(name):
+def test_each_option_changes_one_setting_of_the_recipe(name):
     own = recipes.catwalk()
     changed = explore.CHOICES[name].of(own)
     assert Recipe.from_dict(changed.to_dict()) == changed
@@ -28,15 +28,15 @@ def test_a_choice_is_one_difference_from_the_recipe(name):
     fields = {"base_stage", "vae_stage", "scheduler", "image_encoder"}
     facts = own.to_dict()
     different = {key for key, value in changed.to_dict().items() if value != facts[key]}
-    # The recipe's own number of tokens is there for an image encoder that starts from nothing.
-    plain = name in ("as-it-is", "tokens-8x8", "decoder")
+    # `tokens-8x8` equals the recipe, with an image encoder that starts from random weights.
+    plain = name in ("unchanged", "tokens-8x8", "decoder")
     assert len(different) == (0 if plain else 1)
     assert different <= fields
 
 
 @pytest.fixture
 def starts(tiny_pipeline, tmp_path, monkeypatch):
-    """Makes the start of a choice, and notes with what commands training was begun."""
+    """Creates the initial model of an option and records the training commands."""
     commands = []
 
     def begin(command, check):
@@ -54,9 +54,9 @@ def starts(tiny_pipeline, tmp_path, monkeypatch):
     return SimpleNamespace(make=make, commands=commands)
 
 
-def test_all_choices_start_from_the_same_weights(starts, tiny_pipeline):
+def test_all_options_start_from_the_same_weights(starts, tiny_pipeline):
     plain, epsilon, other = (
-        starts.make(*run) for run in (("as-it-is", 0), ("epsilon", 0), ("as-it-is", 1))
+        starts.make(*run) for run in (("unchanged", 0), ("epsilon", 0), ("unchanged", 1))
     )
     assert epsilon.scheduler.config["prediction_type"] == "epsilon"
     for pipe in (plain, epsilon, other):
@@ -68,11 +68,11 @@ def test_all_choices_start_from_the_same_weights(starts, tiny_pipeline):
     for command in starts.commands:
         assert command[command.index("--steps") + 1] == "7"
         assert command[command.index("--stage") + 1] == "base"
-    with pytest.raises(InputError, match="training must end well"):
-        starts.make("as-it-is", 0)
+    with pytest.raises(InputError, match="training of 'unchanged-0' failed"):
+        starts.make("unchanged", 0)
 
 
-def test_the_table_shows_means_and_how_far_seeds_are_apart():
+def test_table_shows_mean_minimum_and_maximum_over_seeds():
     scores = [
         {"l1 / copy": 0.5 + 0.1 * seed, **dict.fromkeys(explore.SCORES, 0.25)} for seed in (0, 1)
     ]
@@ -82,7 +82,7 @@ def test_the_table_shows_means_and_how_far_seeds_are_apart():
     assert two.startswith("| two | 0.5500 [0.5000, 0.6000] | 0.2500 [0.2500, 0.2500] |")
 
 
-def test_a_decoder_is_scored_by_true_frames_through_it(tiny_pipeline, tmp_path, monkeypatch):
+def test_decoders_are_scored_by_reconstructions(tiny_pipeline, tmp_path, monkeypatch):
     def no_render(*args):
         raise AssertionError("nothing is rendered")
 

@@ -1,13 +1,13 @@
-"""`make test-full` with a handful of channels: its steps run, and say what they found."""
+"""Steps of the full-size test with few channels."""
 
 from benchmarks import full_size, memory
 from dreampose import recipes
 from dreampose.config import replace
 
 
-def test_every_step_of_the_full_size_test_runs(tmp_path):
+def test_all_steps_run_with_few_channels(tmp_path):
     small = replace(recipes.sd14(), height=64, width=64)
-    # Few channels leave a low rank a larger share.
+    # With few channels, the LoRA weights are a larger share of the parameters.
     recipe = replace(recipes.shrink(small, 40), lora_rank=1)
     said = {name: step(tmp_path, recipe) for name, step in full_size.STEPS.items()}
     assert "unet" in said["load"]
@@ -17,7 +17,7 @@ def test_every_step_of_the_full_size_test_runs(tmp_path):
     assert "image range (0.0, 1.0)" in said["import"]
 
 
-def test_the_table_is_put_between_its_marks(tmp_path):
+def test_memory_table_replaces_the_text_between_its_marks(tmp_path):
     page = tmp_path / "memory.md"
     page.write_text(f"# A\n{memory.BEGIN}\nold\n{memory.END}\nB\n")
     memory.write(page, ["| new |"])
