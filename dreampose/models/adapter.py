@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the customary name
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from diffusers.loaders.peft import PeftAdapterMixin
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 """Per-channel statistics of CLIP's training images, for pixels in [0, 1] (Radford et al. 2021)."""
 
 
-class ImageAdapter(ModelMixin, ConfigMixin):
+class ImageAdapter(ModelMixin, ConfigMixin, PeftAdapterMixin):
     """Image condition c_I = A(c_CLIP, c_VAE) from CLIP tokens and VAE latents of the photo.
 
     Latents are max-pooled by 2, flattened to one token per channel and projected to the CLIP

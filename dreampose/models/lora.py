@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.loaders.peft import PeftAdapterMixin
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -93,7 +94,7 @@ def add_lora(
         InputError: see `check_targets`.
     """
     # Imported here because peft takes seconds to import and most uses of a model do not need it.
-    from peft import LoraConfig, inject_adapter_in_model
+    from peft import LoraConfig
 
     wanted = tuple(targets)
     check_targets(modules, rank=rank, targets=wanted)
@@ -106,7 +107,7 @@ def add_lora(
                 config = LoraConfig(r=rank, lora_alpha=rank, target_modules=sorted(
                     {target for target in wanted if any(_matches(n, target) for n in names)}
                 ))  # fmt: skip
-                inject_adapter_in_model(config, module, _NAME)
+                _with_adapters(module).add_adapter(config, _NAME)
             else:
                 module.requires_grad_(False)
 
@@ -121,6 +122,9 @@ def copy_sharing_weights(module: nn.Module) -> Any:
 
 def save(path: Path, modules: Mapping[str, nn.Module]) -> None:
     """Writes the LoRA weights of modules in float32; components without LoRA are left out.
+
+    diffusers' `save_lora_adapter` writes one component per file and its `save_lora_weights` knows
+    no image adapter, hence the file is written here.
 
     Args:
         path: of the safetensors file.
@@ -183,8 +187,6 @@ def load(modules: Mapping[str, nn.Module], path: Path) -> dict[str, nn.Module]:
     Raises:
         InputError: the file is damaged, or its layers or shapes do not match the modules.
     """
-    from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
-
     attached: dict[str, nn.Module] = {}
     for component, update in read(path).items():
         if component not in modules:
@@ -196,11 +198,14 @@ def load(modules: Mapping[str, nn.Module], path: Path) -> dict[str, nn.Module]:
         _check_layers(_layers(base), update, f"{component} of {str(path)!r}")
         module: nn.Module = copy_sharing_weights(base)
         settings: Any = update.settings
-        config = LoraConfig(r=settings["r"], lora_alpha=settings["lora_alpha"],
-                            target_modules=settings["target_modules"])  # fmt: skip
-        tensors = dict(update.tensors)
-        inject_adapter_in_model(config, module, _NAME, state_dict=tensors)
-        set_peft_model_state_dict(module, tensors, adapter_name=_NAME)
+        # Other settings depend on the version of peft that wrote the file.
+        names = ("r", "lora_alpha", "target_modules")
+        _with_adapters(module).load_lora_adapter(
+            dict(update.tensors),
+            prefix=None,
+            adapter_name=_NAME,
+            metadata={name: settings[name] for name in names},
+        )
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(False)
             if ".lora_" in name:
@@ -216,16 +221,9 @@ def merge(module: Any) -> Any:
     """
     if not has_lora(module):
         return module
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    module = copy.deepcopy(module)
-    found = [(name, layer) for name, layer in module.named_modules()
-             if isinstance(layer, BaseTunerLayer)]  # fmt: skip
-    for name, layer in found:
-        layer.merge()
-        parent, _, last = name.rpartition(".")
-        setattr(module.get_submodule(parent), last, layer.get_base_layer())
-    del module.peft_config
+    module = _with_adapters(copy.deepcopy(module))
+    module.fuse_lora()
+    module.unload_lora()
     return module
 
 
@@ -233,6 +231,12 @@ def num_parameters(modules: Iterable[nn.Module]) -> int:
     """Number of LoRA parameters in modules."""
     return sum(value.numel() for module in modules for name, value in module.named_parameters()
                if ".lora_" in name)  # fmt: skip
+
+
+def _with_adapters(module: nn.Module) -> Any:
+    """The module, checked to have diffusers' methods for LoRA adapters."""
+    assert isinstance(module, PeftAdapterMixin)
+    return module
 
 
 def _part(values: Mapping[str, Any], component: str) -> dict[str, Any]:
