@@ -1,0 +1,616 @@
+"""Tracks of every person in a video, and the choice of one of them."""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from dreampose.poses.appearance import Appearance
+from dreampose.poses.blazepose import LandmarkReader, Landmarks, PersonDetector, Region
+from dreampose.poses.landmarks import INDEX, body_height, point
+
+_PRESENCE = 0.5
+"""Below this the region shows nobody."""
+_OFF_CENTER = 0.08
+"""A person further off the middle of the region, in body heights, is read again."""
+_READS = 3
+"""Readings of one region at the most."""
+_SAME_PERSON = 0.25
+"""Two findings nearer than this, in body heights, are one person."""
+_WITHIN = 0.7
+"""A finding with more than this share of its area within a surer one's is part of that person."""
+_CENTRAL = 0.05
+"""Preference for the middle of the picture: a person at the edge must be this share larger."""
+_WIDE = 1.4
+"""Pictures with a larger ratio of their sides are searched in square tiles as well."""
+
+_SEARCH_SECONDS = 0.25
+"""Time between two searches of the whole picture."""
+_START_SECONDS = 0.1
+"""A track counts from this much of good sightings on, …"""
+_START_FRAMES = 3
+"""… and from this many frames."""
+_START_SCORE = 0.5
+"""Detector score that a track must reach: trees, furniture and noise stay below."""
+_START_SPEED = 6.0
+"""Median speed of the points against the body, in body heights per second, above which a track is
+noise."""
+_REST = 0.06
+"""Deviation from the predicted place, in body heights, whatever the time between two sightings."""
+_SPEED = 3.0
+"""Additional deviation in body heights per second since the last sighting."""
+_LOST_SPEED = 1.0
+"""The same across a loss; people do not turn about while hidden."""
+_GROWTH = 0.25
+"""Change of the logarithm of the size from sighting to sighting."""
+_COLOUR = 15.0
+"""Distance in appearance up to which a sighting continues a track."""
+_RELINK_COLOUR = 12.0
+"""The same for a track that was lost."""
+_ADAPT_COLOUR = 8.0
+"""Appearance is learned only from sightings nearer than this."""
+_ADAPT = 0.1
+"""Share by which a sighting moves the track's appearance."""
+_KEEP_SECONDS = 0.5
+"""A lost track is looked for at its predicted place for this long; later by the whole picture."""
+_CHOICE_SECONDS = 0.5
+"""People who appear within this time of the first one are candidates to be followed."""
+
+_SMALL = 32
+"""Side in pixels at which frames are compared to find cuts."""
+_CUT = 0.08
+"""Mean absolute difference of two frames in [0, 1] from which it may be a cut …"""
+_CUT_FACTOR = 5.0
+"""… if it is this many times that of the frames around."""
+_CUT_AROUND = 6
+"""Frames to either side that a cut is compared with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sighting:
+    """One person in one frame.
+
+    Attributes:
+        frame: index of the frame.
+        landmarks: the person's points, in pixels.
+        appearance: of the clothing.
+        score: of the detector; None where the person was read without a search.
+    """
+
+    frame: int
+    landmarks: Landmarks
+    appearance: Appearance
+    score: float | None = None
+
+
+@dataclass(kw_only=True)
+class PersonTrack:
+    """Sightings of one person, in order of their frames.
+
+    Attributes:
+        sightings: at most one a frame.
+        appearance: running mean of the sightings'.
+        velocity: of the hips, in pixels per frame.
+        sizes: body heights of the last sightings, in pixels.
+        confirmed: whether it is a person for sure.
+    """
+
+    sightings: list[Sighting]
+    appearance: Appearance
+    velocity: Float[np.ndarray, "2"] = field(default_factory=lambda: np.zeros(2))
+    sizes: deque[float] = field(default_factory=lambda: deque(maxlen=9))
+    confirmed: bool = False
+
+    @property
+    def first(self) -> int:
+        """Index of its first frame."""
+        return self.sightings[0].frame
+
+    @property
+    def last(self) -> int:
+        """Index of its last frame."""
+        return self.sightings[-1].frame
+
+    @property
+    def size(self) -> float:
+        """Body height in pixels, median of the last sightings."""
+        return float(np.median(self.sizes))
+
+    def predict(self, frame: int) -> Float[np.ndarray, "2"]:
+        """Where the hips are expected: constant velocity from the last sighting."""
+        return hips_of(self.sightings[-1].landmarks) + self.velocity * (frame - self.last)
+
+    def add(self, sighting: Sighting) -> None:
+        """Appends a sighting and updates velocity, size and appearance."""
+        if self.sightings:
+            elapsed = sighting.frame - self.last
+            moved = hips_of(sighting.landmarks) - hips_of(self.sightings[-1].landmarks)
+            share = 0.3 if len(self.sightings) > 2 else 0.6
+            self.velocity = (1 - share) * self.velocity + share * moved / elapsed
+        self.sightings.append(sighting)
+        self.sizes.append(size_of(sighting.landmarks))
+        if self.appearance.distance(sighting.appearance) < _ADAPT_COLOUR:
+            self.appearance = self.appearance.blend(sighting.appearance, _ADAPT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Following:
+    """One person through a video.
+
+    Attributes:
+        sightings: of the person, by frame; frames without one show the person not or not clearly.
+        num_people: of each frame that was searched, how many people were found.
+        cuts: frames that begin another shot.
+        num_frames: frames of the video.
+    """
+
+    sightings: dict[int, Sighting]
+    num_people: dict[int, int]
+    cuts: tuple[int, ...]
+    num_frames: int
+
+
+def hips_of(landmarks: Landmarks) -> Float[np.ndarray, "2"]:
+    """Middle of the hips in pixels."""
+    return point(landmarks.joints, "middle_hip")[:2].astype(np.float64)
+
+
+def size_of(landmarks: Landmarks) -> float:
+    """Body height in pixels."""
+    return float(body_height(landmarks.joints[None])[0])
+
+
+class Follower:
+    """Finds people in pictures and follows one through a video."""
+
+    def __init__(self, detector: PersonDetector, reader: LandmarkReader) -> None:
+        """Takes the two networks."""
+        self._detector = detector
+        self._reader = reader
+
+    def find(self, frame: UInt8[np.ndarray, "H W 3"]) -> list[Landmarks]:
+        """Everybody in the picture, each once; the largest first, of equals the most central."""
+        return [landmarks for landmarks, _ in self.search(frame)]
+
+    def search(self, frame: UInt8[np.ndarray, "H W 3"]) -> list[tuple[Landmarks, float]]:
+        """As `find`, with the detector's scores in [0, 1]."""
+        height, width = frame.shape[:2]
+        regions: list[tuple[float, Region]] = []
+        for left, top, right, bottom in _views(height, width):
+            for detection in self._detector(frame[top:bottom, left:right]):
+                region = detection.region
+                center = region.center + np.array([left, top], np.float32)
+                moved = Region(center=center, side=region.side, turn=region.turn)
+                regions.append((detection.score, moved))
+        people: list[tuple[Landmarks, float]] = []
+        for score, region in sorted(regions, key=lambda item: -item[0]):
+            # A second reading from the person's own region; the detector's is rough.
+            landmarks = self._reader(frame, region)
+            if landmarks.presence >= _PRESENCE:
+                landmarks = self._reader(frame, landmarks.region)
+            if landmarks.presence < _PRESENCE or not _inside(landmarks, height, width):
+                continue
+            if not any(_same(landmarks, other) for other, _ in people):
+                people.append((landmarks, score))
+        return sorted(people, key=lambda item: _prominence(item[0], width), reverse=True)
+
+    def follow(
+        self,
+        frames: Iterable[UInt8[np.ndarray, "H W 3"]],
+        *,
+        fps: float,
+        num_frames: int,
+        near: tuple[float, float] | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> Following:
+        """Follows one person through a video.
+
+        Everybody is tracked, so that nobody is taken for somebody else: by place (constant
+        velocity), size and appearance. A track counts after a run of good sightings, and ends at
+        a cut. Followed is the person whose hips are nearest to the pixel `near` at first, else
+        the one who is largest (of equals the most central); across a loss, the track that goes on
+        where the person must be and looks like them, if no other does as well.
+
+        Args:
+            frames: one after the other; none is kept.
+            fps: frames per second.
+            num_frames: how many frames there are.
+            near: pixel x, y.
+            progress: called with 1 after every frame.
+        """
+        tracker = _Tracker(self, fps=fps, num_frames=num_frames)
+        index = -1
+        for index, frame in enumerate(frames):
+            tracker.step(index, frame)
+            if progress is not None:
+                progress(1)
+        return tracker.result(index + 1, near)
+
+    def read(self, frame: UInt8[np.ndarray, "H W 3"], region: Region) -> Landmarks:
+        """Reads a region, and again where the person has moved off its middle."""
+        landmarks = self._reader(frame, region)
+        for _ in range(_READS - 1):
+            step = float(np.hypot(*(hips_of(landmarks) - region.center)))
+            if landmarks.presence < _PRESENCE or step < _OFF_CENTER * size_of(landmarks):
+                break
+            region = landmarks.region
+            landmarks = self._reader(frame, region)
+        return landmarks
+
+
+class _CutFinder:
+    """Finds frames that begin another shot, one frame at a time."""
+
+    def __init__(self) -> None:
+        self._last: Float[np.ndarray, "s s 3"] | None = None
+        self.changes: list[float] = []
+
+    def add(self, frame: UInt8[np.ndarray, "H W 3"]) -> bool:
+        """Whether this frame may begin another shot, by the frames before it."""
+        small = cv2.resize(frame, (_SMALL, _SMALL), interpolation=cv2.INTER_AREA)
+        small = small.astype(np.float32)
+        if self._last is not None:
+            self.changes.append(float(np.abs(small - self._last).mean()) / 255)
+        self._last = small
+        if not self.changes or self.changes[-1] <= _CUT:
+            return False
+        before = self.changes[-1 - _CUT_AROUND : -1]
+        return self.changes[-1] > _CUT_FACTOR * (float(np.median(before)) if before else 0.0)
+
+    def cuts(self) -> list[int]:
+        """Frames that are unlike the one before, where the others nearby are alike."""
+        changes = np.array(self.changes)
+        found: list[int] = []
+        for index in np.flatnonzero(changes > _CUT).tolist():
+            first = max(0, index - _CUT_AROUND)
+            around = np.delete(changes[first : index + _CUT_AROUND + 1], index - first)
+            usual = float(np.median(around)) if len(around) else 0.0
+            if changes[index] > _CUT_FACTOR * usual:
+                found.append(index + 1)
+        return found
+
+
+class _Tracker:
+    """Tracks of everybody, frame by frame."""
+
+    def __init__(self, follower: Follower, *, fps: float, num_frames: int) -> None:
+        self._follower = follower
+        self._fps = fps
+        self._run = max(1, min(num_frames, max(_START_FRAMES, round(_START_SECONDS * fps))))
+        self._search_every = max(1, round(_SEARCH_SECONDS * fps))
+        self._keep = max(2, round(_KEEP_SECONDS * fps))
+        self._active: list[PersonTrack] = []
+        self._ended: list[PersonTrack] = []
+        self._cuts = _CutFinder()
+        self._num_people: dict[int, int] = {}
+        self._width = 1
+
+    def step(self, index: int, frame: UInt8[np.ndarray, "H W 3"]) -> None:
+        """Adds one frame."""
+        self._width = frame.shape[1]
+        if self._cuts.add(frame):
+            self._ended += self._active
+            self._active = []
+        candidates = [
+            Sighting(
+                frame=index, landmarks=read, appearance=Appearance.measure(frame, read.joints)
+            )
+            for track in self._active
+            for read in self._reads(track, index, frame)
+        ]
+        matched = self._assign(candidates, index)
+        lost = any(track.last < index for track in self._active)
+        if lost or not matched or index % self._search_every == 0:
+            people = self._follower.search(frame)
+            self._num_people[index] = len(people)
+            found = [
+                Sighting(
+                    frame=index,
+                    landmarks=landmarks,
+                    appearance=Appearance.measure(frame, landmarks.joints),
+                    score=score,
+                )
+                for landmarks, score in people
+            ]
+            self._note_scores(found, index)
+            fresh = self._assign(found, index)
+            taken = [track.sightings[-1] for track in self._active if track.last == index]
+            for sighting in found:
+                known = any(_same(sighting.landmarks, other.landmarks) for other in taken)
+                if id(sighting) not in fresh and not known:
+                    self._begin(sighting)
+        for track in self._active:
+            if not track.confirmed:
+                track.confirmed = self._is_person(track)
+        # A track that never was a person goes at its first gap or two; a lost one is kept a while.
+        still: list[PersonTrack] = []
+        for track in self._active:
+            patience = self._keep if track.confirmed else 2
+            (still if index - track.last <= patience else self._ended).append(track)
+        self._active = still
+
+    def _reads(
+        self, track: PersonTrack, index: int, frame: UInt8[np.ndarray, "H W 3"]
+    ) -> list[Landmarks]:
+        """What the places at which the track may go on show."""
+        last = track.sightings[-1].landmarks
+        region = last.region
+        moved = Region(
+            center=region.center + track.velocity * (index - track.last - 0.5),
+            side=region.side,
+            turn=region.turn,
+        )
+        around = Region(center=track.predict(index), side=1.35 * track.size, turn=region.turn)
+        reads: list[Landmarks] = []
+        for place in (moved, around):
+            read = self._follower.read(frame, place)
+            if read.presence < _PRESENCE or not _inside(read, *frame.shape[:2]):
+                continue
+            reads.append(read)
+            looks = Appearance.measure(frame, read.joints)
+            sighting = Sighting(frame=index, landmarks=read, appearance=looks)
+            if self._cost(track, sighting) is not None:
+                break
+        return reads
+
+    def _cost(self, track: PersonTrack, sighting: Sighting) -> float | None:
+        """How badly a sighting continues a track; None where it cannot."""
+        elapsed = (sighting.frame - track.last) / self._fps
+        one = 1 / self._fps
+        size, last_size = size_of(sighting.landmarks), track.size
+        offset = hips_of(sighting.landmarks) - track.predict(sighting.frame)
+        step = float(np.hypot(*offset)) / max(size, last_size, 1e-6)
+        limit = _REST + _SPEED * min(elapsed, one) + _LOST_SPEED * max(elapsed - one, 0)
+        growth = abs(float(np.log(max(size, 1e-6) / max(last_size, 1e-6))))
+        most_growth = _GROWTH + 0.5 * max(elapsed - one, 0)
+        colour = track.appearance.distance(sighting.appearance)
+        most_colour = _COLOUR if elapsed < 3 * one else _RELINK_COLOUR
+        if step > limit or growth > most_growth or colour > most_colour:
+            return None
+        return step / limit + growth / most_growth + colour / most_colour
+
+    def _assign(self, candidates: list[Sighting], index: int) -> set[int]:
+        """Gives candidates to the tracks that they continue best; ids of those given or known."""
+        waiting = [track for track in self._active if track.last < index]
+        pairs = [
+            (cost - (0.5 if track.confirmed else 0.0), track, sighting)
+            for track in waiting
+            for sighting in candidates
+            if (cost := self._cost(track, sighting)) is not None
+        ]
+        used: set[int] = set()
+        for _, track, sighting in sorted(pairs, key=lambda pair: pair[0]):
+            taken = [t.sightings[-1] for t in self._active if t.last == index]
+            if track.last == index or id(sighting) in used:
+                continue
+            if any(_same(sighting.landmarks, other.landmarks) for other in taken):
+                continue
+            track.add(sighting)
+            used.add(id(sighting))
+        return used
+
+    def _note_scores(self, found: list[Sighting], index: int) -> None:
+        """Keeps the detector's score of people who are on a track already."""
+        for track in self._active:
+            last = track.sightings[-1]
+            if last.frame != index or last.score is not None:
+                continue
+            for sighting in found:
+                if _near(sighting.landmarks, last.landmarks):
+                    track.sightings[-1] = Sighting(
+                        frame=index,
+                        landmarks=last.landmarks,
+                        appearance=last.appearance,
+                        score=sighting.score,
+                    )
+                    break
+
+    def _begin(self, sighting: Sighting) -> None:
+        track = PersonTrack(sightings=[], appearance=sighting.appearance)
+        track.add(sighting)
+        self._active.append(track)
+
+    def _is_person(self, track: PersonTrack) -> bool:
+        """Whether a track has had a run of sightings that only a person gives."""
+        if len(track.sightings) < self._run:
+            return False
+        scores = [s.score for s in track.sightings if s.score is not None]
+        if max(scores, default=0.0) < _START_SCORE:
+            return False
+        return unrest(track.sightings, self._fps) < _START_SPEED
+
+    def result(self, num_frames: int, near: tuple[float, float] | None) -> Following:
+        """The person's sightings over the whole video."""
+        cuts = self._cuts.cuts()
+        tracks = [
+            part
+            for track in sorted(self._ended + self._active, key=lambda track: track.first)
+            if track.confirmed
+            for part in _split(track, cuts)
+        ]
+        chosen = self._choose(tracks, near)
+        return Following(
+            sightings={s.frame: s for track in chosen for s in track.sightings},
+            num_people=self._num_people,
+            cuts=tuple(cuts),
+            num_frames=num_frames,
+        )
+
+    def _choose(
+        self, tracks: list[PersonTrack], near: tuple[float, float] | None
+    ) -> list[PersonTrack]:
+        """The track to follow, and those that continue it."""
+        if not tracks:
+            return []
+        begin = min(track.first for track in tracks)
+        early = [t for t in tracks if t.first <= begin + _CHOICE_SECONDS * self._fps]
+
+        def distance(track: PersonTrack) -> float:
+            return float(np.hypot(*(hips_of(track.sightings[0].landmarks) - np.array(near))))
+
+        def prominence(track: PersonTrack) -> float:
+            first = track.sightings[: self._run]
+            return float(np.median([_prominence(s.landmarks, self._width) for s in first]))
+
+        if near is not None:
+            current = min(early, key=distance)
+        else:
+            current = max(early, key=prominence)
+        chosen = [current]
+        while (following := self._continue(chosen[-1], tracks)) is not None:
+            chosen.append(following)
+        return chosen
+
+    def _continue(self, track: PersonTrack, tracks: list[PersonTrack]) -> PersonTrack | None:
+        """The one track that takes up a lost one; None where none or several could."""
+        possible: list[tuple[float, PersonTrack]] = []
+        for other in tracks:
+            if other.first <= track.last:
+                continue
+            cost = self._relink_cost(track, other)
+            if cost is not None:
+                possible.append((cost, other))
+        if not possible:
+            return None
+        possible.sort(key=lambda item: item[0])
+        best = possible[0][1]
+        rivals = [o for c, o in possible[1:] if c < 1.5 * possible[0][0] and o.first <= best.last]
+        return None if rivals else best
+
+    def _relink_cost(self, track: PersonTrack, other: PersonTrack) -> float | None:
+        elapsed = (other.first - track.last) / self._fps
+        start = other.sightings[0].landmarks
+        size = max(size_of(start), track.size, 1e-6)
+        # People may stop or turn while hidden: anywhere between standing still and going on.
+        going = track.velocity * (other.first - track.last)
+        offset = hips_of(start) - hips_of(track.sightings[-1].landmarks)
+        share = float(np.clip(offset @ going / max(going @ going, 1e-6), 0, 1))
+        step = float(np.hypot(*(offset - share * going))) / size
+        limit = _REST + 0.15 + _LOST_SPEED * elapsed
+        growth = abs(float(np.log(size_of(start) / max(track.size, 1e-6))))
+        looks = other.sightings[: self._run]
+        colour = float(np.median([track.appearance.distance(s.appearance) for s in looks]))
+        if step > limit or growth > 0.4 or colour > _RELINK_COLOUR:
+            return None
+        return step / limit + growth / 0.4 + colour / _RELINK_COLOUR
+
+
+def unrest(sightings: list[Sighting], fps: float) -> float:
+    """Median speed of the points against the hips, in body heights per second."""
+    speeds: list[float] = []
+    for before, after in zip(sightings, sightings[1:], strict=False):
+        elapsed = (after.frame - before.frame) / fps
+        one, two = before.landmarks.joints[:, :2], after.landmarks.joints[:, :2]
+        moved = (two - hips_of(after.landmarks)) - (one - hips_of(before.landmarks))
+        size = max(size_of(before.landmarks), 1e-6)
+        speeds.append(float(np.median(np.linalg.norm(moved, axis=1))) / size / elapsed)
+    return float(np.median(speeds)) if speeds else 0.0
+
+
+def _split(track: PersonTrack, cuts: list[int]) -> list[PersonTrack]:
+    """The parts of a track between cuts."""
+    edges = [cut for cut in cuts if track.first < cut <= track.last]
+    if not edges:
+        return [track]
+    parts: list[PersonTrack] = []
+    bounds = [track.first, *edges, track.last + 1]
+    for start, stop in zip(bounds, bounds[1:], strict=False):
+        kept = [s for s in track.sightings if start <= s.frame < stop]
+        if kept:
+            part = PersonTrack(sightings=[], appearance=kept[0].appearance, confirmed=True)
+            for sighting in kept:
+                part.add(sighting)
+            parts.append(part)
+    return parts
+
+
+class BoxFollower:
+    """Chooses the same person in every frame by boxes: corners x, y, x, y in pixels."""
+
+    _LARGEST_STEP = 0.3
+    """Largest move between two frames, in body heights; more is another person."""
+    _LARGEST_GROWTH = 1.6
+    """Largest change of size between two frames."""
+
+    def __init__(self, near: tuple[float, float] | None = None) -> None:
+        """Begins with the person whose box is centred nearest to `near`, or with the largest."""
+        self._near = near
+        self._last: Float[np.ndarray, "4"] | None = None
+        self._num_lost = 0
+
+    def choose(self, boxes: Float[np.ndarray, "n 4"], width: int) -> int | None:
+        """Index of the person followed in the next frame, of the picture's `width`, if there."""
+        chosen = None
+        if len(boxes):
+            chosen = self._first(boxes, width) if self._last is None else self._next(boxes)
+        if chosen is None:
+            self._num_lost += 1
+        else:
+            self._last, self._num_lost = boxes[chosen], 0
+        return chosen
+
+    def _first(self, boxes: Float[np.ndarray, "n 4"], width: int) -> int:
+        middles, spans = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+        if self._near is not None:
+            return int(np.linalg.norm(middles - np.array(self._near), axis=1).argmin())
+        aside = np.minimum(np.abs(middles[:, 0] / width - 0.5) * 2, 1)
+        return int((np.sqrt(spans.prod(axis=1)) * (1 - _CENTRAL * aside)).argmax())
+
+    def _next(self, boxes: Float[np.ndarray, "n 4"]) -> int | None:
+        last = self._last
+        assert last is not None
+        heights = np.maximum(boxes[:, 3] - boxes[:, 1], 1e-6)
+        last_height = max(float(last[3] - last[1]), 1e-6)
+        moves = (boxes[:, :2] + boxes[:, 2:] - last[:2] - last[2:]) / 2
+        steps = np.linalg.norm(moves, axis=1) / np.maximum(heights, last_height)
+        growth = np.maximum(heights, last_height) / np.minimum(heights, last_height)
+        limit = self._LARGEST_STEP * (1 + min(self._num_lost, 4) / 2)
+        possible = (steps < limit) & (growth < self._LARGEST_GROWTH)
+        return int(np.where(possible, steps, np.inf).argmin()) if possible.any() else None
+
+
+def _near(one: Landmarks, other: Landmarks) -> bool:
+    step = float(np.hypot(*(hips_of(one) - hips_of(other))))
+    return step < _SAME_PERSON * max(size_of(one), size_of(other))
+
+
+def _same(landmarks: Landmarks, surer: Landmarks) -> bool:
+    """Whether a finding is one that was made already: near it, or a part of it.
+
+    A square tile that cuts a person in two may show the network a smaller or upside-down one.
+    """
+    if _near(landmarks, surer):
+        return True
+    low, high = (reduce(landmarks.joints[:, :2], axis=0) for reduce in (np.min, np.max))
+    other_low, other_high = (reduce(surer.joints[:, :2], axis=0) for reduce in (np.min, np.max))
+    shared = np.maximum(np.minimum(high, other_high) - np.maximum(low, other_low), 0)
+    return bool(np.prod(shared) > _WITHIN * np.prod(np.maximum(high - low, 1e-6)))
+
+
+def _prominence(landmarks: Landmarks, width: int) -> float:
+    """Size, less a little for a place aside of the middle."""
+    aside = abs(float(hips_of(landmarks)[0]) / width - 0.5) * 2
+    return size_of(landmarks) * (1 - _CENTRAL * min(aside, 1.0))
+
+
+def _inside(landmarks: Landmarks, height: int, width: int) -> bool:
+    """Whether the hips lie in the picture: a person mostly outside is not one to follow."""
+    x, y = hips_of(landmarks)
+    return bool(0 <= x < width and 0 <= y < height)
+
+
+def _views(height: int, width: int) -> list[tuple[int, int, int, int]]:
+    """The whole picture, and overlapping squares along its longer side where it is long."""
+    views = [(0, 0, width, height)]
+    short, long = sorted((height, width))
+    if long < _WIDE * short:
+        return views
+    num_tiles = int(np.ceil(2 * long / short)) - 1
+    for start in np.linspace(0, long - short, num_tiles).round().astype(int).tolist():
+        tall = height > width
+        left, top = (0, start) if tall else (start, 0)
+        views.append((left, top, left + short, top + short))
+    return views
