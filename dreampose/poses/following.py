@@ -27,37 +27,52 @@ _CENTRAL = 0.05
 _WIDE = 1.4
 """Pictures with a larger ratio of their sides are searched in square tiles as well."""
 
-_SEARCH_SECONDS = 0.25
-"""Time between two searches of the whole picture."""
+_SEARCH_SECONDS = 0.5
+"""Time between two searches of the whole picture while everybody is seen …"""
+_LOST_SEARCH_SECONDS = 0.08
+"""… and while somebody is lost or nobody is followed."""
 _START_SECONDS = 0.1
 """A track counts from this much of good sightings on, …"""
 _START_FRAMES = 3
 """… and from this many frames."""
 _START_SCORE = 0.5
-"""Detector score that a track must reach: trees, furniture and noise stay below."""
+"""Detector score from which a track may start: trees, furniture and noise stay below."""
 _START_SPEED = 6.0
 """Median speed of the points against the body, in body heights per second, above which a track is
 noise."""
 _REST = 0.06
-"""Deviation from the predicted place, in body heights, whatever the time between two sightings."""
-_SPEED = 3.0
-"""Additional deviation in body heights per second since the last sighting."""
+"""Unit of the deviation from the predicted place, in body heights, …"""
+_SPEED = 2.0
+"""… plus this, in body heights per second, over one frame, …"""
 _LOST_SPEED = 1.0
-"""The same across a loss; people do not turn about while hidden."""
+"""… plus this for each further second without a sighting: people do not turn about while hidden."""
 _GROWTH = 0.25
-"""Change of the logarithm of the size from sighting to sighting."""
-_COLOUR = 15.0
-"""Distance in appearance up to which a sighting continues a track."""
-_RELINK_COLOUR = 12.0
-"""The same for a track that was lost."""
-_ADAPT_COLOUR = 8.0
-"""Appearance is learned only from sightings nearer than this."""
-_ADAPT = 0.1
-"""Share by which a sighting moves the track's appearance."""
+"""Unit of the change of the logarithm of the size."""
+_LOST_GROWTH = 0.3
+"""Added to it for each second without a sighting."""
+_COLOUR = 16.0
+"""Unit of the distance in appearance."""
+_LOST_COLOUR = 12.0
+"""The same for a track that was lost for more than a moment."""
+_MOMENT_SECONDS = 0.1
+_LARGEST_COST = 2.0
+"""Sum of the squares of place, size and appearance, in their units, that continues a track."""
+_ADAPT_RATE = 4.0
+"""Share per second by which sightings move a track's appearance."""
+_RELINK_REST = 0.1
+"""Added to the unit of place where a track is taken up by another."""
 _KEEP_SECONDS = 0.5
-"""A lost track is looked for at its predicted place for this long; later by the whole picture."""
+"""A track lost for longer ends; a later one may continue it."""
+_LOOK_SECONDS = 0.2
+"""A lost track is read at its predicted place for this long; later, only searches find it."""
 _CHOICE_SECONDS = 0.5
 """People who appear within this time of the first one are candidates to be followed."""
+
+_LEGS = [INDEX[f"{side}_{name}"] for side in ("left", "right") for name in ("knee", "ankle")]
+_LEGS_SEEN = 0.5
+"""Mean visibility of knees and ankles below which lengths of the legs are not used."""
+_HEIGHT_PER_TRUNK = 2.45
+"""Standing height over the length from the ears along the spine to the hips."""
 
 _SMALL = 32
 """Side in pixels at which frames are compared to find cuts."""
@@ -95,6 +110,7 @@ class PersonTrack:
         appearance: running mean of the sightings'.
         velocity: of the hips, in pixels per frame.
         sizes: body heights of the last sightings, in pixels.
+        adapt: share by which each sighting moves the appearance.
         confirmed: whether it is a person for sure.
     """
 
@@ -102,6 +118,7 @@ class PersonTrack:
     appearance: Appearance
     velocity: Float[np.ndarray, "2"] = field(default_factory=lambda: np.zeros(2))
     sizes: deque[float] = field(default_factory=lambda: deque(maxlen=9))
+    adapt: float = 0.1
     confirmed: bool = False
 
     @property
@@ -132,8 +149,7 @@ class PersonTrack:
             self.velocity = (1 - share) * self.velocity + share * moved / elapsed
         self.sightings.append(sighting)
         self.sizes.append(size_of(sighting.landmarks))
-        if self.appearance.distance(sighting.appearance) < _ADAPT_COLOUR:
-            self.appearance = self.appearance.blend(sighting.appearance, _ADAPT)
+        self.appearance = self.appearance.blend(sighting.appearance, self.adapt)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,8 +175,13 @@ def hips_of(landmarks: Landmarks) -> Float[np.ndarray, "2"]:
 
 
 def size_of(landmarks: Landmarks) -> float:
-    """Body height in pixels."""
-    return float(body_height(landmarks.joints[None])[0])
+    """Body height in pixels; of people whose legs are hidden, from head and trunk."""
+    joints = landmarks.joints
+    if float(joints[_LEGS, 3].mean()) >= _LEGS_SEEN:
+        return float(body_height(joints[None])[0])
+    ears, shoulders, hips = (point(joints, f"middle_{n}") for n in ("ear", "shoulder", "hip"))
+    chain = np.linalg.norm(ears - shoulders) + np.linalg.norm(shoulders - hips)
+    return float(_HEIGHT_PER_TRUNK * chain)
 
 
 class Follower:
@@ -281,6 +302,9 @@ class _Tracker:
         self._fps = fps
         self._run = max(1, min(num_frames, max(_START_FRAMES, round(_START_SECONDS * fps))))
         self._search_every = max(1, round(_SEARCH_SECONDS * fps))
+        self._lost_search_every = max(1, round(_LOST_SEARCH_SECONDS * fps))
+        self._look = max(2, round(_LOOK_SECONDS * fps))
+        self._last_search = -self._search_every
         self._keep = max(2, round(_KEEP_SECONDS * fps))
         self._active: list[PersonTrack] = []
         self._ended: list[PersonTrack] = []
@@ -294,16 +318,21 @@ class _Tracker:
         if self._cuts.add(frame):
             self._ended += self._active
             self._active = []
+            self._last_search = index - self._search_every
         candidates = [
             Sighting(
                 frame=index, landmarks=read, appearance=Appearance.measure(frame, read.joints)
             )
             for track in self._active
+            if index - track.last <= self._look
             for read in self._reads(track, index, frame)
         ]
-        matched = self._assign(candidates, index)
-        lost = any(track.last < index for track in self._active)
-        if lost or not matched or index % self._search_every == 0:
+        self._assign(candidates, index)
+        people_known = [track for track in self._active if track.confirmed]
+        lost = not people_known or any(track.last < index for track in people_known)
+        since = index - self._last_search
+        if since >= (self._lost_search_every if lost else self._search_every):
+            self._last_search = index
             people = self._follower.search(frame)
             self._num_people[index] = len(people)
             found = [
@@ -320,7 +349,8 @@ class _Tracker:
             taken = [track.sightings[-1] for track in self._active if track.last == index]
             for sighting in found:
                 known = any(_same(sighting.landmarks, other.landmarks) for other in taken)
-                if id(sighting) not in fresh and not known:
+                sure = (sighting.score or 0.0) >= _START_SCORE
+                if sure and id(sighting) not in fresh and not known:
                     self._begin(sighting)
         for track in self._active:
             if not track.confirmed:
@@ -363,14 +393,15 @@ class _Tracker:
         size, last_size = size_of(sighting.landmarks), track.size
         offset = hips_of(sighting.landmarks) - track.predict(sighting.frame)
         step = float(np.hypot(*offset)) / max(size, last_size, 1e-6)
-        limit = _REST + _SPEED * min(elapsed, one) + _LOST_SPEED * max(elapsed - one, 0)
+        lost = max(elapsed - one, 0)
         growth = abs(float(np.log(max(size, 1e-6) / max(last_size, 1e-6))))
-        most_growth = _GROWTH + 0.5 * max(elapsed - one, 0)
         colour = track.appearance.distance(sighting.appearance)
-        most_colour = _COLOUR if elapsed < 3 * one else _RELINK_COLOUR
-        if step > limit or growth > most_growth or colour > most_colour:
-            return None
-        return step / limit + growth / most_growth + colour / most_colour
+        cost = (
+            (step / (_REST + _SPEED * one + _LOST_SPEED * lost)) ** 2
+            + (growth / (_GROWTH + _LOST_GROWTH * lost)) ** 2
+            + (colour / (_COLOUR if lost <= _MOMENT_SECONDS else _LOST_COLOUR)) ** 2
+        )
+        return cost if cost <= _LARGEST_COST else None
 
     def _assign(self, candidates: list[Sighting], index: int) -> set[int]:
         """Gives candidates to the tracks that they continue best; ids of those given or known."""
@@ -409,16 +440,17 @@ class _Tracker:
                     break
 
     def _begin(self, sighting: Sighting) -> None:
-        track = PersonTrack(sightings=[], appearance=sighting.appearance)
+        track = PersonTrack(
+            sightings=[],
+            appearance=sighting.appearance,
+            adapt=min(1.0, _ADAPT_RATE / self._fps),
+        )
         track.add(sighting)
         self._active.append(track)
 
     def _is_person(self, track: PersonTrack) -> bool:
         """Whether a track has had a run of sightings that only a person gives."""
         if len(track.sightings) < self._run:
-            return False
-        scores = [s.score for s in track.sightings if s.score is not None]
-        if max(scores, default=0.0) < _START_SCORE:
             return False
         return unrest(track.sightings, self._fps) < _START_SPEED
 
@@ -489,13 +521,15 @@ class _Tracker:
         offset = hips_of(start) - hips_of(track.sightings[-1].landmarks)
         share = float(np.clip(offset @ going / max(going @ going, 1e-6), 0, 1))
         step = float(np.hypot(*(offset - share * going))) / size
-        limit = _REST + 0.15 + _LOST_SPEED * elapsed
         growth = abs(float(np.log(size_of(start) / max(track.size, 1e-6))))
         looks = other.sightings[: self._run]
         colour = float(np.median([track.appearance.distance(s.appearance) for s in looks]))
-        if step > limit or growth > 0.4 or colour > _RELINK_COLOUR:
-            return None
-        return step / limit + growth / 0.4 + colour / _RELINK_COLOUR
+        cost = (
+            (step / (_REST + _RELINK_REST + _LOST_SPEED * elapsed)) ** 2
+            + (growth / (_GROWTH + _LOST_GROWTH * elapsed)) ** 2
+            + (colour / _LOST_COLOUR) ** 2
+        )
+        return cost if cost <= _LARGEST_COST else None
 
 
 def unrest(sightings: list[Sighting], fps: float) -> float:
@@ -520,7 +554,9 @@ def _split(track: PersonTrack, cuts: list[int]) -> list[PersonTrack]:
     for start, stop in zip(bounds, bounds[1:], strict=False):
         kept = [s for s in track.sightings if start <= s.frame < stop]
         if kept:
-            part = PersonTrack(sightings=[], appearance=kept[0].appearance, confirmed=True)
+            part = PersonTrack(
+                sightings=[], appearance=kept[0].appearance, adapt=track.adapt, confirmed=True
+            )
             for sighting in kept:
                 part.add(sighting)
             parts.append(part)
