@@ -17,6 +17,10 @@ class SeveralPeopleWarning(UserWarning):
     """A video shows several people; the message says which one is tracked."""
 
 
+class HiddenLimbsWarning(UserWarning):
+    """Legs or arms are hidden for long; the message names the frames and what is done."""
+
+
 class PartsOnlyWarning(UserWarning):
     """A pose video has body part labels but no UV coordinates, which are set to 0.5."""
 

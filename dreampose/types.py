@@ -4,8 +4,8 @@ b batch · t frames · p poses of a window · u channels of a pose map · k join
 d token width · c channels · H W pixels · h w latent grid (H/8, W/8).
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -28,6 +28,26 @@ class Clip:
     fps: float
     source: str = ""
     first_frame: int = 0
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __iter__(self) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        return iter(self.frames)
+
+    @property
+    def height(self) -> int:
+        """Height of the frames in pixels."""
+        return self.frames.shape[1]
+
+    @property
+    def width(self) -> int:
+        """Width of the frames in pixels."""
+        return self.frames.shape[2]
+
+    def between(self, start: int, stop: int) -> "Clip":
+        """The frames `start` to `stop - 1`."""
+        return replace(self, frames=self.frames[start:stop], first_frame=self.first_frame + start)
 
 
 @dataclass(frozen=True, kw_only=True)

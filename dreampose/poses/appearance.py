@@ -17,6 +17,14 @@ _SMALLEST_WIDTH = 0.03
 """Half-width in body heights over which a trunk seen from the side is sampled."""
 _LIGHTNESS_WEIGHT = 0.5
 """Weight of lightness against the two colour axes: shade changes it first."""
+_LIMBS = (
+    (),
+    (("shoulder", "elbow"), ("elbow", "wrist")),
+    (("hip", "knee"), ("knee", "ankle")),
+)
+"""Bones along which the colours of left and right are measured: head, arms, legs."""
+_SEEN = 0.6
+"""Visibility from which a bone's colour is measured."""
 _LEAST_WEIGHT = 0.05
 """A part that is less visible than this in either frame is not compared."""
 
@@ -28,10 +36,12 @@ class Appearance:
     Attributes:
         quantiles: part (trunk, thighs), quantile, channel.
         weights: of each part in [0, 1]: how far it is visible and inside the picture.
+        sides: mean colours of the left and right of head, arms and legs; NaN where hidden.
     """
 
     quantiles: Float[np.ndarray, "2 5 3"]
     weights: Float[np.ndarray, "2"]
+    sides: Float[np.ndarray, "3 2 3"]
 
     @classmethod
     def measure(
@@ -52,7 +62,7 @@ class Appearance:
             if share > 0.5:
                 quantiles[part] = np.quantile(colours, _QUANTILES, axis=0)
                 weights[part] = share * visibility
-        return cls(quantiles=quantiles, weights=weights)
+        return cls(quantiles=quantiles, weights=weights, sides=_side_colours(picture, joints))
 
     def distance(self, other: "Appearance") -> float:
         """Root mean square difference of the quantiles over the parts that both show, in Lab steps.
@@ -75,6 +85,7 @@ class Appearance:
         return Appearance(
             quantiles=self.quantiles * (1 - factor) + other.quantiles * factor,
             weights=np.maximum(self.weights, other.weights * (step > 0)),
+            sides=other.sides,
         )
 
 
@@ -107,6 +118,26 @@ def _thigh_points(joints: Float[np.ndarray, "33 4"], size: float) -> Float[np.nd
         normal = np.array([-axis[1], axis[0]])
         points.append((hip + (knee - hip) * down + normal * aside).reshape(-1, 2))
     return np.concatenate(points)
+
+
+def _side_colours(
+    picture: UInt8[np.ndarray, "H W 3"], joints: Float[np.ndarray, "33 4"]
+) -> Float[np.ndarray, "3 2 3"]:
+    colours = np.full((3, 2, 3), np.nan, np.float32)
+    along = np.linspace(0.1, 0.9, 2 * _GRID)[:, None]
+    for group, bones in enumerate(_LIMBS):
+        for number, side in enumerate(("left", "right")):
+            points = [
+                point(joints, f"{side}_{a}")[:2] * (1 - along)
+                + point(joints, f"{side}_{b}")[:2] * along
+                for a, b in bones
+                if min(_visibility(joints, f"{side}_{end}") for end in (a, b)) > _SEEN
+            ]
+            if points:
+                found, share = _sample(picture, np.concatenate(points))
+                if share > 0.5:
+                    colours[group, number] = found.mean(axis=0)
+    return colours
 
 
 def _sample(

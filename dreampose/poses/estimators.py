@@ -1,7 +1,8 @@
 """What a pose estimator is, and the choice of one by name. Knows nothing of motion files."""
 
 import hashlib
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -9,17 +10,16 @@ from warnings import warn
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt16
+from jaxtyping import Bool, Float, UInt8, UInt16
 
 from dreampose.errors import InputError, SeveralPeopleWarning
+from dreampose.io.files import open_arrays
 from dreampose.poses import parts
 from dreampose.poses.blazepose import LandmarkReader, PersonDetector
 from dreampose.poses.densepose import SurfaceReader, surface
-from dreampose.poses.exact import read_ground_truth
 from dreampose.poses.landmarks import NAMES, point
 from dreampose.poses.placement import Placement
 from dreampose.poses.tracking import BoxFollower, Follower
-from dreampose.types import Clip
 
 Progress = Callable[[int], object]
 """Called with the number of frames done since the last call."""
@@ -31,6 +31,9 @@ class Track:
 
     maps: None where they are to be painted from the joints. joints: in pixels of the maps.
     found: whether the person was seen in the frame; maps and joints elsewhere mean nothing.
+    cuts: frames that begin another shot; nobody is followed across them.
+    colours: Lab colours of the left and right of head, arms and legs, NaN where not seen.
+    picture: left, top, right and bottom of the video's frames in the maps, in pixels.
     """
 
     maps: Float[np.ndarray, "t u H W"] | None
@@ -40,6 +43,47 @@ class Track:
     joint_names: tuple[str, ...] = ()
     places: UInt16[np.ndarray, "t 2 H W"] | None = None
     """U and V times 65535, where `maps` is rounded more coarsely."""
+    cuts: tuple[int, ...] = ()
+    colours: Float[np.ndarray, "t 3 2 3"] | None = None
+    picture: tuple[float, float, float, float] | None = None
+
+
+@runtime_checkable
+class Frames(Protocol):
+    """Frames of a video in order: a `Clip`, or a `VideoReader` that decodes them one by one."""
+
+    @property
+    def fps(self) -> float:
+        """Frames per second."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """Where the frames come from."""
+        ...
+
+    @property
+    def first_frame(self) -> int:
+        """Number of the first frame in the source."""
+        ...
+
+    @property
+    def height(self) -> int:
+        """Height of the frames in pixels."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Width of the frames in pixels."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[UInt8[np.ndarray, "H W 3"]]: ...
+
+    def between(self, start: int, stop: int) -> "Frames":
+        """The frames `start` to `stop - 1`."""
+        ...
 
 
 @runtime_checkable
@@ -49,7 +93,7 @@ class PoseEstimator(Protocol):
     name: str
 
     def __call__(
-        self, clip: Clip, *, height: int, width: int, progress: Progress | None = None
+        self, clip: Frames, *, height: int, width: int, progress: Progress | None = None
     ) -> Track:
         """Estimates the poses of one person as maps of `height x width`.
 
@@ -91,7 +135,7 @@ class BlazePose:
         return {**self.__dict__, "_follower": None}
 
     def __call__(
-        self, clip: Clip, *, height: int, width: int, progress: Progress | None = None
+        self, clip: Frames, *, height: int, width: int, progress: Progress | None = None
     ) -> Track:
         """Estimates at the clip's own resolution; maps are left to be painted."""
         if self._follower is None:
@@ -99,41 +143,44 @@ class BlazePose:
                 PersonDetector(threshold=self.detection_threshold, num_threads=self.num_threads),
                 LandmarkReader(num_threads=self.num_threads),
             )
-        num_frames = len(clip.frames)
+        followed = self._follower.follow(
+            clip, fps=clip.fps, num_frames=len(clip), near=self.person, progress=progress
+        )
+        num_frames = followed.num_frames
         joints = np.zeros((num_frames, len(NAMES), 4), np.float32)
         confidence = np.zeros(num_frames, np.float32)
         found = np.zeros(num_frames, bool)
-        crowded: tuple[int, int] | None = None
-        sightings = self._follower.follow(
-            clip.frames, search_every=max(1, round(clip.fps)), near=self.person
-        )
-        for index, sighting in enumerate(sightings):
-            if crowded is None and (sighting.num_people or 0) > 1:
-                crowded = index, sighting.num_people or 0
-            if sighting.landmarks is not None:
-                joints[index] = sighting.landmarks.joints
-                visibility = float(joints[index, :, 3].mean())
-                confidence[index] = max(sighting.landmarks.presence * visibility, 1e-3)
-                found[index] = True
-            if progress is not None:
-                progress(1)
-        if crowded is not None and found.any():
+        colours = np.full((num_frames, 3, 2, 3), np.nan, np.float32)
+        for index, sighting in followed.sightings.items():
+            joints[index] = sighting.landmarks.joints
+            visibility = float(joints[index, :, 3].mean())
+            confidence[index] = max(sighting.landmarks.presence * visibility, 1e-3)
+            colours[index] = sighting.appearance.sides
+            found[index] = True
+        crowds = [(index, number) for index, number in followed.num_people.items() if number > 1]
+        if crowds and found.any():
             rule = "the largest" if self.person is None else "the nearest to the place given"
             first = int(np.flatnonzero(found)[0])
             hips = point(joints[first], "middle_hip")[:2]
-            _warn_crowd(clip, crowded[1], crowded[0], rule, hips, first)
-        placement = Placement.fit(clip.frames.shape[1:3], (height, width))
+            index, number = crowds[0]
+            _warn_crowd(clip, number, index, rule, hips, first)
+        placement = Placement.fit((clip.height, clip.width), (height, width))
+        corners = np.array([[0, 0, 0, 0], [clip.width, clip.height, 0, 0]], np.float32)
+        (left, top), (right, bottom) = placement.move(corners)[:, :2].tolist()
         return Track(
             maps=None,
             joints=placement.move(joints),
             confidence=confidence,
             found=found,
             joint_names=NAMES,
+            cuts=followed.cuts,
+            colours=colours,
+            picture=(left, top, right, bottom),
         )
 
 
 def _warn_crowd(
-    clip: Clip,
+    clip: Frames,
     num_people: int,
     index: int,
     rule: str,
@@ -183,7 +230,7 @@ class DensePose:
         return {**self.__dict__, "_reader": None}
 
     def __call__(
-        self, clip: Clip, *, height: int, width: int, progress: Progress | None = None
+        self, clip: Frames, *, height: int, width: int, progress: Progress | None = None
     ) -> Track:
         """Estimates at the clip's own resolution, and puts the maps into `height x width`.
 
@@ -195,9 +242,9 @@ class DensePose:
             self._reader = SurfaceReader(
                 self.model, threshold=self.detection_threshold, device=device
             )
-        size = clip.frames.shape[1:3]
+        size = (clip.height, clip.width)
         placement = Placement.fit(size, (height, width))
-        num_frames = len(clip.frames)
+        num_frames = len(clip)
         maps = np.zeros((num_frames, self.channels, height, width), np.float32)
         places = np.zeros((num_frames, 2, height, width), np.uint16)
         joints = np.zeros((num_frames, parts.NUM_PARTS, 4), np.float32)
@@ -205,7 +252,7 @@ class DensePose:
         follower = BoxFollower(self.person)
         crowded: tuple[int, int] | None = None
         place: tuple[int, Float[np.ndarray, "2"]] | None = None
-        for index, frame in enumerate(clip.frames):
+        for index, frame in enumerate(clip):
             people = self._reader(frame)
             chosen = follower.choose(people.boxes.numpy(), size[1])
             seen = None if chosen is None else surface(people, chosen, *size)
@@ -237,6 +284,54 @@ class DensePose:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class GroundTruth:
+    """Maps of a clip at its own size, and BlazePose's 33 points."""
+
+    maps: Float[np.ndarray, "t u H W"]
+    joints: Float[np.ndarray, "t 33 4"]
+
+
+def read_ground_truth(clip: Frames, channels: int = 2) -> GroundTruth:
+    """Reads `NAME.npz` beside `NAME.mp4`: arrays `parts`, `uv` and `joints`.
+
+    The maps are U and V of the body's atlas where a part is seen; of 3 channels the first is
+    the part / 24.
+
+    Raises:
+        InputError: `channels` is neither 2 nor 3; the file is missing, lacks an array, or is of
+            another length or size.
+    """
+    if channels not in (2, 3):
+        raise InputError(f"channels must be 2 or 3, got {channels}")
+    path = Path(clip.source).with_suffix(".npz") if clip.source else None
+    if path is None or not path.is_file():
+        raise InputError(
+            "estimator 'catwalk' needs the ground truth beside the video, "
+            f"got no file {str(path) if path else '(the clip has no source)'!r}"
+        )
+    try:
+        with open_arrays(path) as file:
+            labels, uv, joints = file["parts"], file["uv"], file["joints"]
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"ground truth must hold parts, uv and joints, got {str(path)!r} ({error})"
+        ) from error
+    frames = slice(clip.first_frame, clip.first_frame + len(clip))
+    labels, uv, joints = labels[frames], uv[frames], joints[frames]
+    expected = (len(clip), clip.height, clip.width)
+    if labels.shape != expected:
+        raise InputError(
+            f"ground truth must cover the clip's {expected} frames, height and width, "
+            f"got {labels.shape} in {str(path)!r}"
+        )
+    scaled = np.moveaxis(uv.astype(np.float32) / np.iinfo(uv.dtype).max, -1, 1)
+    # The file counts from the middle of the first pixel, motions from the picture's corner.
+    places = joints + np.array([0.5, 0.5, 0], np.float32)
+    full = np.concatenate([places, np.ones_like(joints[..., :1])], axis=-1)
+    return GroundTruth(maps=parts.to_maps(labels, scaled, channels), joints=full.astype(np.float32))
+
+
 @dataclass(kw_only=True)
 class CatwalkPose:
     """The exact maps and joints that the catwalk's renderer wrote beside its video.
@@ -249,7 +344,7 @@ class CatwalkPose:
     name: str = field(default="catwalk", init=False)
 
     def __call__(
-        self, clip: Clip, *, height: int, width: int, progress: Progress | None = None
+        self, clip: Frames, *, height: int, width: int, progress: Progress | None = None
     ) -> Track:
         """Reads `NAME.npz` beside `clip.source`, `NAME.mp4`.
 
@@ -257,7 +352,7 @@ class CatwalkPose:
             InputError: the clip has no ground truth, or one of another length or size.
         """
         truth = read_ground_truth(clip, self.channels)
-        placement = Placement.fit(clip.frames.shape[1:3], (height, width))
+        placement = Placement.fit((clip.height, clip.width), (height, width))
         maps = placement.warp(truth.maps, (height, width))
         places = placement.warp(to_places(truth.maps), (height, width))
         found: np.ndarray = np.any(maps > 0, axis=(1, 2, 3))

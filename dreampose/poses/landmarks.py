@@ -49,6 +49,9 @@ BONES = tuple(
 )
 """Pairs of points joined by a line in previews."""
 
+ABSENT = -1.0
+"""Visibility of points that are left out of the maps: hidden for too long to be known."""
+
 _HEIGHT_PER_CHAIN = 1.17
 """Standing height over ear-to-ankle length along the body; measured on people of known height."""
 

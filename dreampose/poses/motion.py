@@ -5,17 +5,18 @@ their joints, exact ones can only be warped.
 """
 
 import zipfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt16
+from jaxtyping import Float, UInt8, UInt16
 
 from dreampose.errors import InputError
 from dreampose.io.files import new_file, open_arrays
 from dreampose.poses.landmarks import NAMES
 from dreampose.poses.paint import LEVELS, paint
+from dreampose.poses.quality import Quality, assess
 
 FORMAT = 1
 """Version of the file's layout."""
@@ -28,7 +29,8 @@ class Motion:
     Attributes:
         maps: U and V in [0, 1], 0 on background; with a first channel more, the part / 24.
         joints: x, y in pixels of the maps (the corner of the picture is 0, 0), depth in the same
-            unit (away from the camera, 0 at the hips), visibility in [0, 1].
+            unit (away from the camera, 0 at the hips), visibility in [0, 1], or -1 for points
+            that are hidden and left out of painted maps.
         confidence: of each frame in [0, 1]; 0 where the pose was filled in.
         fps: frames per second.
         source: the file it was made from.
@@ -38,6 +40,7 @@ class Motion:
         painted: whether the maps are painted from the joints, so that they can be painted anew.
         places: U and V times 65535 where an estimator reads them: `maps` has 1/255 of them, which
             is too coarse to find a pixel by its place on the body.
+        flags: of each frame, a bit for each of `quality.FLAGS`; empty for motions without them.
     """
 
     maps: Float[np.ndarray, "t u H W"]
@@ -50,6 +53,13 @@ class Motion:
     joint_names: tuple[str, ...] = ()
     painted: bool = False
     places: UInt16[np.ndarray, "t 2 H W"] | None = None
+    flags: UInt8[np.ndarray, " f"] = field(default_factory=lambda: np.zeros(0, np.uint8))
+
+    @property
+    def quality(self) -> Quality:
+        """Summary of the flags: which frames were filled, put right or left out."""
+        flags = self.flags if len(self.flags) else np.zeros(self.num_frames, np.uint8)
+        return assess(flags)
 
     @property
     def num_frames(self) -> int:
@@ -95,6 +105,7 @@ class Motion:
             confidence=confidence,
             num_filled=int((confidence == 0).sum()),
             places=None if self.places is None else self.places[start:stop],
+            flags=self.flags[start:stop],
         )
 
     def resample(self, fps: float) -> "Motion":
@@ -127,6 +138,7 @@ class Motion:
             fps=float(fps),
             num_filled=int((confidence == 0).sum()),
             places=None if self.places is None else self.places[nearest],
+            flags=self.flags[nearest] if len(self.flags) else self.flags,
         )
 
     def save(self, path: str | Path) -> None:
@@ -145,6 +157,7 @@ class Motion:
             "num_filled": np.int32(self.num_filled),
             "joint_names": np.array(self.joint_names, dtype=np.str_),
             "painted": np.bool_(self.painted),
+            "flags": self.flags.astype(np.uint8),
         }
         if self.places is not None:
             values["places"] = self.places
@@ -179,6 +192,7 @@ class Motion:
                     joint_names=tuple(str(name) for name in file["joint_names"]),
                     painted=bool(file["painted"]),
                     places=file.get("places"),
+                    flags=file["flags"] if "flags" in file else np.zeros(0, np.uint8),
                 )
         except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             if isinstance(error, InputError):

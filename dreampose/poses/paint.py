@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from dreampose.poses.landmarks import body_height, point, steady
+from dreampose.poses.landmarks import ABSENT, INDEX, body_height, point, steady
 
 LEVELS = 255
 """Maps hold multiples of 1/LEVELS, so that a motion file returns exactly what was painted."""
@@ -240,6 +240,9 @@ def limbs(joints: Float[np.ndarray, "k 4"], size: float) -> Iterator[Limb]:
     )
 
     for side, v in (("left", 0.30), ("right", 0.75)):
+        shown = {
+            name: bool(joints[INDEX[f"{side}_{name}"], 3] > ABSENT) for name in ("elbow", "knee")
+        }
         at = {
             name: point(joints, f"{side}_{name}")
             for name in (
@@ -249,15 +252,18 @@ def limbs(joints: Float[np.ndarray, "k 4"], size: float) -> Iterator[Limb]:
         }
         fingers = (at["index"] + at["pinky"]) / 2
         fingers = at["wrist"] + 1.3 * (fingers - at["wrist"])
-        for start, end, radii, u in (
+        arm = (
             (at["shoulder"], at["elbow"], (0.033, 0.026), (0.28, 0.235)),
             (at["elbow"], at["wrist"], (0.026, 0.019), (0.235, 0.17)),
             (at["wrist"], fingers, (0.020, 0.018), (0.15, 0.12)),
+        )
+        leg = (
             (at["hip"], at["knee"], (0.056, 0.038), (0.56, 0.48)),
             (at["knee"], at["ankle"], (0.038, 0.024), (0.48, 0.40)),
             (at["ankle"], at["foot"], (0.024, 0.017), (0.37, 0.32)),
             (at["heel"], at["foot"], (0.020, 0.017), (0.37, 0.32)),
-        ):
+        )
+        for start, end, radii, u in (arm * shown["elbow"]) + (leg * shown["knee"]):
             yield Limb(
                 start=start,
                 end=end,

@@ -1,17 +1,17 @@
 """Detection and repair of exchanged left and right limbs in a pose track.
 
 Networks that read single frames exchange the left and right of a body for a few frames or for
-seconds: all of it (front taken for back), or the legs or arms alone. The labels of a whole track are
-decided together, by dynamic programming over time (Viterbi): which limb groups are exchanged in each
-frame, so that positions and velocities are continuous, shoulders, hips and head face one way, the
-body's two sides keep their colours, and as few frames as possible are changed.
+seconds: all of it (front taken for back), or the legs or arms alone. The labels of a whole track
+are decided together, by dynamic programming over time (Viterbi): which limb groups are exchanged
+in each frame, so that positions and velocities are continuous, shoulders, hips and head face one
+way, the body's two sides keep their colours, and as few frames as possible are changed.
 """
 
 import itertools
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from dreampose.poses.landmarks import INDEX, NAMES, body_height, point
 
@@ -56,6 +56,19 @@ _OPPOSED = 1.5
 """Cost of shoulders and hips, or head and shoulders, that face opposite ways."""
 _PRIOR = 0.1
 """Cost per second of an exchanged group: the network is mostly right."""
+_ROUGH = 3.0
+"""Cost of movement above which the path may be wrong from here on."""
+_SHORTEST_SEGMENT = 0.05
+"""Shortest segment between such places, in seconds."""
+_WINDOW_SECONDS = 0.12
+"""Time over which each side of such a place is extrapolated."""
+_BRIDGE_NOISE = 0.04
+"""Error of the extrapolation in body heights."""
+_BRIDGE_WEIGHT = 2.0
+_FEET = 0.03
+"""Toes lower than heels by this, in body heights, face the camera; higher by this, away from it."""
+_FEET_COST = 0.3
+"""Cost of legs that face the other way than both feet point, for each frame."""
 _COLOUR_WEIGHT = 0.8
 _COLOUR_NOISE = 12.0
 """Difference in colour of left and right, in Lab steps, that is told from shade."""
@@ -108,6 +121,7 @@ def mend(
     if colours is not None:
         unary = unary + _colour_costs(colours[frames], path)
         path = _viterbi(unary, moves)
+    path = _reconnect(track, times, size, unary, moves, path)
     labels = _STATES[path].astype(bool)
     exchanged[frames] = labels
     unsure[frames] = _unsure(unary, moves, path)
@@ -182,6 +196,15 @@ def _facing_costs(track: Float[np.ndarray, "n 33 4"], size: float) -> Float[np.n
         signs = 1 - 2 * (_STATES[:, GROUPS.index(one)] ^ _STATES[:, GROUPS.index(two)])
         costs += _OPPOSED * np.maximum(0, -cosine[:, None] * signs[None, :])
         costs += _APART * (signs[None, :] < 0)
+    pointing = np.stack(
+        [(point(track, f"{s}_foot") - point(track, f"{s}_heel"))[:, 1] for s in ("left", "right")]
+    )
+    front = pointing.min(axis=0) > _FEET * size
+    back = pointing.max(axis=0) < -_FEET * size
+    wide = np.abs(across["legs"][:, 0]) > 2 * _FEET
+    side = np.sign(across["legs"][:, 0])[:, None] * (1 - 2 * _STATES[None, :, GROUPS.index("legs")])
+    costs += _FEET_COST * ((front & wide)[:, None] & (side < 0))
+    costs += _FEET_COST * ((back & wide)[:, None] & (side > 0))
     return costs
 
 
@@ -191,8 +214,94 @@ def _change_costs(times: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 8"]:
     return _PRIOR * np.minimum(length, 0.1)[:, None] * _STATES.sum(axis=1)[None, :]
 
 
+def _reconnect(
+    track: Float[np.ndarray, "n 33 4"],
+    times: Float[np.ndarray, " n"],
+    size: float,
+    unary: Float[np.ndarray, "n 8"],
+    moves: dict[str, Float[np.ndarray, "n 2 2 2"]],
+    path: Int[np.ndarray, " n"],
+) -> Int[np.ndarray, " n"]:
+    """Decides again across misread frames, where labels may change at little cost.
+
+    The path is cut where it is not smooth. Each side of a cut is extrapolated from its median
+    position and velocity over a tenth of a second, which a misread frame or two do not move; whole
+    segments are then exchanged or not, by dynamic programming over the segments.
+    """
+    labels = _STATES[path]
+    frames = np.arange(2, len(path))
+    cost = np.zeros(len(path))
+    for group, name in enumerate(GROUPS):
+        label = labels[:, group]
+        cost[2:] += moves[name][frames, label[:-2], label[1:-1], label[2:]]
+    edges = [0]
+    for index in np.flatnonzero(cost > _ROUGH).tolist():
+        if times[index] - times[edges[-1]] >= _SHORTEST_SEGMENT:
+            edges.append(index)
+    if len(edges) > 1 and times[-1] - times[edges[-1]] < _SHORTEST_SEGMENT:
+        edges.pop()
+    edges.append(len(path))
+    if len(edges) < 3:
+        return path
+    points = [i for name in ("arms", "legs") for side in _pairs(name) for i in side]
+    places = _exchange(track, labels > 0)[..., :2]
+    segments = list(itertools.pairwise(edges))
+    flipped = len(_STATES) - 1 - path
+    each = np.arange(len(path))
+    own = np.array([
+        [unary[each[a:b], choice[a:b]].sum() for choice in (path, flipped)] for a, b in segments
+    ])  # fmt: skip
+    best, back = own[0].copy(), list[np.ndarray]()
+    for number in range(1, len(segments)):
+        start, stop = segments[number]
+        before = _extrapolate(places, times, segments[number - 1], times[start], last=True)
+        after = _extrapolate(places, times, (start, stop), times[start], last=False)
+        apart = [
+            float(np.linalg.norm(before[points] - other[points], axis=-1).mean()) / size
+            for other in (after, after[OPPOSITE])
+        ]
+        same, swapped = (min(value / _BRIDGE_NOISE, _CAP) for value in apart)
+        link = _BRIDGE_WEIGHT * np.array([[same, swapped], [swapped, same]])
+        total = best[:, None] + link + own[number][None, :]
+        back.append(total.argmin(axis=0))
+        best = total.min(axis=0)
+    state = int(best.argmin())
+    states = [state]
+    for choices in reversed(back):
+        state = int(choices[state])
+        states.append(state)
+    result = path.copy()
+    for (start, stop), choice in zip(segments, states[::-1], strict=True):
+        if choice:
+            result[start:stop] = flipped[start:stop]
+    return result
+
+
+def _extrapolate(
+    places: Float[np.ndarray, "n 33 2"],
+    times: Float[np.ndarray, " n"],
+    segment: tuple[int, int],
+    time: float,
+    *,
+    last: bool,
+) -> Float[np.ndarray, "33 2"]:
+    """Where the points of a segment are at a time at its end or beginning, by medians."""
+    start, stop = segment
+    ordered = np.arange(start, stop)[:: -1 if last else 1]
+    near = ordered[np.abs(times[ordered] - times[ordered[0]]) <= _WINDOW_SECONDS]
+    near = ordered[: max(3, len(near))]
+    middle = np.median(places[near], axis=0)
+    if len(near) < 4:
+        return middle
+    near = np.sort(near)
+    half = len(near) // 2
+    elapsed = (times[near[-half:]] - times[near[:half]])[:, None, None]
+    velocity = np.median((places[near[-half:]] - places[near[:half]]) / elapsed, axis=0)
+    return middle + velocity * (time - np.median(times[near]))
+
+
 def _colour_costs(
-    colours: Float[np.ndarray, "n 3 2 3"], path: Float[np.ndarray, " n"]
+    colours: Float[np.ndarray, "n 3 2 3"], path: Int[np.ndarray, " n"]
 ) -> Float[np.ndarray, "n 8"]:
     """Cost of each state by how the colours of the sides differ, against the rest of the track."""
     costs = np.zeros((len(colours), len(_STATES)))
@@ -212,7 +321,9 @@ def _colour_costs(
     return costs
 
 
-def _totals(moves: dict[str, Float[np.ndarray, "n 2 2 2"]], index: int) -> Float[np.ndarray, "8 8 8"]:
+def _totals(
+    moves: dict[str, Float[np.ndarray, "n 2 2 2"]], index: int
+) -> Float[np.ndarray, "8 8 8"]:
     """Cost of each state in two frames before and the frame, over all groups."""
     total = np.zeros((len(_STATES),) * 3)
     for group, name in enumerate(GROUPS):
@@ -230,7 +341,7 @@ def _changes() -> Float[np.ndarray, "8 8"]:
 
 def _viterbi(
     unary: Float[np.ndarray, "n 8"], moves: dict[str, Float[np.ndarray, "n 2 2 2"]]
-) -> Float[np.ndarray, " n"]:
+) -> Int[np.ndarray, " n"]:
     """The cheapest sequence of states, where a state's cost depends on the two before."""
     changes = _changes()
     num_frames = len(unary)
@@ -251,7 +362,7 @@ def _viterbi(
 def _unsure(
     unary: Float[np.ndarray, "n 8"],
     moves: dict[str, Float[np.ndarray, "n 2 2 2"]],
-    path: Float[np.ndarray, " n"],
+    path: Int[np.ndarray, " n"],
 ) -> Bool[np.ndarray, " n"]:
     """Stretches between changes of the labels that the other labels would fit nearly as well."""
     unsure = np.zeros(len(path), bool)
@@ -271,7 +382,7 @@ def _unsure(
 def _path_cost(
     unary: Float[np.ndarray, "n 8"],
     moves: dict[str, Float[np.ndarray, "n 2 2 2"]],
-    path: Float[np.ndarray, " n"],
+    path: Int[np.ndarray, " n"],
 ) -> float:
     labels = _STATES[path]
     cost = float(unary[np.arange(len(path)), path].sum())
@@ -279,7 +390,8 @@ def _path_cost(
     for group, name in enumerate(GROUPS):
         label = labels[:, group]
         cost += float(moves[name][1, 0, label[0], label[1]])
-        cost += float(moves[name][np.arange(2, len(path)), label[:-2], label[1:-1], label[2:]].sum())
+        frames = np.arange(2, len(path))
+        cost += float(moves[name][frames, label[:-2], label[1:-1], label[2:]].sum())
     return cost
 
 
@@ -303,5 +415,5 @@ def _exchange(
             members = np.append(members, INDEX["nose"])
         root = 0.0 if labels[rows].all() else point(track[rows], f"middle_{_ROOTS[name]}")[:, 2:]
         turned = 2 * root - mended[np.ix_(rows, members)][..., 2]
-        mended[np.ix_(rows, members, [2])] = turned[..., None]
+        mended[rows[:, None], members[None, :], 2] = turned
     return mended

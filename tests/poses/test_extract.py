@@ -107,12 +107,11 @@ def test_a_point_that_jumps_for_one_frame_is_put_back(walk):
     np.testing.assert_array_equal(motion.joints, joints)
 
 
-def test_frames_that_turn_the_person_round_are_filled(walk, skeleton):
+def test_frames_with_shoulders_on_top_of_each_other_are_filled(walk):
     joints = walk.joints.copy()
-    joints[9] = skeleton(yaw=180, x=30 + 18)[0]
     joints[13, :, 0] = (joints[13, :, 0] - 56) * 0.1 + 56
     motion = extract(CLIP, Scripted(replace(walk, joints=joints)), height=160, width=128)
-    assert np.flatnonzero(motion.confidence == 0).tolist() == [9, 13]
+    assert np.flatnonzero(motion.confidence == 0).tolist() == [13]
     np.testing.assert_allclose(motion.joints, walk.joints, atol=1e-3)
 
 
