@@ -240,9 +240,6 @@ def limbs(joints: Float[np.ndarray, "k 4"], size: float) -> Iterator[Limb]:
     )
 
     for side, v in (("left", 0.30), ("right", 0.75)):
-        shown = {
-            name: bool(joints[INDEX[f"{side}_{name}"], 3] > ABSENT) for name in ("elbow", "knee")
-        }
         at = {
             name: point(joints, f"{side}_{name}")
             for name in (
@@ -263,10 +260,15 @@ def limbs(joints: Float[np.ndarray, "k 4"], size: float) -> Iterator[Limb]:
             (at["ankle"], at["foot"], (0.024, 0.017), (0.37, 0.32)),
             (at["heel"], at["foot"], (0.020, 0.017), (0.37, 0.32)),
         )
-        for start, end, radii, u in (arm * shown["elbow"]) + (leg * shown["knee"]):
+        arm_hidden, leg_hidden = (
+            bool(joints[INDEX[f"{side}_{name}"], 3] <= ABSENT) for name in ("elbow", "knee")
+        )
+        hidden = (arm_hidden,) * len(arm) + (leg_hidden,) * len(leg)
+        for (start, end, radii, u), is_hidden in zip(arm + leg, hidden, strict=True):
             yield Limb(
-                start=start,
-                end=end,
+                # A limb without finite ends covers nothing, and keeps its number.
+                start=np.full(3, np.nan) if is_hidden else start,
+                end=np.full(3, np.nan) if is_hidden else end,
                 radii=(radii[0] * size, radii[1] * size),
                 u=u,
                 v=v,
