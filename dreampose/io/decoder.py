@@ -79,6 +79,7 @@ class VideoReader:
         width: likewise.
         num_frames: frames by the file's time stamps; a damaged file gives fewer, and this number
             is right after the first iteration to the end.
+        stated_frames: frames that the file states, more than `num_frames` where it is cut off.
         first_frame: number in the file of the first frame given.
         notes: what is unusual about the file, a sentence each; warned of once, at the end of the
             first iteration at the latest.
@@ -105,6 +106,7 @@ class VideoReader:
             self._shape = _Shape.of(first, stream)
         self.fps = self._timing.fps
         self.num_frames = self._timing.num_frames
+        self.stated_frames = max(stated, self.num_frames)
         self.height, self.width = self._shape.shown
         if self._timing.note:
             self._tell(self._timing.note)

@@ -4,23 +4,27 @@ Knows nothing of what the weights are for.
 """
 
 import json
-import pickle
+import re
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dreampose.errors import InputError
+from dreampose.io import formats
 
 WRAPPERS = ("module.", "_orig_mod.")
 """What `DistributedDataParallel` and `torch.compile` put before every name."""
 
 _NAMES_SHOWN = 20
+_COLOUR_CODES = re.compile(r"\x1b\[[0-9;]*m")
+_REFUSED = re.compile(r"(?:GLOBAL|[Cc]lass|type) ([\w.]+\.[\w.]+)")
+"""What torch calls a class that it does not load."""
 
 
 class _Unused:
@@ -46,20 +50,24 @@ def read(path: str | Path, name: str) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{name} must be an existing file of weights, got {str(path)!r}")
+    with path.open("rb") as file:
+        head = file.read(formats.HEAD_BYTES)
+    if found := formats.describe(head):
+        raise InputError(f"{name}: {str(path)!r} is {found}")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with torch.serialization.safe_globals(_HARMLESS):
+        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
             # Only the newer, zipped form can stay on disk until it is read.
             content: Any = torch.load(
                 path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
             )
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError,
-            KeyError, IndexError) as error:  # fmt: skip
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+    # Whatever a damaged file makes the readers raise.
+    except Exception as error:
         raise InputError(
             f"{name} must be a file of tensors alone (nothing in it is executed), got "
-            f"{str(path)!r}: {reason[0]}"
+            f"{str(path)!r}: {_reason(error)}"
         ) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
@@ -131,7 +139,7 @@ def fit(module: nn.Module, tensors: Mapping[str, Tensor], name: str, path: str |
                 if key in expected and tuple(value.shape) != expected[key]
             ),
         ),
-        _list("not finite", (key for key, value in tensors.items() if not value.isfinite().all())),
+        _list("not finite", (key for key, value in tensors.items() if not _is_finite(value))),
     ]
     if any(faults):
         raise InputError(
@@ -142,6 +150,25 @@ def fit(module: nn.Module, tensors: Mapping[str, Tensor], name: str, path: str |
         key: value.float() if value.is_floating_point() else value for key, value in tensors.items()
     }
     module.load_state_dict(values, strict=True, assign=True)
+
+
+def _reason(error: Exception) -> str:
+    """Why a file could not be read, on one line, with the class that a pickle refers to."""
+    text = _COLOUR_CODES.sub("", str(error))
+    if found := _REFUSED.search(text):
+        return (
+            f"it refers to {found.group(1)}, and objects other than tensors are not loaded; save "
+            "its state_dict() alone, or convert it to .safetensors"
+        )
+    if text.startswith("Weights only load failed"):
+        return "it is not a file of tensors that torch.save wrote"
+    return next(filter(None, map(str.strip, text.splitlines())), type(error).__name__)
+
+
+def _is_finite(values: Tensor) -> bool:
+    """Whether all values are finite; 8-bit floats are compared as 32-bit ones."""
+    narrow = values.is_floating_point() and values.element_size() == 1
+    return bool((values.float() if narrow else values).isfinite().all())
 
 
 def _list(kind: str, names: Iterable[str]) -> str:

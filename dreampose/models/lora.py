@@ -24,6 +24,30 @@ Tensors are called `COMPONENT.LAYER.lora_A.weight` and `COMPONENT.LAYER.lora_B.w
 METADATA = "lora_adapter_metadata"
 """Key of peft's configuration in the file's metadata, as in diffusers."""
 
+_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "use_rslora": (),
+    "use_dora": (),
+    "use_qalora": (),
+    "use_bdlora": (),
+    "rank_pattern": (),
+    "alpha_pattern": (),
+    "bias": ("none",),
+    "lora_bias": (),
+    "modules_to_save": (),
+    "fan_in_fan_out": (),
+    "layer_replication": (),
+    "trainable_token_indices": (),
+    "target_parameters": (),
+    "arrow_config": (),
+    "kasa_config": (),
+    "monteclora_config": (),
+    "velora_config": (),
+    "init_lora_weights": (True, "gaussian", "orthogonal", "eva"),
+    "alora_invocation_tokens": (),
+}
+"""Settings of `peft.LoraConfig` that are not applied, with the values other than none, empty and
+false that change nothing."""
+
 _NAME = "default"
 """Name of the adapter in peft."""
 
@@ -171,7 +195,28 @@ def read(path: Path) -> dict[str, LoraWeights]:
         raise InputError(
             f"lora must be a file written by this package or diffusers, got {str(path)!r} ({error})"
         ) from error
+    _check_settings(settings, path)
     return updates
+
+
+def _check_settings(settings: Mapping[str, Any], path: Path) -> None:
+    """Refuses settings of peft that change what weights mean and are not applied here.
+
+    Raises:
+        InputError: one of them is set; all are named.
+    """
+    found = [
+        f"{name}={value!r}"
+        for name, value in settings.items()
+        if (key := name.rpartition(".")[2]) in _NEUTRAL
+        and value not in (*_NEUTRAL[key], None)
+        and value not in ({}, [], False)
+    ]
+    if found:
+        raise InputError(
+            f"lora: {str(path)!r} has settings that are not applied here, {', '.join(found)}; "
+            "merge it into its model with the program that made it"
+        )
 
 
 def load(modules: Mapping[str, nn.Module], path: Path) -> dict[str, nn.Module]:

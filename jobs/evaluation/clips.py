@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import av
 import numpy as np
+from av.error import FFmpegError
 from jaxtyping import UInt8
 from PIL import Image
 
@@ -200,8 +202,28 @@ def measure(path: Path) -> tuple[int, int, int]:
                     f"{first[0]}x{first[1]} in {str(file)!r}"
                 )
         return (len(sizes), *first)
-    reader = video.VideoReader(path)
-    return reader.num_frames, reader.height, reader.width
+    # A file that is cut off is rejected when it is scored.
+    try:
+        reader = video.VideoReader(path)
+        return reader.stated_frames, reader.height, reader.width
+    except InputError:
+        return _stated_size(path)
+
+
+def _stated_size(path: Path) -> tuple[int, int, int]:
+    """Number, height and width of the frames that the header of a damaged video states.
+
+    Raises:
+        InputError: it states none.
+    """
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            stream = container.streams.video[0]
+            if stream.frames:
+                return stream.frames, stream.height, stream.width
+    except (FFmpegError, IndexError) as error:
+        raise InputError(f"video: cannot decode {str(path)!r} ({error})") from error
+    raise InputError(f"video: cannot decode any frame of {str(path)!r}")
 
 
 def read(
@@ -219,7 +241,7 @@ def read(
     if path.is_dir():
         frames, fps = np.stack([video.read_photo(file) for file in _pictures(path)]), _PNG_FPS
     else:
-        clip = video.read(path)
+        clip = video.read(path, strict=True)
         frames, fps = clip.frames, clip.fps
     return (frames if size is None else video.fit(frames, *size)), fps
 
@@ -301,7 +323,10 @@ def _rate(path: Path) -> float | None:
     """Frames per second by a video's header; None for pictures."""
     if path.is_dir():
         return None
-    return video.VideoReader(path).fps
+    try:
+        return video.VideoReader(path).fps
+    except InputError:
+        return None
 
 
 def _describe(size: tuple[int, int, int]) -> str:

@@ -216,3 +216,22 @@ def test_metadata_is_pefts_configuration(tiny_pipeline, tmp_path):
         settings = json.loads(file.metadata()[lora.METADATA])
     assert settings["unet.r"] == settings["adapter.r"] == 2
     assert settings["unet.target_modules"] == ["to_k", "to_out.0", "to_q", "to_v"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("use_rslora", True), ("use_dora", True), ("rank_pattern", {"to_q": 8}), ("bias", "all"),
+     ("alpha_pattern", {"to_q": 1}), ("modules_to_save", ["conv_in"]),
+     ("init_lora_weights", "pissa")],
+)  # fmt: skip
+def test_settings_that_are_not_applied_are_refused(tiny_pipeline, tmp_path, name, value):
+    make_subject(tmp_path / "anna", tiny_pipeline, "anna", seed=1)
+    path = tmp_path / "anna" / lora.FILE
+    lora.read(path)
+    settings = lora.read(path)["unet"].settings
+    changed = {f"unet.{key}": content for key, content in settings.items()}
+    text = json.dumps(changed | {f"unet.{name}": value})
+    tensors = {k: v for k, v in load_file(path).items() if k.startswith("unet.")}
+    save_file(tensors, path, metadata={lora.METADATA: text})
+    with pytest.raises(InputError, match=f"not applied here, unet.{name}="):
+        tiny_pipeline.load_subject(tmp_path / "anna")
