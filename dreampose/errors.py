@@ -21,6 +21,10 @@ class HiddenLimbsWarning(UserWarning):
     """Legs or arms are hidden for long; the message names the frames and what is done."""
 
 
+class PointsOutsideWarning(UserWarning):
+    """Imported points lie outside the stated canvas; the message names the frames."""
+
+
 class PartsOnlyWarning(UserWarning):
     """A pose video has body part labels but no UV coordinates, which are set to 0.5."""
 

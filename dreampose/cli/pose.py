@@ -15,7 +15,7 @@ from tqdm import tqdm
 from dreampose.errors import InputError
 from dreampose.io import video
 from dreampose.options import arguments
-from dreampose.poses import tracks
+from dreampose.poses import importers
 from dreampose.poses.alignment import frame_person
 from dreampose.poses.estimators import estimator
 from dreampose.poses.extract import complete, cut, extract
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from",
         dest="form",
-        choices=tracks.FORMS,
+        choices=importers.FORMS,
         help="take over poses made elsewhere: npy is a folder of U and V arrays a frame, iuv a "
         "video or folder of IUV pictures, openpose JSON files (docs/poses.md)",
     )
@@ -136,7 +136,7 @@ def _take_over(
     canvas = values.canvas
     if canvas is not None:
         canvas = _numbers(canvas, "x", "canvas", "HEIGHTxWIDTH in pixels, such as 1280x720")
-    imported = tracks.read(
+    imported = importers.read(
         values.source,
         values.form,
         height=height,

@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 
 from dreampose.__main__ import main
-from dreampose.errors import InputError, PartsOnlyWarning
+from dreampose.errors import InputError, PartsOnlyWarning, PointsOutsideWarning
 from dreampose.io import video
 from dreampose.poses import Motion, paint
 from dreampose.poses.extract import complete
+from dreampose.poses.importers import read
 from dreampose.poses.landmarks import INDEX
 from dreampose.poses.parts import palette
-from dreampose.poses.tracks import read
 
 HEIGHT, WIDTH = 64, 48
 
@@ -322,3 +322,77 @@ def run_points(folder):
     return complete(
         imported.track, height=160, width=128, fps=30, source="json", estimator="openpose"
     )
+
+
+class TestForms:
+    """Files as other programs leave them."""
+
+    @pytest.fixture
+    def joints(self, skeleton):
+        return np.concatenate([skeleton(x=60 + index) for index in range(6)])
+
+    def read(self, folder, **options):
+        return read(
+            folder, "openpose", height=160, width=128, fps=24, canvas=(160, 128), **options
+        ).track
+
+    def test_a_byte_order_mark_is_read(self, joints, tmp_path):
+        folder = tmp_path / "json"
+        folder.mkdir()
+        for index, frame in enumerate(joints):
+            text = json.dumps({"people": [openpose(frame, COCO)]})
+            (folder / f"f{index}.json").write_bytes(b"\xef\xbb\xbf" + text.encode())
+        assert self.read(folder).found.all()
+
+    @pytest.mark.parametrize("name", ["frame{}_keypoints_2d", "{:04d}_walk_1080p", "v2_{}_30fps"])
+    def test_constant_numbers_in_names_and_hidden_files_are_ignored(self, name, joints, tmp_path):
+        folder = tmp_path / "json"
+        folder.mkdir()
+        for index, frame in enumerate(joints):
+            text = json.dumps({"people": [openpose(frame, COCO)]})
+            (folder / f"{name.format(index)}.json").write_text(text)
+            (folder / f"._{name.format(index)}.json").write_bytes(b"\x00\x05\x16\x07")
+        track = self.read(folder)
+        assert track.found.tolist() == [True] * 6
+        left = track.joints[:, INDEX["left_hip"], 0]
+        assert np.diff(left) == pytest.approx([1.0] * 5, abs=1e-3)
+
+    @pytest.mark.parametrize("other", [{"face_keypoints_2d": [1.0] * 210}, {}, None])
+    def test_entries_without_body_points_are_skipped(self, other, joints, tmp_path):
+        frames = [[other, openpose(frame, COCO)] for frame in joints]
+        frames[3] = [{"pose_keypoints_2d": None}, other]
+        track = self.read(write_frames(tmp_path / "json", frames))
+        assert track.found.tolist() == [True, True, True, False, True, True]
+
+    def test_points_in_minus_one_to_one_are_read(self, joints, tmp_path):
+        scaled = joints.copy()
+        scaled[..., 0] = joints[..., 0] / 128 * 2 - 1
+        scaled[..., 1] = joints[..., 1] / 160 * 2 - 1
+        plain = write_frames(tmp_path / "a", [[openpose(frame, BODY_25)] for frame in joints])
+        other = write_frames(tmp_path / "b", [[openpose(frame, BODY_25)] for frame in scaled])
+        np.testing.assert_allclose(self.read(other).joints, self.read(plain).joints, atol=1e-3)
+
+    def test_a_canvas_with_its_sides_exchanged_is_refused(self, skeleton, tmp_path, capsys):
+        joints = np.concatenate([skeleton(x=900 + index, hip_y=300) for index in range(4)])
+        folder = write_frames(tmp_path / "json", [[openpose(frame, COCO)] for frame in joints])
+        words = (folder, "--from", "openpose", "--fps", "24", "--canvas", "1280x720")
+        line = said(capsys, tmp_path, *words)
+        assert "canvas must hold the points, got 1280x720 (height first; is it 720x1280?)" in line
+
+    def test_a_person_who_reaches_out_of_the_canvas_is_reported(self, skeleton, tmp_path):
+        joints = np.concatenate([skeleton(x=60 + 16 * index) for index in range(6)])
+        folder = write_frames(tmp_path / "json", [[openpose(frame, COCO)] for frame in joints])
+        with pytest.warns(PointsOutsideWarning, match=r"outside the canvas.*in frames 4 to 5"):
+            self.read(folder)
+
+    def test_parts_painted_on_black_are_read(self, tmp_path):
+        part, _ = person()
+        picture = np.where((part > 0)[..., None], palette()[part], 0).astype(np.uint8)
+        folder = tmp_path / "png"
+        folder.mkdir()
+        for index in range(2):
+            Image.fromarray(picture).save(folder / f"{index}.png")
+        with pytest.warns(PartsOnlyWarning):
+            imported = read(folder, "iuv", height=HEIGHT, width=WIDTH, fps=10, channels=3)
+        labels = np.round(imported.track.maps[0, 0] * 24)
+        assert (labels == part).mean() > 0.97

@@ -1,11 +1,8 @@
-"""Pose tracks made by other programs: arrays, IUV pictures and videos, OpenPose's JSON.
-
-Knows nothing of estimators or of motion files: what is read is a track like an estimator's, and
-`extract.complete` makes it a motion.
-"""
+"""Pose tracks made by other programs: arrays, IUV pictures and videos, OpenPose JSON."""
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from warnings import warn
@@ -21,12 +18,14 @@ from dreampose.poses.placement import Placement
 from dreampose.types import Clip
 
 FORMS = ("npy", "iuv", "openpose")
-"""Names of the forms that `read` knows."""
+"""Forms that `read` accepts."""
 
 _BLANK = 235
-"""Grey level of the frames that stand in where a track comes without a video."""
+"""Grey level of the blank frames of tracks that come without a video."""
 _OVERSHOOT = 0.5
 """U and V may leave [0, 1] by this much: the networks' own values are not bounded."""
+_PAINTED_SHARE = 0.3
+"""Share of the body's pixels whose blue is no part's number, in a painted picture."""
 _TOLERANCE = 12
 """8-bit levels by which compression may change the background's colour."""
 
@@ -76,9 +75,9 @@ def read(
     """Reads a track made elsewhere.
 
     Args:
-        source: a folder with a file for each frame, in the order of the last number in their
-            names, where a number that is left out is a frame without a pose; for 'iuv' also a
-            video, for 'openpose' also one file with a list of frames.
+        source: a folder with a file for each frame, in the order of the number in their names
+            that changes (a number left out is a frame without a pose); for 'iuv' also a video,
+            for 'openpose' also one file with a list of frames.
         form: 'npy' are arrays (2, H, W) of U and V as the published tool writes them, or
             (3, H, W) of part, U and V; 'iuv' are pictures with part, U and V in blue, green and
             red, or pictures painted with the parts' colours as MagicAnimate takes them;
@@ -116,30 +115,28 @@ def read(
 
 
 def _numbered(folder: Path, suffix: str) -> list[Path | None]:
-    """Files of a folder by the last number in their names; None where a number is left out.
+    """Files of a folder by the number in their names that changes; None where one is left out.
 
-    Where the numbers keep a distance (0, 2, 4 …), that distance is one frame.
+    Names may hold other numbers, such as a size. Hidden files (a dot first) are skipped. Where the
+    numbers keep a distance (0, 2, 4 …), that distance is one frame.
     """
     if not folder.is_dir():
         raise InputError(f"poses must be an existing folder, got {str(folder)!r}")
+    paths = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() == suffix and not path.name.startswith(".")
+    ]
+    if not paths:
+        raise InputError(f"poses must be {suffix} files, got none in {str(folder)!r}")
     files: dict[int, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() != suffix:
-            continue
-        numbers = re.findall(r"\d+", path.stem)
-        if not numbers:
+    for number, path in zip(_frame_numbers(paths, folder), paths, strict=True):
+        if number in files:
             raise InputError(
-                f"poses must have the frame's number in their names, got {path.name!r} "
-                f"in {str(folder)!r}"
-            )
-        if int(numbers[-1]) in files:
-            raise InputError(
-                f"poses must be one file a frame, got {files[int(numbers[-1])].name!r} and "
+                f"poses must be one file a frame, got {files[number].name!r} and "
                 f"{path.name!r} in {str(folder)!r}"
             )
-        files[int(numbers[-1])] = path
-    if not files:
-        raise InputError(f"poses must be {suffix} files, got none in {str(folder)!r}")
+        files[number] = path
     first, last = min(files), max(files)
     step = math.gcd(*(number - first for number in files)) or 1
     if (last - first) // step > 100 * len(files):
@@ -148,6 +145,22 @@ def _numbered(folder: Path, suffix: str) -> list[Path | None]:
             f"in {str(folder)!r}"
         )
     return [files.get(number) for number in range(first, last + 1, step)]
+
+
+def _frame_numbers(paths: Sequence[Path], folder: Path) -> list[int]:
+    """The frame's number in each name: the last one of those that change from name to name."""
+    numbers = [[int(text) for text in re.findall(r"\d+", path.stem)] for path in paths]
+    for path, found in zip(paths, numbers, strict=True):
+        if not found:
+            raise InputError(
+                f"poses must have the frame's number in their names, got {path.name!r} "
+                f"in {str(folder)!r}"
+            )
+    if len({len(found) for found in numbers}) == 1:
+        changing = [i for i, values in enumerate(zip(*numbers, strict=True)) if len({*values}) > 1]
+        if changing:
+            return [found[changing[-1]] for found in numbers]
+    return [found[-1] for found in numbers]
 
 
 class _Maps:
@@ -294,15 +307,21 @@ def _read_iuv(source: Path, size: tuple[int, int], fps: float, channels: int) ->
 
 
 def _is_painted(picture: UInt8[np.ndarray, "H W 3"], source: Path) -> bool:
-    """Whether a picture is painted with the parts' colours; by its commonest border colour."""
+    """Whether a picture is painted with the colours of the parts.
+
+    Its background is then the colour of part 0, or black, or there are black bars at the sides;
+    what tells it from part, U and V on black is the blue, which holds parts 0 to 24 there.
+    """
     border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
     background = np.median(border, axis=0)
     if np.abs(background - parts.palette()[0]).max() <= _TOLERANCE:
         return True
     if background.max() <= _TOLERANCE:
-        return False
+        shown = picture[picture.max(axis=-1) > 2 * _TOLERANCE]
+        blue = shown[:, 2] > parts.NUM_PARTS + _TOLERANCE
+        return bool(len(shown)) and float(blue.mean()) > _PAINTED_SHARE
     colour = ", ".join(f"{level:.0f}" for level in background)
     raise InputError(
-        "poses must have the background 0, 0, 0 (part, U and V as blue, green and red) or "
-        f"68, 1, 84 (parts painted with viridis), got {colour} in {str(source)!r}"
+        "poses must have the background 0, 0, 0 (part, U and V as blue, green and red, or parts "
+        f"painted with viridis) or 68, 1, 84 (viridis), got {colour} in {str(source)!r}"
     )
