@@ -135,8 +135,8 @@ def test_only_the_flag_sends_anything(model, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--model", "x"], "model must go with a subject"),
-        (["--private"], "private must go with push_to_hub"),
+        (["--model", "x"], "model must be used with the folder of a subject"),
+        (["--private"], "private must be used together with push_to_hub"),
         (["--data", "nowhere"], "data must be a folder of Parquet files"),
         (["--push-to-hub", "no id"], "push_to_hub must be a hub id like owner/name"),
     ],

@@ -13,7 +13,7 @@ import torch
 from dreampose import export
 from dreampose.errors import InputError
 from dreampose.io import hub
-from dreampose.models import card
+from dreampose.models import card, model_folder
 from dreampose.options.loading import load as load_model
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
     if args.data is not None and not [*args.data.rglob("*.parquet")]:
         raise InputError(f"data must be a folder of Parquet files, got {str(args.data)!r}")
     whole = args.source if not is_subject else args.model
-    licence = args.licence or card.stated_licence((whole or args.source) / "README.md")
+    licence = args.licence or model_folder.stated_licence((whole or args.source) / "README.md")
     if whole is None:
         export.export_subject(args.source, args.out, licence=licence)
     else:
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
             pipe,
             args.out,
             dtype=DTYPES[args.dtype],
-            origin=card.stated_origin(whole / "README.md"),
+            origin=model_folder.stated_origin(whole / "README.md"),
             licence=licence,
             data=card.data_hash(args.data) if args.data is not None else None,
         )

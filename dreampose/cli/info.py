@@ -4,11 +4,8 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from dreampose import checkpoints
 from dreampose.config import PRESETS, Preset, Recipe, StageConfig
-from dreampose.models import card, lora
-from dreampose.models import subject as subjects
-from dreampose.options.loading import load as load_model
+from dreampose.models import model_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,11 +28,11 @@ def describe_model(folder: Path) -> Iterator[str]:
     Raises:
         InputError: the folder is not a model folder.
     """
-    pipe = load_model(folder)
-    recipe = pipe.recipe
+    model = model_folder.read_model_folder(folder)
+    recipe = model.recipe
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     yield f"model         {folder} ({size / 1e6:.1f} MB)"
-    yield f"fingerprint   {subjects.fingerprint(pipe)}"
+    yield f"fingerprint   {model.fingerprint()}"
     yield f"licence       {licence(folder)}"
     yield (
         f"recipe        {recipe.name}: {recipe.height}x{recipe.width} pixels, latents "
@@ -45,18 +42,17 @@ def describe_model(folder: Path) -> Iterator[str]:
         sizes = ", ".join(f"{height}x{width}" for height, width in recipe.sizes)
         yield f"further sizes {sizes}"
     yield f"window        {recipe.num_poses} poses, {recipe.pose_channels} channels each"
-    for line in card.conventions(recipe):
+    for line in model_folder.conventions(recipe):
         kind, _, text = line.partition(": ")
         yield f"{kind:<14}{text}"
     yield f"guidance      image_scale {recipe.image_scale:g}, pose_scale {recipe.pose_scale:g}"
-    yield f"prediction    {pipe.scheduler.config['prediction_type']}"
+    yield f"prediction    {model.scheduler['prediction_type']}"
     yield "components"
-    numbers = checkpoints.num_parameters(pipe)
+    numbers = {name: model.num_parameters(name) for name in model.classes}
     for name, number in numbers.items():
         frozen = " (frozen)" if name == "image_encoder" and recipe.image_encoder_frozen else ""
-        kind = type(getattr(pipe, name)).__name__
-        yield f"  {name:<14}{kind:<24}{number / 1e6:>8.2f} M parameters{frozen}"
-    yield f"  {'together':<38}{sum(numbers.values()) / 1e6:>8.2f} M parameters"
+        yield f"  {name:<14}{model.classes[name]:<24}{number / 1e6:>8.2f} M parameters{frozen}"
+    yield f"  {'total':<38}{sum(numbers.values()) / 1e6:>8.2f} M parameters"
     yield "presets"
     for name, preset in PRESETS.items():
         yield f"  {name:<14}{describe_preset(preset)}"
@@ -87,6 +83,9 @@ def describe_subject(folder: Path) -> Iterator[str]:
     Raises:
         InputError: the folder is not a subject folder.
     """
+    from dreampose.models import lora  # loads torch
+    from dreampose.models import subject as subjects
+
     subject = subjects.read_subject(folder)
     parts = sorted(path.parent.name for path in folder.glob(f"*/{subjects.WEIGHTS}"))
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -107,4 +106,6 @@ def describe_subject(folder: Path) -> Iterator[str]:
 
 def licence(folder: Path) -> str:
     """Licence stated in the folder's model card."""
-    return card.stated_licence(folder / "README.md") or "not stated in the folder's README.md"
+    return (
+        model_folder.stated_licence(folder / "README.md") or "not stated in the folder's README.md"
+    )

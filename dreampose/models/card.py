@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from dreampose.config import Recipe, StageConfig
+from dreampose.models.model_folder import conventions, stated_licence
 from dreampose.models.subject import Components, Subject, fingerprint
 
 NOT_STATED = "other"
@@ -68,34 +68,6 @@ def of_subject(subject: Subject, *, recipe: Recipe | None, licence: str | None =
         f"data fingerprint: `{photos_hash(subject.photos)}`",
     ]
     return _card(f"DreamPose subject {subject.name}", licence, lines, recipe=recipe)
-
-
-def conventions(recipe: Recipe) -> list[str]:
-    """What photos and poses must be for these weights."""
-    (black, white), (low, high) = recipe.image_range, recipe.pose_range
-    return [
-        f"photos: {recipe.photo_fit} for the image encoder, {black:g} to {white:g} for the VAE; "
-        f"null image: {recipe.null_image}",
-        f"poses: {low:g} to {high:g}, {recipe.pose_resize} onto the latent grid"
-        + (
-            f", {recipe.pose_detail}x{recipe.pose_detail} squares a cell" * (recipe.pose_detail > 1)
-        ),
-    ]
-
-
-def stated_licence(card: Path) -> str | None:
-    """The licence that a card states."""
-    if not card.is_file():
-        return None
-    found = re.search(r"licen[cs]e: *([\w.-]*\w)", card.read_text(encoding="utf-8"), re.IGNORECASE)
-    return found[1] if found else None
-
-
-def stated_origin(card: Path) -> list[str]:
-    """What a card says the model was made from, a line each."""
-    if not card.is_file():
-        return []
-    return re.findall(r"^- (made from .*)$", card.read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def licence_of(base: str) -> str | None:

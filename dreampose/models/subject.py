@@ -26,6 +26,7 @@ from dreampose.errors import InputError, SubjectMismatchWarning
 from dreampose.io.files import new_folder
 from dreampose.models import lora
 from dreampose.models.adapter import ImageAdapter
+from dreampose.models.model_folder import MODELS
 from dreampose.models.vae import VAE
 from dreampose.types import Scheduler
 
@@ -34,7 +35,6 @@ Photo = UInt8[np.ndarray, "H W 3"]
 TRAINED = {"unet": ("",), "adapter": ("",), "vae": ("decoder.", "post_quant_conv.")}
 """Components that finetuning can change, with the name prefixes of the tensors that are saved."""
 
-MODELS = ("vae", "image_encoder", "adapter", "unet")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 MISMATCH = 15.0
 """Mean CIELAB distance above which two photos are assumed to show different subjects or outfits.
