@@ -25,7 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dreampose import checkpoints, convert, planning, poses, recipes
+from benchmarks import tracing
+from dreampose import checkpoints, convert, poses, recipes
 from dreampose import data as dataset
 from dreampose.config import NO_SAVINGS, Recipe, replace
 from dreampose.data import Dataset
@@ -83,7 +84,7 @@ def train(work: Path, recipe: Recipe) -> str:
     optimizer.step()
     assert loss.isfinite(), loss
     assert not torch.equal(before, pipe.unet.conv_in.weight)
-    traced = planning.training_step(
+    traced = tracing.training_step(
         "base", replace(recipe, base_stage=replace(recipe.base_stage, gradient_accumulation=1))
     )
     return f"loss {loss.item():.4f}; stage by trace {traced.peak_bytes / 1e9:.2f} GB"

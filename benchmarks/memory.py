@@ -1,21 +1,25 @@
 #!/usr/bin/env python
-"""Peak GPU memory of every combination of memory options, by trace: the table of docs/memory.md.
+"""Peak GPU memory of all memory options, and costs for `--dry-run`.
 
-The model's own code runs on tensors without contents (`dreampose.planning`); no weights and no GPU
-are needed. "at least" are the tensors and CUDA itself; "at most" has the copies that convolutions
-may make of what they read and write as well.
+The model's own code runs on tensors without contents (`benchmarks/tracing.py`); no weights and no
+GPU are needed. "at least" is the tensors and CUDA itself; "at most" adds the copies that
+convolutions may make of what they read and write.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dreampose import config, planning, recipes
-from dreampose.config import Recipe, Savings
-from dreampose.planning.plan import gpu_bytes
+from benchmarks import tracing
+from dreampose import config, recipes
+from dreampose.config import Recipe, Savings, replace
+from dreampose.models.vae import encode_batch_size
+from jobs.common.planning import COSTS, CUDA_BYTES, model_key
 
 BEGIN, END = "<!-- table: benchmarks/memory.py -->", "<!-- end of table -->"
 
@@ -56,29 +60,27 @@ def table(recipe: Recipe) -> Iterator[str]:
     yield ""
     yield "| training | computing | activations | Adam | at least | at most |"
     yield "|---|---|---|---|---|---|"
-    encoding = planning.subject_encoding(recipe)
+    encoding = tracing.subject_encoding(recipe)
     yield f"| subject, encoding of photos | fp32 | – | – | {_gigabytes(encoding)} |"
     for precision, savings in TRAINING:
         how = (
             f"{precision} | {'again' if savings.gradient_checkpointing else 'kept'} | "
             f"{'8 bit' if savings.optimizer == 'adamw8bit' else '32 bit'}"
         )
-        full = planning.subject_step(recipe, savings=savings, precision=precision)
+        full = tracing.subject_step(recipe, savings=savings, precision=precision)
         yield f"| subject, full | {how} | {_gigabytes(full)} |"
-        low_rank = planning.subject_step(
-            recipe, method="lora", savings=savings, precision=precision
-        )
+        low_rank = tracing.subject_step(recipe, method="lora", savings=savings, precision=precision)
         yield f"| subject, low-rank | {how} | {_gigabytes(low_rank)} |"
-        decoder = planning.subject_decoder_step(recipe, savings=savings, precision=precision)
+        decoder = tracing.subject_decoder_step(recipe, savings=savings, precision=precision)
         yield f"| subject, decoder | {how} | {_gigabytes(decoder)} |"
-        base = planning.training_step("base", recipe, savings=savings, precision=precision)
+        base = tracing.training_step("base", recipe, savings=savings, precision=precision)
         batch = recipe.base_stage.batch_size
         yield f"| base, {batch} a batch | {how} | {_gigabytes(base)} |"
     yield ""
     yield "| rendering | weights | decoding | frames | branches | at least | at most |"
     yield "|---|---|---|---|---|---|---|"
     for precision, offload, slicing, tiling, frames, joined in RENDERING:
-        cost = planning.rendering(
+        cost = tracing.rendering(
             recipe,
             num_calls=1,
             precision=precision,
@@ -104,10 +106,59 @@ def write(path: Path, lines: Sequence[str]) -> None:
     path.write_text("\n".join([before + BEGIN, "", *lines, "", END]) + after, "utf-8")
 
 
-def _gigabytes(cost: planning.Cost) -> str:
-    """Two cells: with the tensors alone, and with all that kernels may take."""
-    most = gpu_bytes(cost.peak_bytes, cost.scratch_bytes)
-    return f"{gpu_bytes(cost.peak_bytes, 0) / 1e9:.1f} | {most / 1e9:.1f}"
+def _gigabytes(cost: tracing.Cost) -> str:
+    """Two cells: the tensors alone, and with the kernels' own memory."""
+    least = cost.peak_bytes + CUDA_BYTES
+    return f"{least / 1e9:.1f} | {(least + cost.scratch_bytes) / 1e9:.1f}"
+
+
+def costs(recipe: Recipe) -> Iterator[tuple[str, tracing.Cost, int]]:
+    """Name, cost and number of items of every piece of work that jobs plan with."""
+    for precision in ("fp32", "bf16"):
+        for checkpointed in (False, True):
+            savings = Savings(gradient_checkpointing=checkpointed)
+            name = precision + (" checkpointed" if checkpointed else "")
+            options: dict[str, Any] = {"savings": savings, "precision": precision}
+            for stage in ("vae", "encoder", "base"):
+                if stage == "encoder" and recipe.image_encoder_frozen:
+                    continue
+                size = getattr(recipe, f"{stage}_stage").batch_size
+                yield f"{stage} {name}", tracing.training_step(stage, recipe, **options), size
+            for method in ("full", "lora"):
+                step = tracing.subject_step(recipe, method=method, **options)
+                yield f"subject {method} {name}", step, 1
+            yield f"decoder {name}", tracing.subject_decoder_step(recipe, **options), 1
+    count = encode_batch_size(recipe.height, recipe.width, at_most=32)
+    yield "encode", tracing.encoding(recipe, batch_size=count), count
+    yield "subject encoding", tracing.subject_encoding(recipe), 1
+    plain = replace(recipe, image_scale=1.0, pose_scale=1.0)
+    yield "call", tracing.guided_call(plain), 1
+    yield "decode", tracing.decoding(plain), 1
+
+
+def write_costs(recipe: Recipe, path: Path = COSTS) -> None:
+    """Adds or replaces a recipe in the table of `--dry-run`; flops are those of an item."""
+    table = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    found: dict[str, dict[str, float]] = {}
+    parameters: dict[str, int] = {}
+    for name, cost, count in costs(recipe):
+        print(name, flush=True)
+        parameters = dict(cost.parameters)
+        found[name] = {
+            "flops": round(cost.flops / count),
+            "held_bytes": cost.held_bytes,
+            "peak_bytes": cost.peak_bytes,
+            "scratch_bytes": cost.scratch_bytes,
+            "num_trained": cost.num_trained,
+            "state_bytes": cost.state_bytes,
+        }
+    table[model_key(recipe)] = {
+        "recipe": recipe.name,
+        "size": [recipe.height, recipe.width],
+        "parameters": parameters,
+        "costs": found,
+    }
+    path.write_text(json.dumps(table, indent=1) + "\n", "utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -118,8 +169,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--recipe", default="sd14", help="(default: %(default)s)")
     parser.add_argument("--divisor", type=int, default=1, help="of the channel counts")
     parser.add_argument("--write", type=Path, metavar="FILE", help="replace the table in that file")
+    parser.add_argument(
+        "--costs", action="store_true", help="write the recipe's costs to the table of --dry-run"
+    )
     args = parser.parse_args(argv)
     recipe: config.Recipe = recipes.shrink(recipes.recipe(args.recipe), args.divisor)
+    if args.costs:
+        write_costs(recipe)
+        return 0
     lines: list[str] = []
     for line in table(recipe):
         print(line, flush=True)

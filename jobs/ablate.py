@@ -17,8 +17,7 @@ from dreampose.errors import InputError
 from dreampose.io import tables
 from dreampose.options import arguments
 from dreampose.synthetic.generate import DEFAULT_MOTIONS, MANIFEST
-from jobs import plans
-from jobs.common import driver, storage
+from jobs.common import driver, planning, storage
 from jobs.evaluation import clips
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ EXAMPLES = """\
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see `--help`."""
-    return driver.run(ablate, _parser(), argv, plan=plans.ablate)
+    return driver.run(ablate, _parser(), argv, plan=estimate)
 
 
 def ablate(args: argparse.Namespace) -> int:
@@ -90,7 +89,7 @@ def check(
     if min(seeds) < 0:
         raise InputError(f"seeds must not be negative, got {min(seeds)}")
     subjects = find_subjects(args.truth, args.people)
-    return _plan(args), seeds, subjects
+    return _options(args), seeds, subjects
 
 
 def _run(
@@ -132,7 +131,7 @@ def _run(
     return failures
 
 
-def _plan(args: argparse.Namespace) -> "ablation.AblationOptions":
+def _options(args: argparse.Namespace) -> "ablation.AblationOptions":
     """What is asked for, with the recipe's numbers where none are given.
 
     Raises:
@@ -232,6 +231,56 @@ def find_subjects(truth: str, count: int | None) -> "list[ablation.HeldOutSubjec
                     f"{path.name!r}"
                 )
     return subjects
+
+
+def estimate(args: argparse.Namespace) -> planning.Plan:
+    """Cost of the whole study; results of earlier runs are counted as well.
+
+    Raises:
+        InputError: as for the job itself.
+    """
+    options, seeds, subjects = check(args)
+    # Not above: it needs the packages of the scores, which `check` looks for.
+    from jobs.evaluation import ablation
+
+    recipe = planning.recipe_of(argparse.Namespace(model=args.vae_model))
+    costs = planning.costs_of(recipe)
+    cells = ablation.cells(seeds, subjects)
+    base, subject, decoder = (
+        costs.cost(name, precision="fp32") for name in ("base", "subject full", "decoder")
+    )
+    calls, branches = planning.sampling_of(recipe, options.preset)
+    clips_rendered = len(DEFAULT_MOTIONS) * sum(len(cell.rows) for cell in cells)
+    per_clip = len(ablation.scored_frames(ablation.MIN_FRAMES))
+    frames = clips_rendered * per_clip
+    rendering = costs.rendering(
+        num_frames=frames, num_calls=calls, branches=branches, chunk=ablation.CHUNK
+    )
+    trainings = len(seeds) * len(ablation.VARIANTS)
+    stage = recipe.base_stage
+    samples = trainings * options.base_steps * stage.gradient_accumulation * stage.batch_size
+    steps, decoder_steps = options.num_steps, options.num_vae_steps
+    finetuning = steps * subject.flops + decoder_steps * decoder.flops
+    clip_frames = sum(
+        planning.video_frames(file) for one in subjects for file in one.files.values()
+    )
+    model_bytes = 4 * sum(costs.parameters.values())
+    return planning.Plan(
+        title=f"ablations of {recipe.name}: {len(subjects)} subjects, {len(seeds)} seeds",
+        work=(
+            f"{trainings} trainings of {options.base_steps:,} steps",
+            f"{len(cells)} finetunings of {steps:,} steps, then {decoder_steps:,} of the decoder",
+            f"{clips_rendered} clips rendered, {per_clip} frames of each",
+        ),
+        notes=(*costs.notes(recipe), "in float32; every variant is counted as the full model"),
+        parameters=costs.parameters,
+        cost=planning.larger(costs.cost("subject encoding"), base, subject, decoder, rendering),
+        flops=samples * base.flops + len(cells) * finetuning + rendering.flops,
+        core_seconds=clip_frames * planning.POSE_SECONDS
+        + frames * len(ablation.METRICS) * planning.SCORE_SECONDS,
+        read_bytes=samples * planning.frame_bytes(recipe, encoded=True),
+        written_bytes=trainings * model_bytes,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

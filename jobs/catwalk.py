@@ -25,8 +25,7 @@ from dreampose.synthetic.generate import (
     manifest_text,
     render_task,
 )
-from jobs import plans
-from jobs.common import driver, storage
+from jobs.common import driver, planning, storage
 
 if TYPE_CHECKING:
     from cluster.capacity import Capacity
@@ -59,7 +58,7 @@ class Renderer:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see `--help`."""
-    return driver.run(render, _parser(), argv, plan=plans.catwalk)
+    return driver.run(render, _parser(), argv, plan=estimate)
 
 
 def render(args: argparse.Namespace) -> int:
@@ -151,6 +150,23 @@ def _missing(out: str, plan: Sequence[ClipTask]) -> list[ClipTask]:
         for task in plan
         if not all(f"{Path(task.path).stem}{suffix}" in there for suffix in SUFFIXES)
     ]
+
+
+def estimate(args: argparse.Namespace) -> planning.Plan:
+    """Cost of rendering the data set.
+
+    Raises:
+        InputError: a flag is out of its range.
+    """
+    height, width = catwalk.parse_size(args.size)
+    number = len(catwalk.plan(args))
+    frames = number * args.frames
+    return planning.Plan(
+        title=f"{number} synthetic clips of {args.frames} frames",
+        work=(f"{frames:,} frames of {height}x{width}",),
+        core_seconds=frames * height * width * planning.RENDER_SECONDS,
+        written_bytes=frames * height * width * 2.0,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -23,8 +23,7 @@ from dreampose.io import tables
 from dreampose.io.files import new_file
 from dreampose.options import arguments
 from dreampose.options.parser import CommandParser
-from jobs import plans
-from jobs.common import deepfashion, driver
+from jobs.common import deepfashion, driver, planning
 from jobs.common.downloads import Fetcher, FetchError, client, sha256
 
 UBC_FASHION = {
@@ -71,7 +70,7 @@ class Entry:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see `--help`."""
-    return driver.run(download, _parser(), argv, plan=plans.download)
+    return driver.run(download, _parser(), argv, plan=estimate)
 
 
 def download(args: argparse.Namespace) -> int:
@@ -327,6 +326,48 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]
     writer.writerows([columns, *rows])
     with new_file(path) as part:
         part.write_text(text.getvalue(), "utf-8")
+
+
+def estimate(args: argparse.Namespace) -> planning.Plan:
+    """Cost of fetching the files; asks no server.
+
+    Raises:
+        InputError: a flag or a list is not valid.
+    """
+    out, lists = Path(args.out), lists_of(args)
+    if args.deepfashion is not None:
+        photos = sum(len(found) for *_, found in deepfashion.photo_sets(args.deepfashion))
+        return planning.Plan(
+            title="lists of DeepFashion's photos",
+            work=(f"{photos:,} photos, none is fetched",),
+            notes=(f"counted in {str(args.deepfashion)!r}",),
+        )
+    sources = {given: place_of_list(given, out) for given in lists}
+    known = [
+        given for given, (_, url, path) in sources.items() if "://" not in url or path.exists()
+    ]
+    with client() as http:
+        # Nothing is fetched, since all of these lists exist.
+        entries = read_lists(known, out, Fetcher(http=http))
+    number = sum(entry.is_remote and not place_of(entry, out).exists() for entry in entries)
+    work = [f"{len(entries):,} files listed, {number:,} of them to be fetched"] if known else []
+    for split, url, _ in (source for given, source in sources.items() if given not in known):
+        if args.ubc_fashion:
+            number += PAPER[split]
+            work.append(f"{PAPER[split]:,} files of {split!r}, as many as the paper has")
+        else:
+            work.append(f"files of {url}, whose list is not fetched yet: their number is unknown")
+    return planning.Plan(
+        title=f"files of {len(lists)} lists, {args.parallel} at once",
+        work=tuple(work),
+        notes=(
+            "file sizes are unknown until the files are fetched",
+            f"hours: {planning.FETCH_SECONDS:g} s a file, a guess, and a pause of "
+            f"{args.pause:g} s after each; no retries",
+        ),
+        waiting_seconds=number * (planning.FETCH_SECONDS + args.pause) / args.parallel,
+        written_bytes=None if number or len(known) < len(lists) else 0.0,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

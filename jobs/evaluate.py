@@ -13,8 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from cluster import worker_requests
 from dreampose.errors import InputError
 from dreampose.options import arguments
-from jobs import plans
-from jobs.common import driver
+from jobs.common import driver, planning
 from jobs.evaluation import clips
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ EXAMPLES = """\
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see `--help`."""
-    return driver.run(evaluate, _parser(), argv, plan=plans.evaluate)
+    return driver.run(evaluate, _parser(), argv, plan=estimate)
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -196,6 +195,27 @@ def _fault(metric: "Metric", pair: clips.Pair) -> str | None:
             f"got {pair.height}x{pair.width} in {str(pair.pred)!r}"
         )
     return None
+
+
+def estimate(args: argparse.Namespace) -> planning.Plan:
+    """Cost of scoring the clips.
+
+    Raises:
+        InputError: the clips do not match.
+    """
+    from dreampose import metrics
+
+    pairs = clips.pair(clips.methods(args.pred), args.truth, common=args.common, size=args.size)
+    chosen = metrics.choose(args.metrics)
+    frames = sum(pair.num_frames for pair in pairs)
+    values = sum(3 * pair.num_frames * pair.height * pair.width for pair in pairs)
+    return planning.Plan(
+        title=f"{len(pairs)} pairs of clips, {len(chosen)} scores",
+        work=(f"{frames:,} pairs of frames",),
+        core_seconds=frames * planning.SCORE_SECONDS * len(chosen),
+        read_bytes=2 * values * planning.MP4_SHARE,
+        written_bytes=1e6,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,7 +4,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,8 +15,7 @@ from cluster import worker_requests
 from dreampose.config import Savings
 from dreampose.errors import InputError
 from dreampose.options import arguments
-from jobs import plans
-from jobs.common import driver, storage, subject_table
+from jobs.common import driver, planning, storage, subject_table
 from jobs.common.subject_table import SubjectPhotos
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ class FinetuneOptions:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see `--help`."""
-    return driver.run(finetune, _parser(), argv, plan=plans.finetune)
+    return driver.run(finetune, _parser(), argv, plan=estimate)
 
 
 def finetune(args: argparse.Namespace) -> int:
@@ -255,6 +254,42 @@ def _check(args: argparse.Namespace) -> None:
             rank=recipe.lora_rank if args.rank is None else args.rank,
             targets=recipe.lora_targets if targets is None else targets,
         )
+
+
+def estimate(args: argparse.Namespace) -> planning.Plan:
+    """Cost of finetuning on all subjects.
+
+    Raises:
+        InputError: the table of subjects, the model or an optimizer is not valid.
+    """
+    savings = arguments.savings(args)
+    subjects = [row for row in subject_table.read(args.subjects) if not row.error]
+    recipe = planning.recipe_of(args)
+    precision = planning.precision_of(args)
+    is_lora = args.method == "lora"
+    default = 0 if is_lora else recipe.subject_vae_stage.num_steps
+    steps = recipe.subject_stage.num_steps if args.steps is None else args.steps
+    decoder_steps = default if args.vae_steps is None else args.vae_steps
+    costs = planning.costs_of(recipe)
+    first = costs.cost(f"subject {args.method}", savings=savings, precision=precision)
+    second = costs.cost("decoder", savings=savings, precision=precision)
+    used = [cost for cost, number in ((first, steps), (second, decoder_steps)) if number]
+    most = planning.larger(costs.cost("subject encoding"), *used)
+    trained = first.num_trained + (second.num_trained if decoder_steps else 0)
+    return planning.Plan(
+        title=f"{len(subjects)} subjects, method {args.method}, of {recipe.name}",
+        work=(
+            f"{steps:,} steps of UNet and adapter for each",
+            f"{decoder_steps:,} steps of the decoder for each",
+        ),
+        notes=(*costs.notes(recipe), "several GPUs work on several subjects, one on one"),
+        parameters=costs.parameters,
+        cost=replace(most, num_trained=first.num_trained),
+        precision=precision,
+        flops=len(subjects) * (steps * first.flops + decoder_steps * second.flops),
+        read_bytes=4 * sum(costs.parameters.values()),
+        written_bytes=len(subjects) * (4 if is_lora else 2) * trained,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,8 +16,7 @@ from cluster import worker_requests
 from dreampose import recipes
 from dreampose.errors import InputError
 from dreampose.options import arguments
-from jobs import plans
-from jobs.common import driver, storage, video_list
+from jobs.common import driver, planning, storage, video_list
 from jobs.common.encoding import Encoder, Settings, identify_poses
 from jobs.common.video_list import Video
 
@@ -45,7 +44,7 @@ EXAMPLES = """\
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see `--help`."""
-    return driver.run(preprocess, _parser(), argv, plan=plans.preprocess)
+    return driver.run(preprocess, _parser(), argv, plan=estimate)
 
 
 def preprocess(args: argparse.Namespace) -> int:
@@ -236,6 +235,37 @@ def _report(out: str, found: Sequence[Video], *, num_skipped: int) -> int:
         f"{num_skipped} of them were done before"
     )
     return 0 if len(rows) == len(wanted) else 1
+
+
+def estimate(args: argparse.Namespace) -> planning.Plan:
+    """Cost of turning the videos into data.
+
+    Raises:
+        InputError: the videos, the recipe or the model are not valid.
+    """
+    recipe = planning.recipe_of(args)
+    if args.data is not None:
+        clips, frames = planning.data_size(args.data)
+        if not clips:
+            raise InputError(f"data must be a folder that this job made, got {args.data!r}")
+    else:
+        found = video_list.find(args.videos)
+        clips, frames = len(found), sum(planning.video_frames(video.path) for video in found)
+    views = recipe.num_crops + recipe.num_recolours if args.model is not None else 1
+    costs = planning.costs_of(recipe)
+    cost = planning.NO_COST if args.model is None else costs.cost("encode")
+    notes = () if args.model is None else costs.notes(recipe)
+    return planning.Plan(
+        title=f"{clips:,} videos to data of {recipe.name}",
+        work=(f"{frames:,} frames, {views} views of each",),
+        notes=(*notes, planning.ROUGH),
+        parameters=None if args.model is None else costs.parameters,
+        cost=cost,
+        flops=frames * views * cost.flops,
+        core_seconds=frames * planning.POSE_SECONDS,
+        read_bytes=frames * 3 * recipe.height * recipe.width * planning.MP4_SHARE,
+        written_bytes=frames * planning.frame_bytes(recipe, encoded=args.model is not None),
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

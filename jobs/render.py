@@ -9,6 +9,7 @@ items are skipped.
 import argparse
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,10 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cluster import worker_requests
 from dreampose.options import arguments
-from jobs import plans
 from jobs.catalog.output import Output
 from jobs.catalog.table import Contents, read_catalog
-from jobs.common import driver
+from jobs.common import driver, planning
 from serve.config import Settings
 
 EXAMPLES = """\
@@ -52,9 +52,7 @@ Exit code: 0 all rendered, 1 some items failed, 2 bad input.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; see `--help`."""
-    return driver.run(
-        render, _parser(), list(argv) if argv is not None else None, plan=plans.render
-    )
+    return driver.run(render, _parser(), list(argv) if argv is not None else None, plan=estimate)
 
 
 def render(args: argparse.Namespace) -> int:
@@ -104,6 +102,42 @@ def render(args: argparse.Namespace) -> int:
     num_items = len(items) + len(catalog.broken)
     print(f"{num_items - len(failures)} rendered, {len(failures)} failed: {page}")
     return 1 if failures else 0
+
+
+def estimate(args: argparse.Namespace) -> planning.Plan:
+    """Cost of rendering the catalogue.
+
+    Raises:
+        InputError: the catalogue or the model is not valid.
+    """
+    settings = Settings(model=args.model, subjects=args.subjects or "", chunk_size=args.chunk_size)
+    items = read_catalog(args.catalog, settings=settings, preset=args.preset).items
+    recipe = settings.recipe(args.size)
+    chunk = max(args.chunk_size, args.frames_at_once)
+    costs = planning.costs_of(recipe)
+    frames = Counter[str]()
+    for item in items:
+        frames[item.preset] += item.num_frames
+    found: list[planning.Cost] = []
+    work: list[str] = []
+    for name, number in sorted(frames.items()):
+        calls, branches = planning.sampling_of(recipe, name)
+        found.append(
+            costs.rendering(num_frames=number, num_calls=calls, branches=branches, chunk=chunk)
+        )
+        work.append(f"{number:,} frames with {name}, {calls} calls of the model for each")
+    return planning.Plan(
+        title=f"{len(items)} videos of {recipe.name}, {chunk} frames at once",
+        work=tuple(work),
+        notes=(*costs.notes(recipe), "replicas compute in float32"),
+        parameters=costs.parameters,
+        cost=planning.larger(planning.NO_COST, *found),
+        flops=sum(cost.flops for cost in found),
+        core_seconds=frames.total() * planning.POSE_SECONDS,
+        read_bytes=4 * sum(costs.parameters.values()),
+        # Finished chunks are raw frames until the video is written.
+        written_bytes=frames.total() * 3 * recipe.height * recipe.width,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -19,8 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from cluster import worker_requests
 from dreampose.errors import InputError
 from dreampose.options import arguments
-from jobs import plans
-from jobs.common import driver, storage, video_list
+from jobs.common import driver, planning, storage, video_list
 from jobs.common.failures import reason_of
 from jobs.common.video_list import Video, is_photo_set
 
@@ -79,7 +78,7 @@ class Worker:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see `--help`."""
-    return driver.run(screen, _parser(), argv, plan=plans.screen)
+    return driver.run(screen, _parser(), argv, plan=estimate)
 
 
 def screen(args: argparse.Namespace) -> int:
@@ -207,6 +206,32 @@ def _write_csv(path: str, columns: Sequence[str], rows: Sequence[Sequence[str]])
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([columns, *rows])
     storage.write_text(path, text.getvalue())
+
+
+def estimate(args: argparse.Namespace) -> planning.Plan:
+    """Cost of measuring the videos.
+
+    Raises:
+        InputError: the videos are missing, or a limit is out of its range.
+    """
+    from dreampose.data.screening import NUM_SAMPLES
+
+    _, found = check(args)
+    frames = [planning.video_frames(video.path) for video in found]
+    sampled = sum(min(NUM_SAMPLES, number) for number in frames)
+    video_bytes = planning.UBC_FASHION[1] * 3 * 940 * 720 * planning.MP4_SHARE
+    return planning.Plan(
+        title=f"{len(found):,} videos to measure",
+        work=(f"{sum(frames):,} frames for cuts, {sampled:,} of them for persons",),
+        notes=(planning.ROUGH, "remote videos are assumed to be as long as the paper's"),
+        core_seconds=sum(frames) * planning.SCREEN_SECONDS + sampled * planning.POSE_SECONDS,
+        read_bytes=sum(
+            video_bytes if "://" in video.path else Path(video.path).stat().st_size
+            for video in found
+        ),
+        # A file of measurements each, and a line in a list.
+        written_bytes=2_000.0 * len(found),
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@
 import argparse
 import json
 import logging
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,7 @@ from cluster import worker_requests
 from dreampose import config, recipes
 from dreampose.errors import InputError
 from dreampose.options import arguments
-from jobs import plans
-from jobs.common import driver, storage
+from jobs.common import driver, planning, storage
 
 if TYPE_CHECKING:
     from cluster.capacity import Allocation, Capacity, Reservation
@@ -48,7 +48,7 @@ EXAMPLES = """\
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; see `--help`."""
-    return driver.run(train, _parser(), argv, plan=plans.train)
+    return driver.run(train, _parser(), argv, plan=estimate)
 
 
 def train(args: argparse.Namespace) -> int:
@@ -85,7 +85,7 @@ def train(args: argparse.Namespace) -> int:
 def _fit(
     args: argparse.Namespace, recipe: config.Recipe, out: str, capacity: "Capacity"
 ) -> dict[str, Any]:
-    """Waits for the workers' resources, trains; returns what the workers reported."""
+    """Waits for the workers' resources, trains; returns the outcome."""
     from cluster.capacity import reserve
 
     allocation = capacity.allocate(
@@ -111,17 +111,17 @@ def _run_trainer(
     allocation: "Allocation",
     reservation: "Reservation",
 ) -> dict[str, Any]:
-    """Runs Ray Train to its end and returns what the workers reported."""
-    import ray
+    """Runs Ray Train to its end; returns its outcome, empty where it was stopped."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from jobs.common.progress import ProgressActor, stop_on_sigterm
-    from jobs.common.training_worker import TrainingOptions, work
+    from jobs.common.progress import start_channel, stop_on_sigterm
+    from jobs.common.training_worker import TrainingOptions, outcome_file, work
 
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     _sweep(out)
-    actor: Any = ProgressActor.remote()
+    storage.delete_file(outcome_file(out))
+    channel = start_channel()
     options = TrainingOptions(
         stage=args.stage,
         recipe=recipe,
@@ -142,7 +142,7 @@ def _run_trainer(
     )
     trainer = TorchTrainer(
         work,
-        train_loop_config={"options": options, "actor": actor},
+        train_loop_config={"options": options, "channel": channel},
         scaling_config=ScalingConfig(
             # Elastic: it begins with what there is, and a lost node costs its workers alone.
             num_workers=(args.min_workers, args.workers) if args.min_workers else args.workers,
@@ -159,14 +159,15 @@ def _run_trainer(
     )
 
     def progress() -> driver.Progress:
-        values: dict[str, Any] = ray.get(actor.read.remote())
+        values = channel.read()
         note = f"loss {values['loss']:.4f}" if "loss" in values else "starting"
         return driver.Progress(done=values.get("step", 0), total=values.get("total"), note=note)
 
     reservation.release()
-    with stop_on_sigterm(actor), driver.bar(progress, unit="step"):
+    with stop_on_sigterm(channel), driver.bar(progress, unit="step"):
         trainer.fit()
-    return ray.get(actor.read.remote())
+    outcome = outcome_file(out)
+    return json.loads(storage.read_text(outcome)) if storage.is_file(outcome) else {}
 
 
 def _sweep(out: str) -> None:
@@ -230,6 +231,50 @@ def _check(args: argparse.Namespace) -> config.Recipe:
                     f"{values.fingerprint} in {data!r}: run jobs/preprocess.py with that model"
                 )
     return recipe
+
+
+def estimate(args: argparse.Namespace) -> planning.Plan:
+    """Cost of a stage of training.
+
+    Raises:
+        InputError: stage, recipe, model or optimizer are not valid.
+    """
+    if args.stage not in STAGES:
+        raise InputError(f"stage must be one of {', '.join(STAGES)}, got {args.stage!r}")
+    savings = arguments.savings(args)
+    recipe = planning.recipe_of(args)
+    stage: config.StageConfig = getattr(recipe, f"{args.stage}_stage")
+    clips, frames = planning.data_size(args.data)
+    source = f"in {args.data}"
+    if not frames:
+        source = f"of UBC Fashion, since {args.data} holds no data yet"
+        clips = planning.UBC_FASHION[0]
+        frames = clips * planning.UBC_FASHION[1]
+    items, noun = (clips, "clips") if args.stage == "encoder" else (frames, "frames")
+    global_batch = stage.batch_size * stage.gradient_accumulation * args.workers
+    steps = args.steps or stage.num_steps or stage.num_epochs * math.ceil(items / global_batch)
+    precision = planning.precision_of(args)
+    costs = planning.costs_of(recipe)
+    cost = costs.cost(args.stage, savings=savings, precision=precision)
+    # With several workers each keeps a second copy of the gradients to exchange them.
+    cost = cost.plus(
+        4 * cost.num_trained * ((args.workers > 1) - args.ema_on_cpu * bool(stage.ema_decay))
+    )
+    model_bytes = 4 * sum(costs.parameters.values())
+    notes = costs.notes(recipe)
+    if args.shard:
+        notes += ("GPU memory is that without --shard, which spreads weights and moments",)
+    return planning.Plan(
+        title=f"stage {args.stage} of {recipe.name}, {args.workers} worker(s)",
+        work=(f"{items:,} {noun} {source}", f"{steps:,} steps of {global_batch} samples"),
+        notes=notes,
+        parameters=costs.parameters,
+        cost=cost,
+        precision=precision,
+        flops=cost.flops * steps * global_batch,
+        read_bytes=frames * planning.frame_bytes(recipe, encoded=args.stage == "base"),
+        written_bytes=2 * (cost.state_bytes + model_bytes) + model_bytes,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

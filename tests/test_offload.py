@@ -5,7 +5,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from dreampose import checkpoints, config, planning
+from benchmarks import tracing
+from dreampose import checkpoints, config
 from dreampose.errors import InputError
 from dreampose.poses import Motion
 from dreampose.training import finetune_subject
@@ -90,7 +91,7 @@ def test_slices_are_exact_and_tiles_are_close(sd_recipe):
 def test_each_way_takes_less_memory(sd_recipe):
     recipe = config.replace(sd_recipe, height=640, width=512)
     peaks = {
-        name: planning.rendering(recipe, num_calls=1, chunk_size=4, **options).peak_bytes
+        name: tracing.rendering(recipe, num_calls=1, chunk_size=4, **options).peak_bytes
         for name, options in {
             "plain": {},
             "sliced": {"slicing": True, "join_branches": False},

@@ -21,7 +21,7 @@ from dreampose.options.parser import CommandParser, run_command
 
 if TYPE_CHECKING:
     from cluster.capacity import Capacity
-    from dreampose.planning import Plan
+    from jobs.common.planning import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
 """Folder that holds `dreampose`, `jobs` and `cluster`; workers import them from it."""
@@ -103,10 +103,10 @@ def missing_extra(extra: str, error: ModuleNotFoundError) -> InputError:
 
 
 def _show(plan: "Plan", prices: str | None) -> None:
-    from dreampose import planning
+    from jobs.common import planning
 
-    table = planning.read_prices(prices) if prices else planning.read_prices()
-    print("\n".join(planning.lines(plan, table)))
+    machines = planning.read_machines(prices) if prices else planning.read_machines()
+    print("\n".join(planning.lines(plan, machines)))
 
 
 class Stopped(BaseException):

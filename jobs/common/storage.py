@@ -105,6 +105,13 @@ def folders(folder: str) -> list[str]:
     return sorted(item.base_name for item in listed if item.type == fs.FileType.Directory)
 
 
+def delete_file(uri: str) -> None:
+    """Deletes a file, if it exists."""
+    filesystem, path = resolve(uri)
+    if filesystem.get_file_info(path).type == fs.FileType.File:
+        filesystem.delete_file(path)
+
+
 def delete_folder(folder: str) -> None:
     """Deletes a folder and all that is in it."""
     filesystem, path = resolve(folder)

@@ -13,7 +13,7 @@ from cluster.worker_requests import StageRequest
 from dreampose.training import StepReport
 from jobs.common import driver
 from jobs.common.failures import reason_of
-from jobs.common.progress import ProgressActor, StopSignal, stop_on_sigterm
+from jobs.common.progress import ProgressChannel, StopSignal, start_channel, stop_on_sigterm
 
 MAX_RETRIES = 3
 
@@ -52,8 +52,8 @@ def run(
     logging.getLogger("ray").setLevel(logging.ERROR)
     allocation = capacity.allocate("finetune", request, at_most=len(arguments), gpus=gpus)
     with reserve(capacity, allocation, limit=wait):
-        actor: Any = ProgressActor.options(name=name).remote()
-        submit = _submitter(work, allocation, actor)
+        channel = start_channel(name)
+        submit = _submitter(work, allocation, channel)
     waiting = list(arguments)
     pending: dict[Any, str] = {}
 
@@ -66,8 +66,7 @@ def run(
     fill()
 
     def progress() -> driver.Progress:
-        answer: dict[str, Any] = ray.get(actor.read.remote())
-        values = answer.values()
+        values = channel.read().values()
         all_steps = max((steps for _, steps in values), default=None)
         return driver.Progress(
             done=sum(step for step, _ in values),
@@ -76,7 +75,7 @@ def run(
         )
 
     failures: dict[str, str] = {}
-    with stop_on_sigterm(actor) as stopped, driver.bar(progress, unit="step"):
+    with stop_on_sigterm(channel) as stopped, driver.bar(progress, unit="step"):
         while pending:
             (ready, *_), _ = ray.wait(list(pending), num_returns=1)
             task = pending.pop(ready)
@@ -93,7 +92,7 @@ def run(
 
 
 def _submitter(
-    work: Work, allocation: Allocation, actor: Any
+    work: Work, allocation: Allocation, channel: ProgressChannel
 ) -> Callable[[str, Sequence[Any]], Any]:
     """Starts a task by its name and arguments, and returns its reference."""
     # Ray's types lack these options and their result.
@@ -105,17 +104,18 @@ def _submitter(
         retry_exceptions=[OSError, torch.OutOfMemoryError],
         **allocation.remote_args,
     )(_do)
-    return lambda name, values: task.remote(work, name, tuple(values), allocation.threads, actor)
+    return lambda name, values: task.remote(work, name, tuple(values), allocation.threads, channel)
 
 
-def _do(work: Work, name: str, arguments: Sequence[Any], num_threads: int, actor: Any) -> None:
+def _do(
+    work: Work, name: str, arguments: Sequence[Any], num_threads: int, channel: ProgressChannel
+) -> None:
     torch.set_num_threads(num_threads)
-    if ray.get(actor.should_stop.remote()):
+    if channel.should_stop():
         return
-    stop = StopSignal(actor)
+    stop = StopSignal(channel)
     try:
         for report in work(*arguments, stop=stop):
-            # Fire and forget: the worker does not wait for the actor.
-            actor.put.remote({name: (report.step, report.total)})
+            channel.put({name: (report.step, report.total)})
     finally:
         stop.close()

@@ -17,7 +17,7 @@ from dreampose.config import Recipe, Savings
 from dreampose.errors import InputError
 from dreampose.training import StepReport
 from jobs.common import storage
-from jobs.common.progress import StopSignal
+from jobs.common.progress import ProgressChannel, StopSignal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,30 +46,41 @@ class TrainingOptions:
     savings: Savings
 
 
+def outcome_file(out: str) -> str:
+    """File of a run that holds its outcome: `finished` and `total` steps, or `input_error`."""
+    return f"{out}/ray/outcome.json"
+
+
 def work(config: dict[str, Any]) -> None:
     """Ray Train's loop: trains, reports, and uploads the finished model from rank 0.
 
-    Bad input that only shows here is reported and ends the loop: Ray would retry it.
+    The outcome, a finished model or bad input that only shows here, is a file of the run: it must
+    outlive this process and the progress actor. Bad input ends the loop, since Ray would retry it.
     """
     options: TrainingOptions = config["options"]
-    actor = config["actor"]
+    channel: ProgressChannel = config["channel"]
     rank = ray.train.get_context().get_world_rank()
     # A fixed name, so that what a killed process left is found and deleted.
     key = hashlib.sha256(options.out.encode()).hexdigest()[:12]
     folder = Path(tempfile.gettempdir()) / f"dreampose-{key}-{rank}"
     shutil.rmtree(folder, ignore_errors=True)
-    stop = StopSignal(actor)
+    stop = StopSignal(channel)
     try:
-        _train(options, actor, stop, folder, is_first=rank == 0)
+        _train(options, channel, stop, folder, is_first=rank == 0)
     except InputError as error:
-        actor.put.remote({"input_error": str(error)})
+        storage.write_text(outcome_file(options.out), json.dumps({"input_error": str(error)}))
     finally:
         stop.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _train(
-    options: TrainingOptions, actor: Any, stop: StopSignal, folder: Path, *, is_first: bool
+    options: TrainingOptions,
+    channel: ProgressChannel,
+    stop: StopSignal,
+    folder: Path,
+    *,
+    is_first: bool,
 ) -> None:
     import torch
     from accelerate import Accelerator
@@ -115,7 +126,7 @@ def _train(
         for report in steps:
             if is_first:
                 values = {"step": report.step, "total": report.total, "loss": report.loss}
-                actor.put.remote(values)
+                channel.put(values)
                 if others and is_point(report):
                     accelerator.log(trackers.scalars(report), step=report.step)
             if report.best is not None:
@@ -130,7 +141,10 @@ def _train(
         accelerator.end_training()
     if is_first and (report is None or not report.stopped):
         storage.upload_folder(folder / "model", f"{options.out}/model", last="model_index.json")
-        actor.put.remote({"finished": True})
+        total = report.total if report is not None else 0
+        storage.write_text(
+            outcome_file(options.out), json.dumps({"finished": True, "total": total})
+        )
 
 
 def _report(report: StepReport) -> None:

@@ -7,11 +7,12 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from dreampose import checkpoints, planning, poses
+from dreampose import checkpoints, poses
 from dreampose import data as dataset
 from dreampose.io import video
 from dreampose.metrics import Interval
 from jobs import ablate
+from jobs.common import planning
 from jobs.evaluation import ablation, ablation_report
 from jobs.evaluation.ablation import METRICS, ROWS, AblationOptions, HeldOutSubject
 
@@ -108,23 +109,30 @@ class TestWithoutRay:
         monkeypatch.setattr(
             ablate.driver, "_show", lambda plan, prices: (plans.append(plan), show(plan, prices))
         )
-        pieces = {"training_step": 1, "subject_step": 10**3, "subject_decoder_step": 10**6,
-                  "rendering": 8 * 10**9, "subject_encoding": 0}  # fmt: skip
-        for name, number in pieces.items():
-            cost = planning.Cost(parameters={"unet": 5}, num_trained=3, held_bytes=0,
-                                 peak_bytes=number, scratch_bytes=1, flops=number)  # fmt: skip
-            monkeypatch.setattr(planning, name, lambda *_, cost=cost, **__: cost)
+        pieces = {"base fp32": 1, "subject full fp32": 10**3, "decoder fp32": 10**6,
+                  "call": 10**9, "decode": 0, "subject encoding": 0}  # fmt: skip
+        costs = {
+            name: {"flops": number, "held_bytes": 0, "peak_bytes": number, "scratch_bytes": 0}
+            for name, number in pieces.items()
+        }
+        size = [tiny_recipe.height, tiny_recipe.width]
+        found = {"size": size, "parameters": {"unet": 5}, "costs": costs}
+        table = {planning.model_key(tiny_recipe): found}
+        monkeypatch.setattr(planning, "_read_costs", lambda: table)
+        monkeypatch.setattr(planning, "sampling_of", lambda *_: (1, 2))
         assert command(*flags, "--seeds", 0, 1, "--dry-run") == 0
         text = capsys.readouterr().out
-        assert "2 people, 2 seeds" in text
+        assert "2 subjects, 2 seeds" in text
         # Three variants of two seeds; five kinds of finetuning from them for each of two people.
         assert "6 trainings of 2 steps" in text
         assert "20 finetunings of 2 steps, then 1 of the decoder" in text
         # Eight rows for two people, two motions, two seeds: six pairs of frames of each.
         assert "64 clips rendered, 12 frames of each" in text
-        batches = 2 * tiny_recipe.base_stage.gradient_accumulation
-        assert plans[0].flops == 6 * batches + 20 * 2 * 10**3 + 20 * 10**6 + 64 * 12 * 10**9
-        assert plans[0].peak_bytes == 8 * 10**9
+        stage = tiny_recipe.base_stage
+        samples = 2 * stage.gradient_accumulation * stage.batch_size
+        finetuning = 20 * 2 * 10**3 + 20 * 10**6
+        assert plans[0].flops == 6 * samples + finetuning + 64 * 12 * 2 * 10**9
+        assert plans[0].cost.peak_bytes == 4 * 5 + 2 * 8 * 10**9
         assert not (tmp_path / "out").exists()
         assert command(*flags, "--seeds", -1, "--dry-run") == 2
 

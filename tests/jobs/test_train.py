@@ -62,7 +62,7 @@ def weights(model: Path):
 
 
 def first_step(folder: Path, name: str):
-    """First step that a TensorProgressActor file tells of."""
+    """First step that a TensorBoard file tells of."""
     events = EventAccumulator(str(folder / name)).Reload()
     return events.Scalars("loss/train")[0].step
 

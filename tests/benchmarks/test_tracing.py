@@ -9,15 +9,15 @@ from torch import nn
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
-from dreampose import config, planning, recipes
+from benchmarks import tracing
+from benchmarks.tracing import Trace, measure
+from dreampose import config, recipes
 from dreampose.config import Savings
-from dreampose.planning import passes, steps, trace
-from dreampose.planning.trace import Trace, measure
 from dreampose.training.memory import make_optimizer, moment_bytes
 
 
 def really_measure(build, run):
-    """The same as `trace.measure`, of real tensors: all that the CPU's allocator was asked for.
+    """The same as `tracing.measure`, of real tensors: all that the CPU's allocator was asked for.
 
     What an operation took for itself and gave back before it ended is its scratch.
     """
@@ -114,20 +114,19 @@ def recipe(tiny_recipe):
 
 
 def base_step(recipe, **savings):
-    return planning.training_step("base", recipe, savings=Savings(**savings))
+    return tracing.training_step("base", recipe, savings=Savings(**savings))
 
 
 def decoder_step(recipe):
-    return planning.subject_decoder_step(recipe)
+    return tracing.subject_decoder_step(recipe)
 
 
 def chunk(recipe):
-    return planning.rendering(recipe, num_calls=1, chunk_size=3)
+    return tracing.rendering(recipe, num_calls=1, chunk_size=3)
 
 
 def really(monkeypatch):
-    for module in (steps, passes):
-        monkeypatch.setattr(module, "measure", really_measure)
+    monkeypatch.setattr(tracing, "measure", really_measure)
 
 
 @pytest.mark.parametrize("work", [base_step, decoder_step, chunk])
@@ -173,7 +172,7 @@ def test_mixed_precision_is_that_of_gpus():
     layers = nn.Sequential(nn.Conv2d(8, 8, 1), nn.GroupNorm(2, 8), nn.SiLU())
 
     def run(_):
-        with trace.mixed_precision("bf16"):
+        with tracing.mixed_precision("bf16"):
             x = torch.zeros(1, 8, 64, 64)
             assert layers[0](x).dtype == torch.bfloat16
             assert layers(x).dtype == torch.float32
@@ -184,8 +183,8 @@ def test_mixed_precision_is_that_of_gpus():
 def test_what_is_computed_again_in_mixed_precision_has_the_same_types(recipe):
     """Torch refuses to go back through activations of other types than the first time."""
     savings = Savings(gradient_checkpointing=True)
-    kept = planning.training_step("base", recipe, precision="bf16")
-    again = planning.training_step("base", recipe, precision="bf16", savings=savings)
+    kept = tracing.training_step("base", recipe, precision="bf16")
+    again = tracing.training_step("base", recipe, precision="bf16", savings=savings)
     assert again.flops > 1.2 * kept.flops
     assert again.peak_bytes < kept.peak_bytes
 
@@ -193,8 +192,8 @@ def test_what_is_computed_again_in_mixed_precision_has_the_same_types(recipe):
 def test_operations_of_the_paper_model_are_those_counted_before():
     """TFLOP at 640x512: a call of the UNet 1.04, encoding 1.41, decoding 3.15 (torch's counter)."""
     recipe = recipes.sd14()
-    one = planning.rendering(recipe, num_calls=1, chunk_size=1, join_branches=False)
-    two = planning.rendering(recipe, num_calls=2, chunk_size=1, join_branches=False)
+    one = tracing.rendering(recipe, num_calls=1, chunk_size=1, join_branches=False)
+    two = tracing.rendering(recipe, num_calls=2, chunk_size=1, join_branches=False)
     assert (two.flops - one.flops) / 1e12 == pytest.approx(3 * 1.04, rel=0.01)
     clip = 0.0088  # ViT-B/32
     assert one.flops / 1e12 == pytest.approx(3 * 1.04 + 1.41 + 3.15 + clip, rel=0.01)
