@@ -91,7 +91,7 @@ def _encode(
     from dreampose.data import SCHEMA
     from jobs.common.worklist import Worklist, checkpointing
 
-    # Its plans and its thanks are for those who debug Ray; ours is the bar below.
+    # Its plans are for debugging Ray; the progress bar below replaces them.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     filesystem, path = storage.resolve(out)
     context = ray.data.DataContext.get_current()

@@ -183,7 +183,7 @@ def test_a_line_that_is_wrong_fails_alone(people, tiny_model, tmp_path, monkeypa
         file.write("\n".join(lines))
     asked = []
     monkeypatch.setattr(tasks, "run", lambda _, arguments, **__: asked.extend(arguments) or {})
-    monkeypatch.setattr(finetune.driver, "ray_session", lambda **_: contextlib.nullcontext({}))
+    monkeypatch.setattr(finetune.driver, "ray_session", lambda *_, **__: contextlib.nullcontext({}))
     flags = ["--model", tiny_model, "--subjects", people, "--out", tmp_path / "subjects"]
     monkeypatch.setattr(finetune, "_firsts", lambda people: {p.subject: p.subject for p in people})
     assert finetune.main([str(flag) for flag in flags]) == 1

@@ -163,7 +163,7 @@ class TestRefusals:
             ({"--steps": "0"}, "steps must be at least 1, got 0"),
             ({"--workers": "0"}, "workers must be at least 1, got 0"),
             ({"--track": "tensorbord"}, "track must be one of tensorboard, wandb, mlflow, got"),
-            ({"--sizes": "512by512"}, "sizes must be height and width as 640x512, got '512by512'"),
+            ({"--sizes": "512by512"}, "sizes must be HEIGHTxWIDTH such as 640x512, got '512by512'"),
             ({"--sizes": "60x48"}, "height must be a multiple of 8, got 60"),
             ({"--stage": "base"}, "model must be given"),
             ({"--recipe": "catwalk"}, "data must be preprocessed for the model's recipe"),
