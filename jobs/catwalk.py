@@ -15,8 +15,8 @@ from pyarrow import fs
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cluster import worker_requests
-from dreampose.cli import catwalk
 from dreampose.errors import InputError
+from dreampose.options import catwalk
 from dreampose.synthetic.generate import (
     MANIFEST,
     SUFFIXES,
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def render(args: argparse.Namespace) -> int:
     """Checks the flags, then renders what is not there yet; gives the exit code."""
-    plan = catwalk.plan(args)
+    plan = catwalk.clip_tasks(args)
     if args.workers is not None and args.workers < 1:
         raise InputError(f"workers must be at least 1, got {args.workers}")
     out = storage.absolute(args.out)
@@ -159,7 +159,7 @@ def estimate(args: argparse.Namespace) -> planning.Plan:
         InputError: a flag is out of its range.
     """
     height, width = catwalk.parse_size(args.size)
-    number = len(catwalk.plan(args))
+    number = len(catwalk.clip_tasks(args))
     frames = number * args.frames
     return planning.Plan(
         title=f"{number} synthetic clips of {args.frames} frames",

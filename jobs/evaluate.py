@@ -48,7 +48,7 @@ def evaluate(args: argparse.Namespace) -> int:
     """Checks everything, measures what is not known yet, writes the report; gives the exit code."""
     try:
         from dreampose import metrics
-        from jobs.evaluation import report, scoring
+        from jobs.evaluation import report, report_page, scoring
     except ModuleNotFoundError as error:
         raise driver.missing_extra("metrics", error) from error
 
@@ -105,7 +105,7 @@ def evaluate(args: argparse.Namespace) -> int:
         seed=args.seed,
         notes=notes,
     )
-    print(report.write(found, out, weights=weights))
+    print(report_page.write(found, out, weights=weights))
     print(f"report: {out / 'index.html'}")
     return 0
 

@@ -116,7 +116,8 @@ def _run_trainer(
     from ray.train.torch import TorchTrainer
 
     from jobs.common.progress import start_channel, stop_on_sigterm
-    from jobs.common.training_worker import TrainingOptions, outcome_file, work
+    from jobs.common.training_options import TrainingOptions
+    from jobs.common.training_worker import outcome_file, work
 
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     _sweep(out)

@@ -1,7 +1,7 @@
 """TensorBoard curves and sample sheets of a training."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -16,9 +16,7 @@ from dreampose.io import video
 from dreampose.models.vae import LatentCodec
 from dreampose.training import StepReport, trackers
 from jobs.common import storage
-
-if TYPE_CHECKING:
-    from jobs.common.training_worker import TrainingOptions
+from jobs.common.training_options import TrainingOptions
 
 NUM_CLIPS = 4
 PRESET = "fast"
@@ -39,7 +37,7 @@ def is_point(report: StepReport) -> bool:
 class SampleSheets:
     """Writes curves and sheets; a no-op unless enabled (on rank 0)."""
 
-    def __init__(self, options: "TrainingOptions", *, enabled: bool) -> None:
+    def __init__(self, options: TrainingOptions, *, enabled: bool) -> None:
         self._options = options
         self._enabled = enabled
         self._writer: Any = None
@@ -112,7 +110,7 @@ def _render(pipe: Any, clip: Dataset, chosen: list[int]) -> UInt8[np.ndarray, "t
     return generation.render_frames(pipe, request, chosen)
 
 
-def _first_clips(options: "TrainingOptions") -> list[Dataset]:
+def _first_clips(options: TrainingOptions) -> list[Dataset]:
     """The first usable clips of the held-out data, else of the training data."""
     found: list[Dataset] = []
     columns = ("frames", "poses", "joints", "confidence")

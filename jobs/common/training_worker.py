@@ -7,43 +7,16 @@ import hashlib
 import json
 import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray.train
 
-from dreampose.config import Recipe, Savings
 from dreampose.errors import InputError
 from dreampose.training import StepReport
 from jobs.common import storage
 from jobs.common.progress import ProgressChannel, StopSignal
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingOptions:
-    """Options of a training; see `dreampose.training.train` for the fields passed on.
-
-    out: folder or URI of the run. num_threads: of torch in each worker. shard: spread the weights
-    over the workers. track: names of experiment trackers. precision: 'auto', 'fp32' or 'bf16'.
-    """
-
-    stage: str
-    recipe: Recipe
-    data: str
-    val_data: str | None
-    out: str
-    model: str | None
-    warm_start: str | None
-    max_steps: int | None
-    seed: int
-    checkpoint_every: int
-    validate_every: int
-    num_threads: int
-    shard: bool
-    track: tuple[str, ...]
-    precision: str
-    savings: Savings
+from jobs.common.training_options import TrainingOptions
 
 
 def outcome_file(out: str) -> str:

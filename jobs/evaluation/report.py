@@ -120,18 +120,6 @@ def collect(
     )
 
 
-def write(report: Report, out: Path, *, weights: Mapping[str, str]) -> str:
-    """Writes `report.md`, `report.csv`, `clips.csv` and `index.html`; gives the tables as text."""
-    from jobs.evaluation import report_page
-
-    tables = "\n\n".join(table(report, group) for group in groups(report))
-    storage.write_text(out / "report.md", markdown(report, weights))
-    storage.write_text(out / "report.csv", cells_csv(report))
-    storage.write_text(out / "clips.csv", clips_csv(report))
-    storage.write_text(out / "index.html", report_page.page(report, weights))
-    return tables
-
-
 def groups(report: Report) -> list[str]:
     """Kinds of scores that the report holds; each has tables of its own."""
     return [group for group in GROUPS if any(m.group == group for m in report.metrics)]

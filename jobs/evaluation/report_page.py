@@ -1,4 +1,4 @@
-"""HTML page of an evaluation report."""
+"""Files of an evaluation report, with its HTML page."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from dreampose.io import video
 from dreampose.metrics import GROUPS, Metric
 from dreampose.metrics.published_scores import COLUMNS, NOTE, ROWS
+from jobs.common import storage
 from jobs.common.html import document
 from jobs.evaluation import clips, report
 from jobs.evaluation.report import Report
@@ -46,6 +47,16 @@ svg .axis { stroke: var(--line); }
 dt { font-weight: 600; margin-top: 10px; }
 dd { margin: 0; color: var(--soft); font-size: 13px; overflow-wrap: anywhere; }
 """
+
+
+def write(found: Report, out: Path, *, weights: Mapping[str, str]) -> str:
+    """Writes the report as Markdown, CSV and HTML; returns its tables as text."""
+    tables = "\n\n".join(report.table(found, group) for group in report.groups(found))
+    storage.write_text(out / "report.md", report.markdown(found, weights))
+    storage.write_text(out / "report.csv", report.cells_csv(found))
+    storage.write_text(out / "clips.csv", report.clips_csv(found))
+    storage.write_text(out / "index.html", page(found, weights))
+    return tables
 
 
 def page(found: Report, weights: Mapping[str, str]) -> str:
