@@ -58,7 +58,9 @@ class RunProgress:
 class MovingAverage:
     """Exponential moving average of parameters, with a warm-up of the decay.
 
-    The decay of step s is min(decay, (1 + s) / (10 + s)).
+    The decay of step s is min(decay, (1 + s) / (10 + s)), as in diffusers' `EMAModel`, which cannot
+    keep the average on another device than the parameters and allocates a copy of all of them in
+    each update.
     """
 
     def __init__(

@@ -32,7 +32,10 @@ from dreampose.training.state import (
 
 
 def learning_rate(config: StageConfig, step: int, total: int) -> float:
-    """Learning rate of a step (from 0): linear warm-up, then constant or cosine to a tenth."""
+    """Learning rate of a step (from 0): linear warm-up, then constant or cosine to a tenth.
+
+    diffusers' `get_scheduler` starts the warm-up at zero and its cosine ends at zero.
+    """
     rate = config.learning_rate
     if step < config.warmup_steps:
         return rate * (step + 1) / config.warmup_steps
