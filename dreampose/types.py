@@ -108,6 +108,10 @@ class Scheduler(Protocol):
         """Standard deviation of the initial noise."""
         ...
 
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Noisy latents z_t = sqrt(alpha_bar_t) z_0 + sqrt(1 - alpha_bar_t) eps."""
+        ...
+
     def set_timesteps(self, num_inference_steps: int, *, device: Any = None) -> Any:
         """Sets `timesteps` for this number of steps."""
         ...

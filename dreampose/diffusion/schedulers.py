@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import diffusers
-import torch
 from diffusers import PNDMScheduler, SchedulerMixin
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -54,24 +53,6 @@ def _zero_snr_betas(alphas_cumprod: Float[Tensor, " t"]) -> list[float]:
     return [1 - kept[0].item(), *(1 - kept[1:] / kept[:-1]).tolist()]
 
 
-def add_noise(
-    scheduler: Scheduler,
-    latents: Float[Tensor, "b c h w"],
-    noise: Float[Tensor, "b c h w"],
-    timesteps: Int64[Tensor, " b"],
-) -> Float[Tensor, "b c h w"]:
-    """Noisy latents z_t = sqrt(alpha_bar_t) z_0 + sqrt(1 - alpha_bar_t) eps.
-
-    Args:
-        scheduler: its `alphas_cumprod` is used.
-        latents: z_0, scaled latents.
-        noise: eps.
-        timesteps: one per sample.
-    """
-    signal, sigma = _rates(scheduler, latents, timesteps)
-    return signal * latents + sigma * noise
-
-
 def training_target(
     scheduler: Scheduler,
     latents: Float[Tensor, "b c h w"],
@@ -98,19 +79,11 @@ def training_target(
     if kind == "sample":
         return latents
     if kind == "v_prediction":
-        signal, sigma = _rates(scheduler, latents, timesteps)
-        return signal * noise - sigma * latents
+        # PNDMScheduler, which models are saved with, has no get_velocity.
+        alpha_bar = scheduler.alphas_cumprod.to(latents)[timesteps.to(latents.device)]
+        alpha_bar = alpha_bar[:, None, None, None]
+        return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * latents
     raise InputError(f"prediction_type must be 'epsilon', 'v_prediction' or 'sample', got {kind!r}")
-
-
-def _rates(
-    scheduler: Scheduler, latents: Float[Tensor, "b c h w"], timesteps: Int64[Tensor, " b"]
-) -> tuple[Float[Tensor, "b 1 1 1"], Float[Tensor, "b 1 1 1"]]:
-    alpha_bar = scheduler.alphas_cumprod.to(latents.device, torch.float32)[
-        timesteps.to(latents.device)
-    ]
-    alpha_bar = alpha_bar[:, None, None, None]
-    return alpha_bar.sqrt().to(latents), (1 - alpha_bar).sqrt().to(latents)
 
 
 def scheduler_names() -> tuple[str, ...]:

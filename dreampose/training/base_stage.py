@@ -28,7 +28,7 @@ from dreampose.models.unet import Denoiser
 from dreampose.models.vae import LatentCodec
 from dreampose.pipeline import DreamPosePipeline
 from dreampose.training.stage import Stage
-from dreampose.types import Batch, Conditions, Scheduler
+from dreampose.types import Batch, Conditions
 
 _POSE_UNIT = 4.0
 """Factor of pose maps in the target of the token probe, for about the variance of latents."""
@@ -93,12 +93,19 @@ def denoising_step(
             image=recipe.image_dropout,
             both=recipe.both_dropout,
         )
-    noisy = schedulers.add_noise(pipe.scheduler, latents, noise, timesteps)
+    noisy = pipe.scheduler.add_noise(latents, noise, timesteps)
     prediction = Denoiser(unet=pipe.unet)(noisy, timesteps, conditions)
     target = schedulers.training_target(pipe.scheduler, latents, noise, timesteps)
     weights = None
     if min_snr_gamma:
-        weights = _min_snr(pipe.scheduler, timesteps, min_snr_gamma)
+        # Imported here because it imports peft, which takes seconds.
+        from diffusers.training_utils import compute_snr
+
+        weights = losses.min_snr_weights(
+            compute_snr(pipe.scheduler, timesteps),
+            gamma=min_snr_gamma,
+            prediction_type=str(pipe.scheduler.config["prediction_type"]),
+        )
     return losses.denoising_loss(prediction, target, weights)
 
 
@@ -331,14 +338,3 @@ def check_data(pipe: DreamPosePipeline, data: Dataset) -> None:
                 f"data must have {planes} channels per pose (pose_channels x pose_detail x "
                 f"pose_detail), got {got} of {facts['clip_id']!r} in {data.uri!r}"
             )
-
-
-def _min_snr(
-    scheduler: Scheduler, timesteps: Int64[Tensor, " b"], gamma: float
-) -> Float[Tensor, " b"]:
-    alpha_bar = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
-    return losses.min_snr_weights(
-        alpha_bar / (1 - alpha_bar),
-        gamma=gamma,
-        prediction_type=str(scheduler.config["prediction_type"]),
-    )

@@ -330,7 +330,7 @@ class Trainer:
         condition = condition.masked_fill((no_pose | no_photo)[:, None, None, None], 0)
         steps = torch.from_numpy(random.integers(1000, size=count))
         noise = torch.from_numpy(random.standard_normal(latents.shape).astype(np.float32))
-        noisy = schedulers.add_noise(pipe.scheduler, latents, noise, steps)
+        noisy = pipe.scheduler.add_noise(latents, noise, steps)
         wanted = schedulers.training_target(pipe.scheduler, latents, noise, steps)
         inputs = torch.cat([noisy, poses, condition], dim=1)
         predicted = pipe.unet(inputs, steps, encoder_hidden_states=conditions).sample

@@ -1,4 +1,4 @@
-"""Noising, targets and schedulers by name."""
+"""Training targets and schedulers by name."""
 
 import pytest
 import torch
@@ -6,7 +6,6 @@ from diffusers import DDIMScheduler, DDPMScheduler, PNDMScheduler
 
 from dreampose import recipes
 from dreampose.diffusion.schedulers import (
-    add_noise,
     noise_process,
     scheduler_by_name,
     scheduler_names,
@@ -20,12 +19,6 @@ BASE = recipes.sd14().scheduler
 @pytest.fixture
 def noised():
     return torch.randn(3, 4, 8, 6), torch.randn(3, 4, 8, 6), torch.tensor([0, 500, 999])
-
-
-def test_noising_equals_diffusers(noised):
-    scheduler = PNDMScheduler(**BASE)
-    expected = scheduler.add_noise(*noised)
-    torch.testing.assert_close(add_noise(scheduler, *noised), expected)
 
 
 def test_targets_equal_diffusers_and_recover_the_latents(noised):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from diffusers import PNDMScheduler
 
 from dreampose import checkpoints, recipes, training
 from dreampose.config import replace
@@ -188,11 +189,11 @@ def test_offset_noise_lifts_whole_channels_and_is_asked_for(
     """Of a denoiser that says nothing the loss is the target's mean square: that of the noise."""
     seen = []
 
-    def keep(_, latents, noise, __):
+    def keep(latents, noise, _):
         seen.append(noise)
         return latents
 
-    monkeypatch.setattr(base_stage.schedulers, "add_noise", keep)
+    monkeypatch.setattr(tiny_pipeline.scheduler, "add_noise", keep)
     monkeypatch.setattr(base_stage.schedulers, "training_target", lambda _, __, noise, ___: noise)
     monkeypatch.setattr(
         base_stage, "Denoiser", lambda unet: lambda noisy, *_: torch.zeros_like(noisy)
@@ -212,9 +213,9 @@ def test_offset_noise_lifts_whole_channels_and_is_asked_for(
 def test_offset_noise_is_that_of_training_alone(tiny_recipe, tiny_data, monkeypatch):
     data = Dataset(tiny_data, recipe=tiny_recipe, columns=base_stage.columns(tiny_recipe))
     noise = []
-    add_noise = base_stage.schedulers.add_noise
+    add_noise = PNDMScheduler.add_noise
     monkeypatch.setattr(
-        base_stage.schedulers, "add_noise", lambda *args: noise.append(args[2]) or add_noise(*args)
+        PNDMScheduler, "add_noise", lambda *args: noise.append(args[2]) or add_noise(*args)
     )
     for deviation in (0.0, 0.5):
         stage = base_stage.BaseStage(
@@ -247,3 +248,23 @@ def test_finer_poses_train_and_coarser_data_is_refused(
     )
     # Adam's first step moves every weight that has a gradient: all squares of all poses have one.
     assert (before != after)[:, 8:].flatten(2).any(dim=2).any(dim=0).all()
+
+
+def test_min_snr_weights_scale_the_loss_of_a_sample(stage, tiny_pipeline, tiny_recipe, monkeypatch):
+    """For velocities and a ratio that is not clipped the weight is snr / (snr + 1) = alpha_bar."""
+    timesteps = []
+    add_noise = tiny_pipeline.scheduler.add_noise
+    monkeypatch.setattr(
+        tiny_pipeline.scheduler,
+        "add_noise",
+        lambda *args: timesteps.append(int(args[2])) or add_noise(*args),
+    )
+    batch = base_stage.make_batch(stage.draw("train", np.arange(1), np.random.default_rng(0)))
+    plain, weighted = (
+        base_stage.denoising_step(
+            tiny_pipeline, batch, recipe=tiny_recipe, seed=0, min_snr_gamma=gamma
+        ).item()
+        for gamma in (0.0, 1e9)
+    )
+    alpha_bar = tiny_pipeline.scheduler.alphas_cumprod[timesteps[0]].item()
+    assert weighted / plain == pytest.approx(alpha_bar, rel=1e-4)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from diffusers import PNDMScheduler
 from safetensors.torch import load_file
 
 from dreampose import checkpoints, convert, training
@@ -16,7 +17,7 @@ from dreampose.errors import InputError
 from dreampose.models import lora
 from dreampose.poses import Motion
 from dreampose.recipes import catwalk
-from dreampose.training import base_stage, photo_crops, subject
+from dreampose.training import photo_crops, subject
 
 
 def one_frame(motion: Motion, index: int) -> Motion:
@@ -124,9 +125,9 @@ def test_finetuning_takes_the_recipes_offset_noise(tiny_pipeline, drawn, monkeyp
     encoded = photo_crops.encode_crops(tiny_pipeline, [clip.frames[0]], windows, seed=0)
     facts = checkpoints.describe_subject(tiny_pipeline, "ada", [clip.frames[0]])
     noise = []
-    add_noise = base_stage.schedulers.add_noise
+    add_noise = PNDMScheduler.add_noise
     monkeypatch.setattr(
-        base_stage.schedulers, "add_noise", lambda *args: noise.append(args[2]) or add_noise(*args)
+        PNDMScheduler, "add_noise", lambda *args: noise.append(args[2]) or add_noise(*args)
     )
     for deviation in (0.0, 0.5):
         config = replace(recipe.subject_stage, offset_noise=deviation)
