@@ -10,7 +10,7 @@ export RAY_TMPDIR ?= /tmp
 export RAY_AUTH_MODE ?= disabled
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
-.PHONY: help install demo test test-ray test-rest test-all test-slow test-full test-without-ray check format bench clean
+.PHONY: help install demo test test-ray test-rest test-all test-slow test-full test-without-ray check format bench clean cluster-check
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -55,6 +55,9 @@ check: $(STAMP) ## lint, format, types, import directions
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+cluster-check: $(STAMP) ## the files in cluster/: accepted by Ray and KubeRay, every stage fits a node type
+	$(BIN)/python -m cluster.check
 
 format: $(STAMP) ## apply the formatter and the safe fixes
 	$(BIN)/ruff check --fix .

@@ -48,7 +48,7 @@ def read(path: str | Path) -> list[NodeType]:
 def raycluster_spec(manifest: dict[str, Any]) -> dict[str, Any] | None:
     """The cluster's part of a manifest of KubeRay; None if it has none."""
     spec = manifest.get("spec") or {}
-    spec = (spec.get("jobTemplate") or {}).get("spec", spec)
+    spec = spec.get("jobTemplate", spec)
     for part in ("rayClusterSpec", "rayClusterConfig"):
         spec = spec.get(part, spec)
     return spec if "headGroupSpec" in spec else None
