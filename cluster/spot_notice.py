@@ -9,6 +9,7 @@ its workers elsewhere; a marker file tells processes of this node.
 
 import argparse
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -109,7 +110,7 @@ def _this_node() -> tuple[str, str]:
     """Address of the head, and this node's id, from the node's own processes."""
     import ray
 
-    ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+    ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
     try:
         context = ray.get_runtime_context()
         return context.gcs_address, context.get_node_id()
