@@ -154,7 +154,9 @@ def test_every_metric_is_registered_with_its_tags():
 def test_dashboard_shows_every_exported_metric():
     from ray.serve._private import deployment_state, replica
 
-    dashboard = json.loads((ROOT / "cluster" / "monitoring" / "dashboards" / "dreampose.json").read_text("utf-8"))
+    dashboard = json.loads(
+        (ROOT / "cluster/monitoring/dashboards/dreampose.json").read_text("utf-8")
+    )
     endings = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}
     exported = {
         f"ray_{name}{ending}": {*tags, *(["le"] if ending == "_bucket" else [])}
