@@ -36,7 +36,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -48,6 +47,7 @@ from dreampose.models import subject
 from dreampose.options import arguments
 from dreampose.options.loading import load
 from dreampose.options.parser import CommandParser, run_command
+from dreampose.options.progress import ProgressBar
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL_WALK = ROOT / "examples" / "motions" / "real-walk.npz"
@@ -173,7 +173,9 @@ def collect_training(file: Path, workers: int) -> None:
     numbers = range(data.SPLITS["train"].identities)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         found = pool.map(people.training_frames, numbers)
-        frames = np.concatenate(list(tqdm(found, total=len(numbers), desc="training frames")))
+        frames = np.concatenate(
+            list(ProgressBar(found, total=len(numbers), desc="training frames"))
+        )
     with new_file(file) as part, part.open("wb") as stream:
         np.save(stream, frames)
 
@@ -184,7 +186,7 @@ def run_jobs(jobs: Sequence[tuple[Callable[..., None], *tuple[Any, ...]]], worke
         return
     with (
         ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
-        tqdm(total=len(jobs), desc="people", unit="job") as bar,
+        ProgressBar(total=len(jobs), desc="people", unit="job") as bar,
     ):
         for future in as_completed([pool.submit(*job) for job in jobs]):
             future.result()

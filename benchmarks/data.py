@@ -14,14 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dreampose import synthetic
 from dreampose.errors import InputError
 from dreampose.options import arguments
 from dreampose.options.parser import CommandParser, run_command
+from dreampose.options.progress import ProgressBar
 
 CHECKSUMS = Path(__file__).with_name("catwalk-v1.sha256")
 NUM_FRAMES, HEIGHT, WIDTH = 48, 160, 128
@@ -98,7 +97,7 @@ def generate(out: Path, name: str, *, workers: int, identities: int | None = Non
         width=WIDTH,
     )
     progress = synthetic.generate(out, plan, workers=workers)
-    with tqdm(total=len(plan), desc=name, unit="clip") as bar:
+    with ProgressBar(total=len(plan), desc=name, unit="clip") as bar:
         for done, _ in progress:
             bar.update(done - bar.n)
 

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from tqdm import tqdm
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dreampose.errors import InputError
@@ -23,6 +21,7 @@ from dreampose.io import tables
 from dreampose.io.files import new_file
 from dreampose.options import arguments
 from dreampose.options.parser import CommandParser
+from dreampose.options.progress import ProgressBar
 from jobs.common import deepfashion, driver, planning
 from jobs.common.downloads import Fetcher, FetchError, client, sha256
 
@@ -277,7 +276,7 @@ def fetch_all(
             return str(error)
         return ""
 
-    with ThreadPoolExecutor(parallel) as pool, tqdm(total=len(entries), unit="file") as bar:
+    with ThreadPoolExecutor(parallel) as pool, ProgressBar(total=len(entries), unit="file") as bar:
         pending = {pool.submit(work, entry): entry for entry in entries}
         try:
             for done in as_completed(pending):

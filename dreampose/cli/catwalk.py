@@ -5,11 +5,9 @@ parameters of the person (JSON). An interrupted run is continued by the same com
 """
 
 import argparse
-import sys
-
-from tqdm import tqdm
 
 from dreampose.options.catwalk import add_arguments, clip_tasks
+from dreampose.options.progress import ProgressBar
 from dreampose.synthetic.generate import generate
 
 __all__ = ["add_arguments", "run"]
@@ -21,9 +19,9 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         InputError: an argument is out of range.
     """
-    progress = generate(arguments.out, clip_tasks(arguments), workers=arguments.workers)
-    with tqdm(unit="clip", file=sys.stderr) as bar:
-        for done, total in progress:
-            bar.total = total
+    clips = clip_tasks(arguments)
+    progress = generate(arguments.out, clips, workers=arguments.workers)
+    with ProgressBar(total=len(clips), unit="clip") as bar:
+        for done, _ in progress:
             bar.update(done - bar.n)
     return 0

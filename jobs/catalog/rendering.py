@@ -7,17 +7,17 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import ray
 from ray import serve as ray_serve
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus
-from tqdm import tqdm
 
 from cluster.capacity import Allocation, Capacity, reserve
 from cluster.worker_requests import StageRequest
 from dreampose import poses
+from dreampose.options.progress import ProgressBar
 from jobs.catalog.output import Output
 from jobs.catalog.table import Item
 from serve.application import renderer_app, sampler_allocation
@@ -144,7 +144,7 @@ class _Batch:
         # The time left is told from a long mean, since what comes is much like what was; a log
         # file is not filled with it.
         interval = 0.1 if sys.stderr.isatty() else 30
-        with tqdm(
+        with ProgressBar(
             total=num_frames, unit="frame", desc="render", smoothing=0.02, mininterval=interval
         ) as bar:
             watching = asyncio.create_task(self._watch(bar, num_items))
@@ -212,12 +212,12 @@ class _Batch:
             )
         await self.motions[target]
 
-    async def _watch(self, bar: "tqdm[NoReturn]", num_items: int) -> None:
+    async def _watch(self, bar: ProgressBar, num_items: int) -> None:
         while True:
             self._show(bar, num_items)
             await asyncio.sleep(POLL_SECONDS)
 
-    def _show(self, bar: "tqdm[NoReturn]", num_items: int) -> None:
+    def _show(self, bar: ProgressBar, num_items: int) -> None:
         """Moves the bar by what lies in storage, so that it also counts what was found there."""
         under_way = sum(len(folder.finished_frames()) for folder in list(self.folders.values()))
         failed = f", {len(self.failures)} failed" if self.failures else ""

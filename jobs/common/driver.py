@@ -13,11 +13,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from cluster import worker_requests
 from dreampose.errors import InputError
 from dreampose.options.parser import CommandParser, run_command
+from dreampose.options.progress import ProgressBar
 
 if TYPE_CHECKING:
     from cluster.capacity import Capacity
@@ -182,7 +181,7 @@ class Progress:
 def bar(read: Callable[[], Progress], *, unit: str) -> Generator[None, None, None]:
     """A progress bar for the length of the block, fed by calling `read` every second."""
     ended = threading.Event()
-    with tqdm(unit=unit, mininterval=1 if sys.stderr.isatty() else 30) as progress:
+    with ProgressBar(unit=unit, mininterval=1 if sys.stderr.isatty() else 30) as progress:
 
         def show() -> None:
             now = read()
