@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dreampose.errors import InputError as InputError
     from dreampose.errors import SubjectMismatchWarning as SubjectMismatchWarning
     from dreampose.models.adapter import ImageAdapter as ImageAdapter
+    from dreampose.models.refiner import Refiner as Refiner
     from dreampose.pipeline import DreamPosePipeline as DreamPosePipeline
     from dreampose.poses import Motion as Motion
     from dreampose.recipes import recipe as recipe
@@ -29,6 +30,7 @@ _EXPORTS = {
     "InputError": "dreampose.errors",
     "ModelMixin": "diffusers",  # diffusers looks up the base class of ImageAdapter here
     "Motion": "dreampose.poses",
+    "Refiner": "dreampose.models.refiner",
     "SubjectMismatchWarning": "dreampose.errors",
     "recipe": "dreampose.recipes",
 }

@@ -18,6 +18,7 @@ from dreampose.io.files import new_folder
 from dreampose.models import lora
 from dreampose.models import stable_diffusion as bases
 from dreampose.models.adapter import ImageAdapter
+from dreampose.models.refiner import Refiner
 from dreampose.models.subject import (
     MODELS,
     Subject,
@@ -114,8 +115,9 @@ def assemble(
         unet=widen(unet, recipe.unet_channels - recipe.latent_channels),
         scheduler=noise_process(recipe.scheduler),
         recipe=recipe.to_dict(),
+        refiner=None if recipe.refiner is None else Refiner(**recipe.refiner),
     )
-    for name in MODELS:
+    for name in component_names(pipe):
         getattr(pipe, name).eval()
     return pipe
 
@@ -135,7 +137,9 @@ def save(
         dtype: of the tensors on disk; None keeps the model's own.
         text: of a model card, written as README.md.
     """
-    parts: dict[str, Any] = {name: lora.merge(getattr(pipe, name)) for name in MODELS}
+    parts: dict[str, Any] = {
+        name: lora.merge(getattr(pipe, name)) for name in component_names(pipe)
+    }
     if dtype is not None:
         parts = {name: _cast(module, dtype) for name, module in parts.items()}
     copied = DreamPosePipeline(**parts, scheduler=pipe.scheduler, recipe=pipe.config["recipe"])
@@ -195,12 +199,16 @@ def take_over(pipe: DreamPosePipeline, source: DreamPosePipeline) -> list[str]:
         Names of the weights of `pipe` that stayed as they were, as 'unet.conv_in.weight'.
     """
     kept: list[str] = []
-    for part in MODELS:
+    for part in component_names(pipe):
+        if part == "refiner" and source.refiner is None:
+            kept += [f"refiner.{name}" for name in getattr(pipe, part).state_dict()]
+            continue
         if part == "vae":
             continue
         theirs = getattr(source, part).state_dict()
         if part == "unet":
             theirs = _spread_poses(theirs, source.recipe, pipe.recipe)
+            theirs = _without_surface(theirs, source.recipe, pipe.recipe)
         for name, tensor in getattr(pipe, part).state_dict().items():
             if name in theirs and theirs[name].shape == tensor.shape:
                 tensor.copy_(theirs[name])
@@ -219,9 +227,23 @@ def _spread_poses(weights: dict[str, Tensor], old: Recipe, new: Recipe) -> dict[
     return {**weights, "conv_in.weight": spread}
 
 
+def _without_surface(weights: dict[str, Tensor], old: Recipe, new: Recipe) -> dict[str, Tensor]:
+    """The weights of a UNet without the surface condition, for one that has it: zeros for it."""
+    if old.surface_detail or not new.surface_detail:
+        return weights
+    kernel = weights["conv_in.weight"]
+    zeros = kernel.new_zeros(len(kernel), new.surface_channels, *kernel.shape[2:])
+    return {**weights, "conv_in.weight": torch.cat([kernel, zeros], dim=1)}
+
+
 def num_parameters(pipe: DreamPosePipeline) -> dict[str, int]:
     """Parameters of each part, for reports."""
     return {
         name: sum(parameter.numel() for parameter in getattr(pipe, name).parameters())
-        for name in MODELS
+        for name in component_names(pipe)
     }
+
+
+def component_names(pipe: DreamPosePipeline) -> tuple[str, ...]:
+    """Names of the models of a pipeline: `MODELS`, and the refiner where there is one."""
+    return MODELS if pipe.refiner is None else (*MODELS, "refiner")

@@ -6,14 +6,14 @@ import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from accelerate import cpu_offload
 from diffusers import DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
 from diffusers.utils import BaseOutput
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import nn
 from transformers import CLIPVisionModel
@@ -23,9 +23,11 @@ from dreampose.diffusion.generation import prepare, render_frames
 from dreampose.errors import InputError
 from dreampose.io import video
 from dreampose.models.adapter import ImageAdapter
+from dreampose.models.refiner import Refiner
 from dreampose.models.subject import MODELS, Photo, Subject, subject_modules
 from dreampose.models.vae import VAE
 from dreampose.poses import Motion
+from dreampose.surface.motion import backed_share
 from dreampose.types import Scheduler
 
 PhotoInput = str | Path | Image.Image | np.ndarray
@@ -44,10 +46,13 @@ class DreamPoseOutput(BaseOutput):
     Attributes:
         frames: list of PIL images, or an array (t H W 3) of 8-bit RGB for output_type='np'.
         fps: frames per second of the motion.
+        backed: share of the visible body that a photo backs, in [0, 1], for each frame; None for
+            models without a surface condition.
     """
 
     frames: list[Image.Image] | UInt8[np.ndarray, "t H W 3"]
     fps: float
+    backed: Float[np.ndarray, " t"] | None = None
 
 
 class DreamPosePipeline(DiffusionPipeline):
@@ -57,13 +62,16 @@ class DreamPosePipeline(DiffusionPipeline):
     recipe.
     """
 
-    model_cpu_offload_seq = "image_encoder->adapter->unet->vae"
+    model_cpu_offload_seq = "image_encoder->adapter->unet->vae->refiner"
 
     vae: VAE
     image_encoder: CLIPVisionModel
     adapter: ImageAdapter
     unet: UNet2DConditionModel
     scheduler: Scheduler
+    refiner: Refiner | None
+
+    _optional_components: ClassVar[list[str]] = ["refiner"]
 
     def __init__(
         self,
@@ -73,6 +81,7 @@ class DreamPosePipeline(DiffusionPipeline):
         unet: UNet2DConditionModel,
         scheduler: SchedulerMixin | Scheduler,
         recipe: Mapping[str, Any] | None = None,
+        refiner: Refiner | None = None,
     ) -> None:
         """Combines the components of a model.
 
@@ -83,18 +92,34 @@ class DreamPosePipeline(DiffusionPipeline):
             unet: with input channels for latents and pose window.
             scheduler: the noise schedule the weights were trained with.
             recipe: `Recipe.to_dict()`.
+            refiner: makes frames of decoded pictures and the warped photo, where the recipe has
+                one.
 
         Raises:
-            InputError: the recipe is missing, or the UNet has another number of input channels.
+            InputError: the recipe is missing, the UNet has another number of input channels, or
+                the refiner is missing or not in the recipe.
         """
         super().__init__()
         if recipe is None:
             raise InputError("model_index.json must contain a recipe, got none")
         self.register_modules(
-            vae=vae, image_encoder=image_encoder, adapter=adapter, unet=unet, scheduler=scheduler
+            vae=vae,
+            image_encoder=image_encoder,
+            adapter=adapter,
+            unet=unet,
+            scheduler=scheduler,
+            refiner=refiner,
         )
         # diffusers would record the module that defines the class, which could then never move.
         self.register_to_config(adapter=("dreampose", "ImageAdapter"), recipe=dict(recipe))
+        if refiner is not None:
+            self.register_to_config(refiner=("dreampose", "Refiner"))
+        if (refiner is None) != (self.recipe.refiner is None):
+            raise InputError(
+                "refiner must be given exactly where the recipe has one, got "
+                f"{'none' if refiner is None else 'one'} for recipe.refiner = "
+                f"{self.recipe.refiner}"
+            )
         expected = self.recipe.unet_channels
         actual = unet.config["in_channels"]
         if actual != expected:
@@ -193,7 +218,7 @@ class DreamPosePipeline(DiffusionPipeline):
             self.enable_model_cpu_offload(device=device)
         else:
             self.to("cpu")
-            for name in MODELS:
+            for name in (*MODELS, *(["refiner"] if self.refiner is not None else [])):
                 # As enable_sequential_cpu_offload, which refuses a CPU as device (used by tests).
                 cpu_offload(getattr(self, name), torch.device(device))
 
@@ -246,6 +271,8 @@ class DreamPosePipeline(DiffusionPipeline):
         check_subject: bool = True,
         join_branches: bool = True,
         size: tuple[int, int] | None = None,
+        photo_poses: Sequence[Motion] | None = None,
+        upscale: int | None = None,
         output_type: str = "pil",
         callback: Callable[[int, int], None] | None = None,
     ) -> DreamPoseOutput:
@@ -269,6 +296,10 @@ class DreamPosePipeline(DiffusionPipeline):
             join_branches: compute the guidance branches as one batch.
             size: height and width of the frames, multiples of 8 with the aspect ratio of the
                 motion; default: the model's.
+            photo_poses: poses of the photos, each a motion of one frame, from the estimator that
+                the motion is from; default: BlazePose's.
+            upscale: size of the rendered frames over `size`, for models with a refiner; default:
+                the recipe's.
             output_type: 'pil' or 'np'.
             callback: called after each model call with (calls made, total calls of all chunks).
 
@@ -296,6 +327,8 @@ class DreamPosePipeline(DiffusionPipeline):
             align=align,
             check_subject=check_subject,
             size=size,
+            photo_poses=photo_poses,
+            upscale=upscale,
         )
         starts = range(0, request.num_frames, chunk_size)
         total = len(starts) * request.num_model_calls
@@ -318,9 +351,11 @@ class DreamPosePipeline(DiffusionPipeline):
                 )
         self.maybe_free_model_hooks()
         frames = np.concatenate(chunks)
-        if output_type == "np":
-            return DreamPoseOutput(frames=frames, fps=request.fps)
-        return DreamPoseOutput(frames=[Image.fromarray(f) for f in frames], fps=request.fps)
+        return DreamPoseOutput(
+            frames=frames if output_type == "np" else [Image.fromarray(f) for f in frames],
+            fps=request.fps,
+            backed=None if request.warps is None else backed_share(request.warps.numpy()),
+        )
 
 
 def read_photos(photo: PhotoInput | Sequence[PhotoInput]) -> list[Photo]:

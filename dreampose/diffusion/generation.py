@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
+from torch.nn import functional
 
 from dreampose import poses
-from dreampose.config import PRESETS
+from dreampose.config import PRESETS, Recipe
 from dreampose.data.windows import windows
 from dreampose.diffusion.guidance import guide
 from dreampose.diffusion.sampling import denoise, num_model_calls
@@ -20,11 +21,17 @@ from dreampose.diffusion.schedulers import scheduler_by_name
 from dreampose.errors import InputError
 from dreampose.io import video
 from dreampose.models import subject
-from dreampose.models.adapter import clip_tokens, encode_black_photo, pose_condition
+from dreampose.models.adapter import (
+    clip_tokens,
+    encode_black_photo,
+    pose_condition,
+    surface_condition,
+)
 from dreampose.models.subject import Components, Photo
 from dreampose.models.unet import Denoiser
 from dreampose.models.vae import LatentCodec
 from dreampose.poses import Motion
+from dreampose.surface.motion import PosedPhoto, warp_motion
 from dreampose.types import Clip, Conditions, Model
 
 
@@ -48,6 +55,9 @@ class Request:
         step_seed: seed of the noise added by stochastic schedulers, shared by all frames.
         fps: frames per second of the motion.
         null_tokens: null image condition; None stands for zeros.
+        warps: photos warped into every frame, at the size of the rendered frames: red, green,
+            blue, confidence and body, see `dreampose.surface.motion.warp_motion`; None for models
+            without a surface condition.
     """
 
     photo_tokens: Float[Tensor, "m n d"]
@@ -62,6 +72,7 @@ class Request:
     step_seed: int
     fps: float
     null_tokens: Float[Tensor, "1 n d"] | None = None
+    warps: UInt8[Tensor, "t 5 H W"] | None = None
 
     @property
     def num_frames(self) -> int:
@@ -91,6 +102,8 @@ def prepare(
     align: bool = True,
     check_subject: bool = True,
     size: tuple[int, int] | None = None,
+    photo_poses: Sequence[Motion] | None = None,
+    upscale: int | None = None,
 ) -> Request:
     """Encodes photos, poses and noise of a request.
 
@@ -111,14 +124,20 @@ def prepare(
         check_subject: warn if the photos do not show the subject whose weights are loaded.
         size: height and width of the frames in pixels; by default the size of the model, or the
             one of its sizes with the aspect ratio closest to the motion's.
+        photo_poses: poses of the photos, each a motion of one frame, from the estimator that the
+            motion is from; by default BlazePose's. Used by models with a surface condition.
+        upscale: size of the rendered frames over `size`, for models with a refiner; by default
+            the recipe's, or 1 where the poses are maps of a lower resolution.
 
     Raises:
-        InputError: an argument is out of range, or `align` is set and no body is found in the
-            first photo.
+        InputError: an argument is out of range; no body is found in a photo; or the poses do not
+            name places of the body's surface, for models with a surface condition.
     """
     recipe = pipe.recipe.at(*(size or pipe.recipe.size_for(motion.height, motion.width)))
     if preset not in PRESETS:
         raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    if not PRESETS[preset].num_steps and pipe.refiner is None:
+        raise InputError(f"preset {preset!r} needs a model with a refiner, got one without")
     if not photos:
         raise InputError("photos must contain at least one photo, got none")
     if motion.num_frames < recipe.num_poses:
@@ -142,14 +161,20 @@ def prepare(
         scheduler = chosen.scheduler
         scheduler_kwargs = {**chosen.scheduler_kwargs, **(scheduler_kwargs or {})}
     num_steps = chosen.num_steps if num_inference_steps is None else num_inference_steps
-    sampler = scheduler_by_name(scheduler, pipe.scheduler.config, **(scheduler_kwargs or {}))
-    num_calls = num_model_calls(sampler, num_steps)
+    num_calls = 0
+    if num_steps or num_inference_steps is not None:
+        sampler = scheduler_by_name(scheduler, pipe.scheduler.config, **(scheduler_kwargs or {}))
+        num_calls = num_model_calls(sampler, num_steps)
 
     if check_subject and pipe.subject is not None:
         subject.warn_on_mismatch(pipe.subject, photos)
     if align:
         # At the motion's resolution, which can be higher than the model's, as in training.
-        motion = poses.align(motion, photo_pose(photos[0], motion.height, motion.width))
+        first = photo_pose(photos[0], motion.height, motion.width)
+        motion = poses.align(motion, first)
+    warps = None
+    if recipe.needs_surface:
+        warps = _warps(recipe, photos, motion, photo_poses, upscale)
 
     fitted = [video.fit(photo[None], recipe.height, recipe.width) for photo in photos]
     images = video.to_model(np.concatenate(fitted)).to(pipe.execution_device)
@@ -185,7 +210,39 @@ def prepare(
         pose_scale=_scale("pose_scale", pose_scale, chosen.pose_scale, recipe.pose_scale),
         step_seed=int(torch.randint(2**62, (), generator=generator)),
         fps=motion.fps,
+        warps=warps,
     )
+
+
+def _warps(
+    recipe: Recipe,
+    photos: Sequence[Photo],
+    motion: Motion,
+    photo_poses: Sequence[Motion] | None,
+    upscale: int | None,
+) -> UInt8[Tensor, "t 5 H2 W2"]:
+    """Photos warped into every frame of a motion, at the size of the rendered frames."""
+    if photo_poses is not None and len(photo_poses) != len(photos):
+        raise InputError(
+            f"photo_poses must be as many as the photos, {len(photos)}, got {len(photo_poses)}"
+        )
+    if upscale is None:
+        # Maps have a resolution; points have none.
+        finest = recipe.upscale if motion.painted else max(1, motion.height // recipe.height)
+        upscale = min(recipe.upscale, finest)
+    if upscale < 1 or (upscale > 1 and recipe.refiner is None):
+        raise InputError(f"upscale must be at least 1, and 1 without a refiner, got {upscale}")
+    height, width = upscale * recipe.height, upscale * recipe.width
+    posed: list[PosedPhoto] = []
+    for index, photo in enumerate(photos):
+        picture = video.fit(photo[None], height, width)[0]
+        if photo_poses is None:
+            pose, mask = photo_pose(photo, height, width), poses.segment(picture)
+        else:
+            pose = photo_poses[index]
+            mask = poses.segment(picture) if pose.painted else None
+        posed.append(PosedPhoto(picture=picture, pose=pose, mask=mask))
+    return torch.from_numpy(warp_motion(posed, motion))
 
 
 def photo_pose(photo: Photo, height: int, width: int) -> Motion:
@@ -265,13 +322,21 @@ def render_requests(
         raise InputError(
             "parts must have the same size, scheduler, steps and scales, got different ones"
         )
+    counts = [len(indices) for _, indices in parts]
+    warped = _warped_photos(parts, device)
+    if not shared.num_inference_steps:
+        assert warped is not None
+        return _to_frames(pipe, None, warped, counts)
     scheduler = scheduler_by_name(
         shared.scheduler, pipe.scheduler.config, **shared.scheduler_kwargs
     )
-    counts = [len(indices) for _, indices in parts]
     poses = torch.cat([request.poses[list(indices)] for request, indices in parts]).to(device)
     denoiser = Denoiser(unet=pipe.unet)
     null_tokens = None if shared.null_tokens is None else shared.null_tokens.to(device)
+    codec = LatentCodec(vae=pipe.vae, image_range=pipe.recipe.image_range)
+    surface = None
+    if warped is not None and pipe.recipe.surface_detail:
+        surface = warped.condition(codec, pipe.recipe, shared.noise.shape[-2])
 
     # Cached, because there are fewer combinations of photos than calls.
     @lru_cache(maxsize=8)
@@ -282,7 +347,12 @@ def render_requests(
         ]
         return guide(
             denoiser,
-            Conditions(tokens=torch.cat(tokens).to(device), poses=poses, null_tokens=null_tokens),
+            Conditions(
+                tokens=torch.cat(tokens).to(device),
+                poses=poses,
+                null_tokens=null_tokens,
+                surface=surface,
+            ),
             shared.image_scale,
             shared.pose_scale,
             join_branches=join_branches,
@@ -312,8 +382,61 @@ def render_requests(
         latents = step.latents
         if callback is not None:
             callback(step.index + 1, step.num_steps)
-    codec = LatentCodec(vae=pipe.vae, image_range=pipe.recipe.image_range)
-    return np.split(video.to_pixels(codec.decode(latents)), np.cumsum(counts)[:-1])
+    return _to_frames(pipe, codec.decode(latents), warped, counts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Warped:
+    """Warped photos of a batch: pixels in [-1, 1], confidence and body in [0, 1]."""
+
+    pictures: Float[Tensor, "b 3 H W"]
+    confidence: Float[Tensor, "b 1 H W"]
+    body: Float[Tensor, "b 1 H W"]
+
+    def condition(
+        self, codec: LatentCodec, recipe: Recipe, latent_height: int
+    ) -> Float[Tensor, "b sc h w"]:
+        """The surface condition of the UNet, on a latent grid of that height."""
+        factor = self.pictures.shape[-2] // (latent_height * recipe.downscale)
+        pictures, confidence = self.pictures, self.confidence
+        if factor > 1:
+            pictures, confidence = (
+                functional.avg_pool2d(values, factor) for values in (pictures, confidence)
+            )
+        return surface_condition(codec, pictures, confidence, recipe.surface_detail)
+
+
+def _warped_photos(
+    parts: Sequence[tuple[Request, Sequence[int]]], device: torch.device
+) -> _Warped | None:
+    found = [
+        request.warps[list(indices)] for request, indices in parts if request.warps is not None
+    ]
+    if not found:
+        return None
+    planes = torch.cat(found).to(device=device, dtype=torch.float32)
+    pictures, confidence, body = planes.split([3, 1, 1], dim=1)
+    return _Warped(pictures=pictures / 127.5 - 1, confidence=confidence / 255, body=body / 255)
+
+
+def _to_frames(
+    pipe: Components,
+    decoded: Float[Tensor, "b 3 H W"] | None,
+    warped: _Warped | None,
+    counts: Sequence[int],
+) -> list[UInt8[np.ndarray, "n H2 W2 3"]]:
+    """Refines decoded pictures, or where there are none the warped photos; 8-bit RGB."""
+    if pipe.refiner is not None and warped is not None:
+        shown = warped.pictures
+        if decoded is not None:
+            shown = decoded.float().clamp(-1, 1)
+            if shown.shape[-2:] != warped.pictures.shape[-2:]:
+                size = tuple(warped.pictures.shape[-2:])
+                shown = functional.interpolate(shown, size, mode="bilinear", align_corners=False)
+        inputs = (shown, warped.pictures, warped.confidence, warped.body)
+        decoded = pipe.refiner(*(values.to(pipe.refiner.dtype) for values in inputs)).float()
+    assert decoded is not None
+    return np.split(video.to_pixels(decoded), np.cumsum(counts)[:-1])
 
 
 def can_share_batch(one: Request, other: Request) -> bool:
@@ -326,7 +449,12 @@ def can_share_batch(one: Request, other: Request) -> bool:
         and one.poses.shape[1:] == other.poses.shape[1:]
         and one.photo_tokens.shape[1:] == other.photo_tokens.shape[1:]
         and _same(one.null_tokens, other.null_tokens)
+        and _warp_size(one) == _warp_size(other)
     )
+
+
+def _warp_size(request: Request) -> tuple[int, ...] | None:
+    return None if request.warps is None else tuple(request.warps.shape[1:])
 
 
 def _same(one: Tensor | None, other: Tensor | None) -> bool:

@@ -27,6 +27,7 @@ from dreampose.io.files import new_folder
 from dreampose.models import lora
 from dreampose.models.adapter import ImageAdapter
 from dreampose.models.model_folder import MODELS
+from dreampose.models.refiner import Refiner
 from dreampose.models.vae import VAE
 from dreampose.types import Scheduler
 
@@ -76,6 +77,7 @@ class Components(Protocol):
     adapter: ImageAdapter
     unet: UNet2DConditionModel
     scheduler: Scheduler
+    refiner: Refiner | None
 
     @property
     def recipe(self) -> Recipe:

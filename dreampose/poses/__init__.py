@@ -15,6 +15,7 @@ from dreampose.poses.extract import MAX_GAP_SECONDS, complete, extract
 from dreampose.poses.grid import draw_preview, from_grid, to_grid
 from dreampose.poses.motion import Motion
 from dreampose.poses.paint import paint
+from dreampose.poses.segmentation import segment
 
 __all__ = [
     "ESTIMATORS",
@@ -36,5 +37,6 @@ __all__ = [
     "identify",
     "measure",
     "paint",
+    "segment",
     "to_grid",
 ]

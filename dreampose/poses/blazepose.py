@@ -52,6 +52,23 @@ class Landmarks:
     presence: float
     region: Region
     """Where to look for the same person in the next frame."""
+    mask: Float[np.ndarray, "256 256"] | None = None
+    """Logits of the person in the turned square that was looked at."""
+    to_picture: Float[np.ndarray, "2 3"] | None = None
+    """From pixels of that square to pixels of the picture."""
+
+    def segment(self, height: int, width: int) -> Float[np.ndarray, "H W"]:
+        """How surely each pixel of a picture of that size shows the person, in [0, 1]."""
+        assert self.mask is not None
+        assert self.to_picture is not None
+        return cv2.warpAffine(
+            _sigmoid(self.mask).astype(np.float32),
+            self.to_picture,
+            (width, height),
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=0,
+        )
 
 
 def region_between(hips: Float[np.ndarray, "2"], rim: Float[np.ndarray, "2"]) -> Region:
@@ -199,8 +216,8 @@ class LandmarkReader:
             flags=cv2.WARP_INVERSE_MAP | (cv2.INTER_LINEAR if scale > 1 else cv2.INTER_CUBIC),
             borderMode=cv2.BORDER_REPLICATE,
         )
-        raw, presence = self._network(
-            (crop[None] / 255).astype(np.float32), "Identity", "Identity_1"
+        raw, presence, mask = self._network(
+            (crop[None] / 255).astype(np.float32), "Identity", "Identity_1", "Identity_2"
         )
         raw = raw.reshape(39, 5)
         places = raw[:, :2] @ to_picture[:, :2].T + to_picture[:, 2]
@@ -211,4 +228,6 @@ class LandmarkReader:
             joints=joints[:33].astype(np.float32),
             presence=float(presence[0, 0]),
             region=region_between(places[33].astype(np.float32), places[34].astype(np.float32)),
+            mask=np.asarray(mask[0, :, :, 0]),
+            to_picture=to_picture,
         )

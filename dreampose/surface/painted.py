@@ -15,8 +15,13 @@ _MARGIN = 0.9
 """Width of the margins around limbs, in radii: clothes and hair reach beyond limbs."""
 
 
-def paint(joints: Float[np.ndarray, "t k 4"], height: int, width: int, *, only: int) -> SurfaceMap:
-    """Surface map of one frame of a person followed through time.
+def body_sizes(joints: Float[np.ndarray, "t k 4"]) -> Float[np.ndarray, " t"]:
+    """Standing height in pixels in each frame, held steady over time."""
+    return steady(body_height(joints), min(STEADY_RADIUS, len(joints) - 1))
+
+
+def paint(joints: Float[np.ndarray, "k 4"], size: float, height: int, width: int) -> SurfaceMap:
+    """Surface map of a body in one frame.
 
     The charts are the limbs in the order in which `poses.paint` draws them. Their first coordinate
     runs along the limb, the second around it: 0.5 is the front of the body, and `AROUND` one turn.
@@ -25,15 +30,10 @@ def paint(joints: Float[np.ndarray, "t k 4"], height: int, width: int, *, only: 
 
     Args:
         joints: the 33 points in pixels of the map: x, y, depth, visibility.
-        height: of the maps in pixels.
-        width: of the maps in pixels.
-        only: the frame; the others steady its size.
+        size: standing height in pixels, see `body_sizes`.
+        height: of the map in pixels.
+        width: of the map in pixels.
     """
-    sizes = steady(body_height(joints), min(STEADY_RADIUS, len(joints) - 1))
-    return _paint(joints[only], float(sizes[only]), height, width)
-
-
-def _paint(joints: Float[np.ndarray, "k 4"], size: float, height: int, width: int) -> SurfaceMap:
     charts = np.zeros((height, width), np.uint8)
     uv = np.zeros((height, width, 2), np.float32)
     depth = np.full((height, width), np.inf, np.float32)

@@ -213,7 +213,7 @@ def _index(surface: SurfaceMap, usable: np.ndarray) -> Int32[np.ndarray, "n g g"
         _, labels = cv2.distanceTransformWithLabels(
             seeds, cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL
         )
-        labels = np.asarray(labels)
+        labels = np.asarray(labels, np.intp)
         names = np.zeros(int(labels.max()) + 1, np.int32)
         names[labels[cells[own, 0], cells[own, 1]]] = pixels[own]
         result[chart] = names[labels]

@@ -22,7 +22,7 @@ from dreampose.diffusion.schedulers import scheduler_by_name
 from dreampose.io import video
 from dreampose.io.files import new_file
 from dreampose.metrics.perceptual import lpips_lite
-from dreampose.models.adapter import clip_tokens, pose_condition
+from dreampose.models.adapter import clip_tokens, pose_condition, surface_condition
 from dreampose.models.refiner import Refiner
 from dreampose.models.unet import widen
 from dreampose.models.vae import LatentCodec
@@ -40,26 +40,6 @@ PAINTED, NO_WARP, MISPLACED = 0.3, 0.06, 0.05
 """Shares of samples with painted poses, without any warp, and with wrong correspondences."""
 DROPPED = 0.05
 """Share of samples without pose, without photo, and without either."""
-
-
-def surface_condition(
-    codec: LatentCodec,
-    warped: Float[Tensor, "b 3 H W"],
-    confidence: Float[Tensor, "b 1 H W"],
-    detail: int = DETAIL,
-) -> Float[Tensor, "b c h w"]:
-    """The UNet's channels: latents of the warp, and its confidence in squares of each cell.
-
-    Args:
-        codec: of the model.
-        warped: warp at the size of the model's frames, in [-1, 1].
-        confidence: in [0, 1], of the same size.
-        detail: rows and columns of squares of a cell.
-    """
-    latents = codec.encode(warped)
-    fine = (detail * latents.shape[-2], detail * latents.shape[-1])
-    squares = functional.interpolate(confidence, fine, mode="area")
-    return torch.cat([latents, functional.pixel_unshuffle(squares, detail).to(latents)], dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +129,8 @@ class Samples:
                 near = np.clip(np.arange(k - 2, k + 3), 0, count - 1)
                 near = near[one.clip[near] == one.clip[k]]
                 joints = read[0][near] / np.array([scale, scale, scale, 1], np.float32)
-                return painted.paint(joints, height, width, only=int(np.flatnonzero(near == k)[0]))
+                size = painted.body_sizes(joints)[near == k]
+                return painted.paint(joints[near == k][0], float(size[0]), height, width)
             uv = one.uv[k][scale // 2 :: scale, scale // 2 :: scale].astype(np.float32) / 65535
             return SurfaceMap(charts=mask(k).astype(np.uint8), uv=uv, kind="atlas")
 
@@ -316,7 +297,9 @@ class Trainer:
             latents = codec.encode(_halve(target, scale))
             small = _halve(photo, scale)
             tokens = clip_tokens(pipe.image_encoder, small, fit=recipe.photo_fit)
-            condition = surface_condition(codec, _halve(warped, scale), _halve(confidence, scale))
+            condition = surface_condition(
+                codec, _halve(warped, scale), _halve(confidence, scale), DETAIL
+            )
             condition = condition.masked_fill(blank, 0)
             photo_latents = codec.encode(small)
             poses = torch.from_numpy(np.stack([s.window for s in samples]).astype(np.float32))
@@ -342,14 +325,15 @@ class Trainer:
         self.optimizer.step()
 
         with torch.no_grad():
+            guessed = self._guess(noisy, predicted.detach(), steps)
             shown = self._decoded(
-                noisy, predicted.detach(), steps, latents, no_pose | no_photo, random
+                guessed, steps, latents, no_pose | no_photo, (poses, condition, conditions), random
             )
             if scale == 1:
                 shown = functional.interpolate(
                     shown, scale_factor=2.0, mode="bilinear", align_corners=False
                 )
-            bare = torch.from_numpy(random.random(count) < 0.15)[:, None, None, None] & ~blank
+            bare = torch.from_numpy(random.random(count) < 0.2)[:, None, None, None] & ~blank
             shown = torch.where(bare, warped, shown.clamp(-1, 1))
         side = 96 if scale == 2 else 128
         parts: list[list[Tensor]] = []
@@ -365,7 +349,7 @@ class Trainer:
         refined = self.refiner(*crops[:4])
         pixels = losses.reconstruction_loss(refined, crops[4], edge_weight=0.5)
         perceived = lpips_lite(self.network, (refined + 1) / 2, (crops[4] + 1) / 2).mean()
-        total = pixels + 0.15 * perceived
+        total = pixels + 0.2 * perceived
         self.refiner_optimizer.zero_grad(set_to_none=True)
         total.backward()
         nn.utils.clip_grad_norm_(self.refiner.parameters(), 1.0)
@@ -378,26 +362,66 @@ class Trainer:
             "lpips": perceived.item(),
         }
 
+    def _guess(self, noisy: Tensor, predicted: Tensor, steps: Tensor) -> Tensor:
+        """Latents without noise, as the denoiser's prediction implies them."""
+        alpha = self.pipe.scheduler.alphas_cumprod[steps][:, None, None, None]
+        if self.pipe.scheduler.config["prediction_type"] == "v_prediction":
+            return alpha.sqrt() * noisy - (1 - alpha).sqrt() * predicted
+        return (noisy - (1 - alpha).sqrt() * predicted) / alpha.sqrt()
+
     def _decoded(
         self,
-        noisy: Tensor,
-        predicted: Tensor,
+        guessed: Tensor,
         steps: Tensor,
         latents: Tensor,
         dropped: Tensor,
+        conditions: tuple[Tensor, Tensor, Tensor],
         random: np.random.Generator,
     ) -> Tensor:
-        """What the decoder makes of the denoiser's own guesses, or of spoilt true latents."""
-        alpha = self.pipe.scheduler.alphas_cumprod[steps][:, None, None, None]
-        if self.pipe.scheduler.config["prediction_type"] == "v_prediction":
-            guessed = alpha.sqrt() * noisy - (1 - alpha).sqrt() * predicted
-        else:
-            guessed = (noisy - (1 - alpha).sqrt() * predicted) / alpha.sqrt()
+        """What the decoder makes of the denoiser's own latents.
+
+        A guess from much noise is what the denoiser knows without the truth; where the step drew
+        less noise, latents are sampled in a few steps, since a guess from little noise holds the
+        truth, which there is not when frames are rendered. Dropped conditions, which renders do not
+        have, give way to spoilt true latents.
+
+        Args:
+            guessed: of `_guess`.
+            steps: timesteps of the guesses.
+            latents: the true ones.
+            dropped: samples without pose or photo.
+            conditions: poses, surface condition and tokens.
+            random: of what is spoilt and of the noise.
+        """
         spoilt = latents + 0.15 * float(random.random()) * torch.randn(
             latents.shape, generator=torch.Generator().manual_seed(int(random.integers(2**31)))
         )
-        own = (steps < 900) & ~dropped & torch.from_numpy(random.random(len(steps)) < 0.75)
-        return self.codec.decode(torch.where(own[:, None, None, None], guessed, spoilt))
+        chosen = torch.where(dropped[:, None, None, None], spoilt, guessed)
+        low = torch.nonzero((steps < 600) & ~dropped).flatten()
+        if len(low):
+            poses, surface, tokens = (values.detach()[low] for values in conditions)
+            chosen[low] = self._sample(poses, surface, tokens, random)
+        return self.codec.decode(chosen)
+
+    def _sample(
+        self, poses: Tensor, surface: Tensor, tokens: Tensor, random: np.random.Generator
+    ) -> Tensor:
+        """Latents by a few steps of one branch."""
+        scheduler = scheduler_by_name(
+            "DPMSolverMultistepScheduler",
+            self.pipe.scheduler.config,
+            timestep_spacing="trailing",
+        )
+        shape = (len(poses), self.recipe.latent_channels, *self.recipe.latent_size)
+        latents = torch.from_numpy(random.standard_normal(shape).astype(np.float32))
+
+        def model(x: Tensor, t: Tensor) -> Tensor:
+            inputs = torch.cat([x, poses, surface], dim=1)
+            return self.pipe.unet(inputs, t, encoder_hidden_states=tokens).sample
+
+        for each in denoise(model, latents, scheduler, int(random.integers(3, 7))):
+            latents = each.latents
+        return latents
 
     @torch.no_grad()
     def render(
@@ -412,7 +436,9 @@ class Trainer:
         tokens = pipe.adapter(
             clip_tokens(pipe.image_encoder, photo, fit=self.recipe.photo_fit), codec.encode(photo)
         )
-        condition = surface_condition(codec, _halve(warped, scale), _halve(confidence, scale))
+        condition = surface_condition(
+            codec, _halve(warped, scale), _halve(confidence, scale), DETAIL
+        )
         poses = torch.from_numpy(np.stack([s.window for s in samples]).astype(np.float32))
         poses = pose_condition(poses, self.recipe.pose_range)
         scheduler = scheduler_by_name(

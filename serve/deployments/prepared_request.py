@@ -55,5 +55,7 @@ def read(path: Place, indices: range) -> Request:
         frames = windows(rows.get_shape()[0], facts.pop("num_poses"))[indices.start : indices.stop]
         first = int(frames.min())
         each = rows[first : int(frames.max()) + 1][frames - first]
-        tensors = {name: file.get_tensor(name) for name in {*file.keys()} - {"poses"}}
+        tensors = {name: file.get_tensor(name) for name in {*file.keys()} - {"poses", "warps"}}
+        if "warps" in {*file.keys()}:
+            tensors["warps"] = file.get_slice("warps")[indices.start : indices.stop]
     return Request(poses=rearrange(each, "t p c h w -> t (p c) h w"), **tensors, **facts)

@@ -151,7 +151,7 @@ def test_progress_counts_calls_of_the_model(tiny_pipeline, request_):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"preset": "best"}, "preset must be one of exact, balanced, fast, got 'best'"),
+        ({"preset": "best"}, "preset must be one of exact, balanced, fast, preview, got 'best'"),
         ({"motion": motion(4)}, "motion must have at least num_poses = 5 frames, got 4"),
         (
             {"motion": motion(7, 64, 64)},

@@ -166,7 +166,8 @@ def test_places_of_parts_need_the_parts():
 def test_painted_limbs_cover_what_the_pose_maps_cover(walker):
     maps = paint(walker, 160, 128)
     for index in range(len(walker)):
-        found = painted.paint(walker, 160, 128, only=index)
+        size = float(painted.body_sizes(walker)[index])
+        found = painted.paint(walker[index], size, 160, 128)
         limbs = found.body & ~found.margin
         assert np.array_equal(limbs, (maps[index] > 0).any(0))
         assert found.margin.sum() > 0.1 * limbs.sum()
@@ -175,7 +176,7 @@ def test_painted_limbs_cover_what_the_pose_maps_cover(walker):
 
 
 def test_a_painted_limb_comes_back_from_its_own_photo(walker):
-    surface = painted.paint(walker, 160, 128, only=0)
+    surface = painted.paint(walker[0], float(painted.body_sizes(walker)[0]), 160, 128)
     random = np.random.default_rng(1)
     photo = np.kron(random.integers(0, 255, (20, 16, 3)), np.ones((8, 8, 1))).astype(np.uint8)
     layer = Layer(picture=np.zeros_like(photo), confidence=np.ones((160, 128), np.float32))
@@ -186,7 +187,7 @@ def test_a_painted_limb_comes_back_from_its_own_photo(walker):
 
 
 def test_cloth_beyond_a_limb_comes_along_where_the_photo_shows_it(walker):
-    surface = painted.paint(walker, 160, 128, only=0)
+    surface = painted.paint(walker[0], float(painted.body_sizes(walker)[0]), 160, 128)
     photo = np.full((160, 128, 3), 10, np.uint8)
     mask = surface.body & ~surface.margin
     wide = mask | (surface.margin & (surface.uv[..., 1] < 0.18))
