@@ -1,8 +1,8 @@
-"""The paper's published checkpoints as a model: their names, their shapes and their quirks.
+"""Conversion of the paper's published checkpoints to a model.
 
-The published code saved `unet_epoch_N.pth`, `adapter_N.pth` and `vae_N.pth`. What those weights
-were trained on differs from this project's conventions; `QUIRKS` says how, and the model's recipe
-carries it, so that sampling and further training do likewise. Knows nothing of how.
+The published code saves `unet_epoch_N.pth`, `adapter_N.pth` and `vae_N.pth`. These weights were
+trained with other conventions than this project's. `QUIRKS` lists them; they become part of the
+recipe, so that sampling and further training follow them.
 """
 
 import math
@@ -20,7 +20,7 @@ from dreampose.models import stable_diffusion as bases
 from dreampose.pipeline import DreamPosePipeline
 
 ADAPTER_NAMES = {"vae2clip": "project", "linear1": "mix"}
-"""The published adapter's layers, and ours."""
+"""Layers of the published adapter and their names in this project."""
 
 QUIRKS: Mapping[str, Any] = {
     "image_range": (0.0, 1.0),
@@ -29,12 +29,12 @@ QUIRKS: Mapping[str, Any] = {
     "pose_resize": "nearest",
     "null_image": "black",
 }
-"""What the published weights were trained on, as fields of the recipe.
+"""Conventions of the published weights, as fields of the recipe.
 
-Pixels go into the VAE, and come out of it, in [0, 1]; pose maps are raw; CLIP sees the centre
-square; maps come onto the latent grid by nearest neighbour; a dropped photo is a black one. The
-published sampler does otherwise (photo in 0 to 255, poses in [-1, 1]) and then stretches every
-frame by its own minimum and maximum; none of that is repeated.
+VAE inputs and outputs are in [0, 1]; pose maps are not rescaled; CLIP gets the central square; pose
+maps are resized to the latent grid by nearest neighbour; the null image is black. The published
+sampler deviates (photo in 0 to 255, poses in [-1, 1], each frame stretched to its own minimum and
+maximum); that is not reproduced.
 """
 
 
@@ -52,33 +52,32 @@ def import_model(
     image_range: tuple[float, float] | None = None,
     pose_range: tuple[float, float] | None = None,
 ) -> tuple[DreamPosePipeline, str]:
-    """A model of the published weights on their base, or of the base alone (the paper's start).
+    """Builds a model from published weights and their base, or from the base alone.
 
     Args:
-        base: see `dreampose.models.stable_diffusion.read`, like `image_encoder`, `revision` and
-            `config`.
-        unet: `unet_epoch_N.pth`; goes with `adapter`.
-        adapter: `adapter_N.pth`.
-        vae: `vae_N.pth`, whose decoder is finetuned; without it the base's VAE stays.
-        image_encoder: CLIP.
-        revision: of the base on the hub.
-        config: of a base in a single file.
-        height: of frames; by default from the base, or else what the adapter was made for.
-        width: likewise.
-        image_range: instead of that of `QUIRKS`.
-        pose_range: likewise.
+        base: Stable Diffusion 1.x; see `dreampose.models.stable_diffusion.read`.
+        unet: `unet_epoch_N.pth`; requires `adapter`.
+        adapter: `adapter_N.pth`; requires `unet`.
+        vae: `vae_N.pth` with a finetuned decoder; default: the VAE of the base.
+        image_encoder: folder or hub id of CLIP; see `dreampose.models.stable_diffusion.read`.
+        revision: revision of the base on the hub.
+        config: architecture of a base in a single file.
+        height: frame height in pixels; default: that of the adapter, else that of the base.
+        width: frame width in pixels; default: as for `height`.
+        image_range: values of black and white; default: `QUIRKS`.
+        pose_range: values of 0 and 1 of a pose map; default: `QUIRKS`.
 
     Returns:
-        The model, and one line that says what base it was made from.
+        The model, and a description of its base.
 
     Raises:
-        InputError: a file is missing or damaged, or does not fit the base; all that is missing,
-            unknown or of another shape is named.
+        InputError: a file is missing or damaged, or does not fit the base; the message names
+            missing and unknown tensors and those of another shape.
     """
     if (unet is None) != (adapter is None):
         raise InputError(
-            "unet and adapter must be given together, since they were trained together, got only "
-            f"{'the adapter' if unet is None else 'the unet'}"
+            "unet and adapter must be given together, because they were trained together, got "
+            f"only {'the adapter' if unet is None else 'the unet'}"
         )
     files = {"unet": unet, "adapter": adapter, "vae": vae}
     values = {
@@ -103,7 +102,7 @@ def import_model(
 
 
 def adapter_names(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The published adapter's tensors under our names."""
+    """Renames the tensors of the published adapter."""
     renamed: dict[str, Tensor] = {}
     for key, value in values.items():
         layer, _, rest = key.partition(".")
@@ -112,9 +111,9 @@ def adapter_names(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _sized(recipe: Recipe, adapter: Mapping[str, Tensor]) -> Recipe:
-    """The recipe at the frame size an adapter was made for, if that has the paper's 5:4.
+    """Recipe with the frame size of an adapter, if it has the paper's aspect ratio of 5:4.
 
-    The adapter's projection reads half the latent grid in each direction: (h/2) (w/2) cells.
+    The adapter's projection has (h/2) (w/2) inputs for a latent grid of h x w.
     """
     weight = adapter.get("project.weight")
     if weight is None or weight.ndim != 2:

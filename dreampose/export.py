@@ -1,7 +1,4 @@
-"""Models and subjects as files for other programs: diffusers folders, kohya's LoRA, model cards.
-
-Knows nothing of training. Every folder appears whole or not at all.
-"""
+"""Export of models and subjects to diffusers folders and kohya's LoRA format."""
 
 import shutil
 from pathlib import Path
@@ -18,7 +15,7 @@ from dreampose.models import subject as subjects
 from dreampose.pipeline import DreamPosePipeline
 
 KOHYA_FILE = "kohya_unet.safetensors"
-"""The UNet's updates alone: programs that read this layout know of no adapter."""
+"""LoRA weights of the UNet only: programs that read this format do not have the adapter."""
 
 
 def export_model(
@@ -30,15 +27,15 @@ def export_model(
     licence: str | None = None,
     data: str | None = None,
 ) -> None:
-    """Writes a model as a diffusers folder with a card; a loaded subject is merged into it.
+    """Writes a model as a diffusers folder with a model card, atomically.
 
     Args:
-        pipe: left untouched.
-        folder: new.
-        dtype: of the tensors on disk.
-        origin: what the model was made from, a line each.
-        licence: of the weights; `None` where nobody stated it.
-        data: fingerprint of the training data; `None` where it is not known.
+        pipe: the model; a loaded subject is merged into the written weights.
+        folder: new folder.
+        dtype: dtype of the written weights.
+        origin: sources of the model, one line each, for the card.
+        licence: licence of the weights; `None` if unknown.
+        data: fingerprint of the training data; `None` if unknown.
     """
     lines = list(origin or [])
     if pipe.subject is not None:
@@ -56,20 +53,20 @@ def export_model(
 
 
 def export_subject(source: Path, folder: Path, *, licence: str | None = None) -> list[str]:
-    """Writes a subject's folder with a card, and a LoRA in kohya's layout beside its own.
+    """Writes a subject folder with a model card, and LoRA weights also in kohya's format.
 
-    The result is still a folder for `DreamPosePipeline.load_subject`.
+    `DreamPosePipeline.load_subject` can load the result. The folder is written atomically.
 
     Args:
-        source: written by finetuning; left untouched.
-        folder: new.
-        licence: of the weights; `None` where nobody stated it.
+        source: subject folder, written by finetuning.
+        folder: new folder.
+        licence: licence of the weights; `None` if unknown.
 
     Returns:
-        Names of the files in it.
+        Paths of the written files, relative to `folder`.
 
     Raises:
-        InputError: the source is no subject's folder.
+        InputError: `source` is not a subject folder.
     """
     subject = subjects.read_subject(source)
     with new_folder(folder) as part:
@@ -91,9 +88,10 @@ def export_subject(source: Path, folder: Path, *, licence: str | None = None) ->
 
 
 def kohya(update: lora.LoraWeights) -> dict[str, Tensor]:
-    """A UNet's updates under kohya's names: dots become underscores, and alpha stands beside them.
+    """Converts LoRA weights of a UNet to kohya's names, with an alpha for each layer.
 
-    `LAYER.lora_A.weight` becomes `lora_unet_LAYER.lora_down.weight`.
+    `LAYER.lora_A.weight` becomes `lora_unet_LAYER.lora_down.weight`; dots in LAYER become
+    underscores.
     """
     named: dict[str, Tensor] = {}
     for key, value in update.tensors.items():
@@ -105,10 +103,10 @@ def kohya(update: lora.LoraWeights) -> dict[str, Tensor]:
 
 
 def check_new(folder: Path) -> None:
-    """Refuses to replace anything.
+    """Checks that a folder does not exist.
 
     Raises:
-        InputError: something of that name exists.
+        InputError: the path exists.
     """
     if folder.exists():
         raise InputError(f"out must be a new folder, got the existing {str(folder)!r}")

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole, files of arrays. Knows nothing of what is in them."""
+"""Atomic writing of files and folders, and reading of array files."""
 
 import os
 import secrets
@@ -16,14 +16,14 @@ _reading = threading.RLock()
 
 @contextmanager
 def new_file(path: str | Path, *, durable: bool = False) -> Generator[Path, None, None]:
-    """Yields where to write a file; when the block ends well it is moved to `path`.
+    """Writes a file atomically: yields a temporary path, which replaces `path` at the end.
 
-    A file of that name is replaced then, and only then. After an error nothing is left behind. The
-    name to write to is nobody else's, and ends as no file that is looked for; the folder is made.
+    After an exception the temporary file is removed and `path` is unchanged. The temporary name is
+    unique, is hidden and ends in `.part`. Missing folders are created.
 
     Args:
-        path: of the file.
-        durable: wait until the disk has it, so that it outlasts a power cut from then on.
+        path: path of the file.
+        durable: flush the file and its folder to the disk, so that it survives a power failure.
     """
     path = Path(path)
     new_folders = [folder for folder in path.parents if not folder.exists()]
@@ -43,7 +43,7 @@ def new_file(path: str | Path, *, durable: bool = False) -> Generator[Path, None
 
 
 def flush(path: Path) -> None:
-    """Waits until the disk has what a file holds, or which names are in a folder."""
+    """Flushes the content of a file, or the entries of a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -53,9 +53,9 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def new_folder(folder: str | Path) -> Generator[Path, None, None]:
-    """Yields an empty folder beside `folder`; when the block ends well it takes that name.
+    """Writes a folder atomically: yields a temporary folder, which replaces `folder` at the end.
 
-    A folder of that name is replaced then, and only then. After an error nothing is left behind.
+    After an exception the temporary folder is removed and `folder` is unchanged.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -75,10 +75,10 @@ def new_folder(folder: str | Path) -> Generator[Path, None, None]:
 
 @contextmanager
 def open_arrays(path: str | Path) -> Generator[NpzFile, None, None]:
-    """`numpy.load` of an `.npz` file, without pickles, for one thread of the process at a time.
+    """Opens an `.npz` file without pickles, in one thread of the process at a time.
 
-    numpy reads an array's header with `ast.literal_eval`, and that of Python 3.11 fails now and
-    then where another thread is in it (https://github.com/python/cpython/issues/106905).
+    numpy reads array headers with `ast.literal_eval`, which is not thread-safe in Python 3.11
+    (https://github.com/python/cpython/issues/106905).
     """
     with _reading, np.load(path, allow_pickle=False) as file:
         yield file

@@ -1,4 +1,4 @@
-"""The model hub: files of a hub id at a pinned revision, a folder sent there. Knows no model."""
+"""Downloads from and uploads to the Hugging Face hub."""
 
 import re
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ PINNED = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
     "openai/clip-vit-base-patch32": "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268",
 }
-"""Revision of each hub id where none is asked for; the first is the one the paper's code pins."""
+"""Default revision of each hub id; the first one is pinned by the paper's code as well."""
 
 _ID = r"[\w-][\w.-]*/[\w.-]+"
 
@@ -21,17 +21,20 @@ _ID = r"[\w-][\w.-]*/[\w.-]+"
 def folder(
     name: str, source: str | Path, revision: str | None, patterns: Sequence[str], needed: str
 ) -> tuple[Path, str]:
-    """A local folder: the one named, or the downloaded files of a hub id; and how to call it.
+    """Local folder of a source: the folder itself, or the downloaded files of a hub id.
 
     Args:
-        name: of the field, for the message.
+        name: name of the argument, for error messages.
         source: folder or hub id.
-        revision: on the hub; by default the pinned one.
-        patterns: of the files wanted from the hub.
-        needed: files that a folder must hold, for the message.
+        revision: revision on the hub; default: the pinned one.
+        patterns: glob patterns of the files to download.
+        needed: description of the files that the folder must contain, for error messages.
+
+    Returns:
+        The folder, and a name for it: that of the folder, or the hub id with its revision.
 
     Raises:
-        InputError: it is neither a folder nor a hub id, or the hub cannot be reached.
+        InputError: the source is neither a folder nor a hub id, or the hub cannot be reached.
     """
     if Path(source).is_dir():
         return Path(source), Path(source).resolve().name
@@ -46,27 +49,35 @@ def folder(
         found = Path(snapshot_download(text, revision=revision, allow_patterns=list(patterns)))
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{name} must be here or reachable as a hub id, got {text!r} and no such files: on a "
-            f"connected machine download them, then name their folder, which must hold {needed}"
+            f"{name} must be a folder or a hub id that can be downloaded, got {text!r}; without "
+            f"network access, pass a folder with {needed}"
         ) from error
     return found, f"{text}@{revision or found.name}"
 
 
 def check_id(repo: str) -> None:
-    """Checks that a name can be a repository's.
+    """Checks the syntax of a hub id.
 
     Raises:
-        InputError: it cannot.
+        InputError: `repo` is not of the form owner/name.
     """
     if not re.fullmatch(_ID, repo):
         raise InputError(f"push_to_hub must be a hub id like owner/name, got {repo!r}")
 
 
 def push(path: str | Path, repo: str, *, private: bool) -> str:
-    """Sends a folder's files to the hub and returns where they are; the repository is made.
+    """Uploads a folder to the hub; a missing repository is created.
+
+    Args:
+        path: folder to upload.
+        repo: hub id, owner/name.
+        private: whether a new repository is private.
+
+    Returns:
+        URL of the commit.
 
     Raises:
-        InputError: `repo` is no hub id, or the hub refuses or cannot be reached.
+        InputError: `repo` is not a hub id, or the hub refuses the upload or cannot be reached.
     """
     check_id(repo)
     api = HfApi()

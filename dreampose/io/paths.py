@@ -1,8 +1,8 @@
-"""Paths on any pyarrow filesystem: this disk, S3, GCS, Azure. Knows nothing of files' contents.
+"""Paths on any pyarrow filesystem: local disk, S3, GCS, Azure.
 
-On this disk a place is a `pathlib.Path`. Elsewhere it is a `RemotePath`, which has those methods of
-paths that the service needs; the functions here do what differs. A folder of an object store is
-there while something is in it.
+A local path is a `pathlib.Path`, any other one a `RemotePath` with the same methods, as far as they
+are needed. Functions of this module cover operations that differ. A folder of an object store
+exists while it contains a file.
 """
 
 import functools
@@ -24,7 +24,7 @@ from dreampose.errors import InputError
 from dreampose.io import files
 
 OBJECT_STORES = ("s3", "gcs", "abfs")
-"""Filesystems whose files appear whole by themselves, when their writing ends."""
+"""Filesystems that write files atomically."""
 _OPTION_NAMES = (
     "access_key|allow_bucket_creation|allow_bucket_deletion|anonymous|background_writes|"
     "blob_storage_authority|blob_storage_scheme|buffer_size|"
@@ -36,17 +36,17 @@ _OPTION_NAMES = (
 )
 _OPTION_LIST = re.compile(rf"\?(?:{_OPTION_NAMES})=[^?\s]*$")
 MAX_READS = 10
-"""Of a file that is replaced while it is read."""
+"""Attempts to read a file that is replaced meanwhile."""
 MAX_COPIED_BYTES = 2 * 2**30
-"""Of remote files that a process keeps on this disk."""
+"""Size of the local cache of remote files of a process."""
 
 
 def split_uri(uri: str) -> tuple[str, str, str]:
-    """Scheme and authority, path within it, and options of a URI: parts that make it when joined.
+    """Splits a URI into scheme with authority, path, and options.
 
-    Paths are taken as they are written, not percent-decoded, since `#`, `?`, `%` and blanks may
-    stand in the keys of object stores. Options are what follows the last `?` where that is a list
-    of options that pyarrow knows, such as `?region=eu-west-1`.
+    Paths are not percent-decoded, because keys of object stores may contain `#`, `?`, `%` and
+    spaces. The text after the last `?` is taken as options only if it is a list of pyarrow's
+    options, such as `?region=eu-west-1`.
     """
     scheme, _, rest = uri.partition("://")
     authority, slash, path = rest.partition("/")
@@ -58,12 +58,12 @@ def split_uri(uri: str) -> tuple[str, str, str]:
 
 
 def resolve(uri: str | Path) -> tuple[fs.FileSystem, str]:
-    """The filesystem of a path or URI, and the path within it (absolute on this disk).
+    """Filesystem of a path or URI, and the path on it; local paths become absolute.
 
-    Paths of URIs are not percent-decoded, but for those of `file:`.
+    Only URIs with the scheme `file` are percent-decoded.
 
     Raises:
-        InputError: the URI's scheme is not one that pyarrow supports.
+        InputError: pyarrow does not support the scheme of the URI.
     """
     text = str(uri)
     if "://" not in text:
@@ -78,21 +78,21 @@ def resolve(uri: str | Path) -> tuple[fs.FileSystem, str]:
 
 @functools.cache
 def _connect(root: str) -> tuple[fs.FileSystem, str]:
-    """The filesystem of a storage's root, once for all its paths: connecting takes a while."""
+    """Filesystem of a storage root; cached, because connecting is slow."""
     try:
         return fs.FileSystem.from_uri(root)
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(
-            f"path must be on this disk or a known storage, got {root!r} ({error})"
+            f"path must be a local path or a URI of a supported storage, got {root!r} ({error})"
         ) from error
 
 
 @functools.total_ordering
 class RemotePath:
-    """A path on a filesystem that is not this disk's; what it has of `pathlib.Path` is alike.
+    """A path on a remote filesystem, with methods of `pathlib.Path`.
 
     Args:
-        uri: such as `s3://bucket/folder`; its options hold for paths below as well.
+        uri: URI such as `s3://bucket/folder`; derived paths keep its options.
     """
 
     def __init__(self, uri: str) -> None:
@@ -119,56 +119,56 @@ class RemotePath:
 
     @property
     def name(self) -> str:
-        """The last part."""
+        """Last part of the path."""
         return self._inside.name
 
     @property
     def stem(self) -> str:
-        """The last part without its suffix."""
+        """Last part of the path without its suffix."""
         return self._inside.stem
 
     @property
     def suffix(self) -> str:
-        """The end of the name, from its last dot on."""
+        """Suffix of the name, with its dot."""
         return self._inside.suffix
 
     @property
     def parent(self) -> "RemotePath":
-        """The folder that this is in."""
+        """Parent folder."""
         return RemotePath(self._uri(self._inside.parent))
 
     def with_suffix(self, suffix: str) -> "RemotePath":
-        """The same with another end of the name."""
+        """Path with another suffix."""
         return RemotePath(self._uri(self._inside.with_suffix(suffix)))
 
     @property
     def filesystem(self) -> fs.FileSystem:
-        """Where it is."""
+        """Filesystem of the path."""
         return self._connection()[0]
 
     @property
     def path(self) -> str:
-        """What the filesystem calls it."""
+        """Path on the filesystem."""
         return str(PurePosixPath(self._connection()[1]) / self._inside)
 
     def info(self) -> fs.FileInfo:
-        """What the filesystem knows of it."""
+        """Type, size and time of modification."""
         return self.filesystem.get_file_info(self.path)
 
     def is_file(self) -> bool:
-        """Whether there is a file of that name."""
+        """Whether the path is an existing file."""
         return self.info().type == fs.FileType.File
 
     def is_dir(self) -> bool:
-        """Whether there is a folder of that name, with something in it."""
+        """Whether the path is an existing folder; on object stores, one that is not empty."""
         return self.info().type == fs.FileType.Directory
 
     def exists(self) -> bool:
-        """Whether there is a file or a folder of that name."""
+        """Whether the path exists."""
         return self.info().type != fs.FileType.NotFound
 
     def glob(self, pattern: str) -> list["RemotePath"]:
-        """What is below and has names like the pattern's, part by part; sorted."""
+        """Sorted paths below this one that match a pattern, part by part."""
         patterns = PurePosixPath(pattern).parts
         deep = fs.FileSelector(self.path, allow_not_found=True, recursive=len(patterns) > 1)
         found = (
@@ -182,26 +182,25 @@ class RemotePath:
         )
 
     def read_bytes(self) -> bytes:
-        """All of the file.
+        """Content of the file.
 
         Raises:
-            FileNotFoundError: it is not there.
-            OSError: it changes all the time.
+            FileNotFoundError: the file does not exist.
+            OSError: the file was replaced during each of `MAX_READS` attempts.
         """
         for _ in range(MAX_READS):
             with self.filesystem.open_input_file(self.path) as file:
                 content = file.read()
-            # That ends where the file ended when it was opened, though a longer one may have taken
-            # its place before it was read.
+            # Reading stops at the size at opening, but the file may have been replaced since then.
             if self.info().size == len(content):
                 return content
         raise OSError(f"{self} changes while it is read")
 
     def unlink(self, missing_ok: bool = False) -> None:
-        """Takes the file away.
+        """Deletes the file.
 
         Raises:
-            FileNotFoundError: it is not there, and must be.
+            FileNotFoundError: the file does not exist and `missing_ok` is false.
         """
         try:
             self.filesystem.delete_file(self.path)
@@ -210,7 +209,7 @@ class RemotePath:
                 raise
 
     def upload(self, source: Path) -> None:
-        """Puts a file of this disk in this place; it appears whole."""
+        """Uploads a local file to this path, atomically."""
         filesystem, target = self.filesystem, self.path
         if filesystem.type_name in OBJECT_STORES:
             fs.copy_files(str(source), target, destination_filesystem=filesystem)
@@ -232,10 +231,10 @@ Place = Path | RemotePath
 
 
 def place(uri: str | Place) -> Place:
-    """The path that a name or URI stands for.
+    """Path of a name or URI.
 
     Raises:
-        InputError: the URI's scheme is not one that pyarrow knows.
+        InputError: pyarrow does not support the scheme of the URI.
     """
     if not isinstance(uri, str):
         return uri
@@ -247,30 +246,30 @@ def place(uri: str | Place) -> Place:
 
 @contextmanager
 def new_file(target: Place, *, durable: bool = False) -> Generator[Path, None, None]:
-    """Yields a path of this disk; when the block ends well, what is written there is in `target`.
+    """Writes a file atomically: yields a local path, whose content replaces `target` at the end.
 
-    It appears whole, in place of what was there. After an error nothing is left behind.
+    After an exception `target` is unchanged.
 
     Args:
-        target: of the file.
-        durable: wait until this disk has it; other storage keeps what it has taken.
+        target: path of the file.
+        durable: flush a local file to the disk; remote storage is durable by itself.
     """
     if isinstance(target, Path):
         with files.new_file(target, durable=durable) as part:
             yield part
         return
     with tempfile.TemporaryDirectory() as folder:
-        # A name that nobody else's has.
+        # A unique name.
         part = Path(folder) / Path(folder).name
         yield part
         target.upload(part)
 
 
 def modified(where: Place) -> float:
-    """Unix time of the last change; of a remote folder, of that of the newest file in it.
+    """Unix time of the last modification; for a remote folder, that of its newest file.
 
     Raises:
-        FileNotFoundError: there is nothing.
+        FileNotFoundError: the path does not exist.
     """
     if isinstance(where, Path):
         return where.stat().st_mtime
@@ -284,22 +283,22 @@ def modified(where: Place) -> float:
 
 
 def touch(folder: Place) -> None:
-    """Makes a folder as new as if something in it had just been written.
+    """Updates the time of modification of a folder.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: the folder does not exist.
     """
     if isinstance(folder, Path):
         folder.touch()
         return
-    # There folders have no time of their own.
+    # Remote folders have no time of modification: rewrite a file in the folder.
     name = next(iter(folder.glob("*")), folder)
     with new_file(name) as part:
         part.write_bytes(name.read_bytes())
 
 
 def remove_tree(folder: Place) -> None:
-    """Takes away a folder and all that is in it, as far as that can be done."""
+    """Deletes a folder with its content; errors are ignored."""
     if isinstance(folder, Path):
         shutil.rmtree(folder, ignore_errors=True)
         return
@@ -308,7 +307,7 @@ def remove_tree(folder: Place) -> None:
 
 
 class Copies:
-    """Copies of remote files on this disk; those used last are kept, up to some number of bytes."""
+    """Local cache of remote files, limited in bytes; the least recently used are deleted first."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -317,10 +316,10 @@ class Copies:
         self._lock = threading.Lock()
 
     def get(self, source: RemotePath) -> Path:
-        """A copy of a file as it is now; its name ends like the file's.
+        """Path of a current local copy with the same file name.
 
         Raises:
-            FileNotFoundError: the file is not there.
+            FileNotFoundError: the file does not exist.
         """
         info = source.info()
         if info.type != fs.FileType.File:
@@ -346,9 +345,9 @@ _copies = Copies(MAX_COPIED_BYTES)
 
 
 def on_disk(source: Place) -> Path:
-    """A path of this disk with the file's content: its own, or that of a copy. Not to be changed.
+    """Local path of a file: its own, or that of a cached copy, which must not be modified.
 
     Raises:
-        FileNotFoundError: a remote file is not there.
+        FileNotFoundError: a remote file does not exist.
     """
     return source if isinstance(source, Path) else _copies.get(source)

@@ -1,8 +1,7 @@
-"""What a rendered video says of where it comes from: tags, an invisible mark, a signature.
+"""Marking of videos as generated: metadata, watermark, C2PA signature.
 
-Every rendered video carries tags in its file, which any copy may lose, and a watermark in its
-frames, which coding and scaling leave. A C2PA manifest is added where the user has a certificate.
-Knows nothing of models.
+Every rendered video has metadata tags, which re-encoding may remove, and a watermark in its frames,
+which survives re-encoding and scaling. With a certificate, a C2PA manifest is added.
 """
 
 import json
@@ -22,21 +21,21 @@ from dreampose.io import video, watermark
 from dreampose.io.watermark import Mark
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-"""IPTC's and C2PA's term for what a trained model made."""
+"""Term of IPTC and C2PA for media created by a trained model."""
 MAX_FRAMES = 240
-"""The mark is looked for in so many frames from the beginning."""
+"""Number of frames at the start of a video in which the watermark is detected."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What a video says of itself.
+    """Marks found in a video.
 
     Attributes:
-        tags: what it says in its file: `generator`, `digitalSourceType`, `watermark`; empty where
-            it says nothing of the kind.
-        mark: what was found in its frames.
-        signature: who signed a C2PA manifest and whether that holds, in words; empty without one,
-            `None` where that cannot be told, the package `c2pa-python` not being there.
+        tags: metadata `generator`, `digitalSourceType` and `watermark`; empty if the metadata do
+            not mark the video as generated.
+        mark: result of the watermark detector.
+        signature: validation state and signer of the C2PA manifest; empty without a manifest,
+            `None` if the package `c2pa-python` is not installed.
     """
 
     tags: dict[str, str]
@@ -45,20 +44,20 @@ class Finding:
 
     @property
     def is_generated(self) -> bool:
-        """Whether tags or mark say that the video is generated."""
+        """Whether the tags or the watermark mark the video as generated."""
         return bool(self.tags) or self.mark.found
 
 
 def write(
     path: str | Path, frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float, *, code: str
 ) -> None:
-    """Writes a rendered video as `video.write` does, marked as generated.
+    """Writes a rendered video with `video.write`, with metadata and watermark.
 
     Args:
-        path: of the MP4.
-        frames: in order.
+        path: path of the MP4.
+        frames: frames in order.
         fps: frames per second.
-        code: six hexadecimal digits that the mark carries; see `watermark.code_of`.
+        code: payload of the watermark, six hexadecimal digits; see `watermark.code_of`.
     """
     generator = "dreampose " + version("dreampose")
     facts = {"generator": generator, "digitalSourceType": SOURCE_TYPE, "watermark": code}
@@ -67,10 +66,10 @@ def write(
 
 
 def verify(path: str | Path) -> Finding:
-    """Looks at a video's tags, at the beginning of its frames, and at its C2PA manifest.
+    """Reads the metadata, the watermark and the C2PA manifest of a video.
 
     Raises:
-        InputError: the file is missing or no video.
+        InputError: the file is missing or is not a video.
     """
     frames = video.read(path, max_frames=MAX_FRAMES).frames
     return Finding(tags=_tags(path), mark=watermark.detect(frames), signature=_signature(path))
@@ -93,7 +92,7 @@ def _signature(path: str | Path) -> str | None:
         import c2pa
     except ImportError:
         return None
-    # A file must not make this machine ask another.
+    # A file must not trigger network requests.
     context = c2pa.Context.from_dict({"verify": {"remote_manifest_fetch": False}})
     try:
         with c2pa.Reader(Path(path), None, None, context) as reader:
@@ -102,18 +101,18 @@ def _signature(path: str | Path) -> str | None:
     except c2pa.C2paError as error:
         return "" if "ManifestNotFound" in str(error) else f"cannot be read: {error}"
     who = manifest.get("signature_info", {})
-    return f"{state}, signed by {who.get('common_name') or who.get('issuer') or 'nobody named'}"
+    return f"{state}, signed by {who.get('common_name') or who.get('issuer') or 'unknown'}"
 
 
 class Signer:
-    """Signs videos with C2PA manifests that say that a trained model made them.
+    """Signs videos with C2PA manifests that state their creation by a trained model.
 
     Args:
-        certificate: PEM file: the signer's certificate, then those that lead to its root.
-        key: PEM file of its private key, not encrypted.
+        certificate: PEM file with the signer's certificate chain.
+        key: PEM file with the unencrypted private key of the certificate.
 
     Raises:
-        InputError: a file is missing or not what it must be, or `c2pa-python` is not installed.
+        InputError: a file is missing or invalid, or `c2pa-python` is not installed.
     """
 
     def __init__(self, certificate: str | Path, key: str | Path) -> None:
@@ -121,8 +120,8 @@ class Signer:
             import c2pa
         except ImportError as error:
             raise InputError(
-                "certificate must go with the package c2pa-python, which is not installed "
-                "(pip install dreampose[c2pa])"
+                "certificate requires the package c2pa-python, which is not installed; run "
+                "pip install dreampose[c2pa]"
             ) from error
         self._c2pa = c2pa
         chain, secret = _read("certificate", certificate), _read("key", key)
@@ -136,13 +135,17 @@ class Signer:
             ) from error
 
     def sign(self, path: str | Path, *, title: str = "") -> None:
-        """Adds a manifest to an MP4; the signed file takes its place at once.
+        """Adds a manifest to an MP4, atomically.
+
+        Args:
+            path: path of the MP4.
+            title: title in the manifest; default: the file name.
 
         Raises:
-            InputError: the certificate may not sign.
+            InputError: the certificate does not permit signing.
         """
         path = Path(path)
-        # The package goes by the name's end, so that `files.new_file` would not do.
+        # Not `files.new_file`: c2pa needs a name that ends in .mp4.
         part = path.with_name(f".{path.stem}.{os.getpid()}.signed.mp4")
         action = {"action": "c2pa.created", "digitalSourceType": SOURCE_TYPE}
         manifest = {
@@ -168,10 +171,10 @@ def _read(field: str, path: str | Path) -> bytes:
 
 
 def _algorithm(chain: bytes) -> str:
-    """C2PA's name for how the certificate's key signs.
+    """C2PA's name of the signature algorithm of the certificate's key.
 
     Raises:
-        ValueError: there is no certificate, or C2PA knows no signature by its kind of key.
+        ValueError: there is no certificate, or C2PA does not support its type of key.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -185,4 +188,4 @@ def _algorithm(chain: bytes) -> str:
         return "ps256"
     if isinstance(key, ed25519.Ed25519PublicKey):
         return "ed25519"
-    raise ValueError("its key is of no kind that C2PA knows")
+    raise ValueError("C2PA does not support the type of its key")

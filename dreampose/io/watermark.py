@@ -1,13 +1,12 @@
-"""An invisible mark in frames that says that they are generated, and who made them. Pixels only.
+"""Invisible watermark of generated frames.
 
-A spread-spectrum mark: a fixed grid of pseudo-random signs, one step of 8-bit brightness up or down
-each, laid over every frame alike: a PSNR of 49 dB. It spans the whole picture whatever its size, so
-that scaling and lossy coding leave it; being still, it costs a video coder little. The detector
-compares the grid with what varies from cell to cell. Half of the cells tell that there is a mark at
-all, the others carry 24 bits that name the video and 8 that check them.
+A spread-spectrum watermark: a fixed grid of pseudo-random signs changes the brightness of every
+frame by one 8-bit level up or down (PSNR 49 dB). The grid is stretched over the whole picture, so
+the watermark survives scaling and lossy coding, and it is static, so it costs few bits. The
+detector correlates the grid with the local variation between cells. Half of the cells encode the
+presence of the watermark, the other half 24 bits of payload and 8 bits of checksum.
 
-It is made for honest use: it survives H.264 and scaling, but neither cropping, nor somebody who
-sets out to remove it, since the signs are no secret.
+It is not robust against attacks: the signs are public, and cropping destroys it.
 """
 
 import hashlib
@@ -20,20 +19,20 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 GRID = 48
-"""Cells in a row and in a column."""
+"""Number of rows and of columns of the grid."""
 CODE_BITS, CHECK_BITS = 24, 8
 THRESHOLD = 6.0
-"""Scores of unmarked videos are normal with variance 1: one in a thousand million is above."""
+"""Detection threshold; scores of unmarked videos are standard normal, so 1 in 10^9 exceeds it."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """What was found in some frames.
+    """Result of the detector.
 
     Attributes:
-        score: in standard deviations of unmarked frames' scores.
-        code: 24 bits as six hexadecimal digits, or `None` where the mark is too weak to read.
+        score: correlation in standard deviations of unmarked videos.
+        code: payload, six hexadecimal digits; `None` if it cannot be decoded.
     """
 
     score: float
@@ -41,23 +40,23 @@ class Mark:
 
     @property
     def found(self) -> bool:
-        """Whether the frames are marked."""
+        """Whether the frames have the watermark."""
         return self.score >= THRESHOLD
 
 
 def code_of(content: bytes) -> str:
-    """A code for whatever a video is made from: six hexadecimal digits of its SHA-256."""
+    """Payload for a content: the first six hexadecimal digits of its SHA-256."""
     return hashlib.sha256(content).hexdigest()[: CODE_BITS // 4]
 
 
 def embed(
     frames: Iterable[UInt8[np.ndarray, "H W 3"]], code: str
 ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-    """The frames, marked.
+    """Yields the frames with the watermark.
 
     Args:
-        frames: of one video, any size.
-        code: six hexadecimal digits.
+        frames: frames of one video, of any size.
+        code: payload, six hexadecimal digits.
     """
     signs, up = _signs(code), np.zeros((0, 0, 3), np.uint8)
     down = up
@@ -65,28 +64,28 @@ def embed(
         height, width = frame.shape[:2]
         if up.shape[:2] != (height, width):
             soft = cv2.resize(signs, (width, height), interpolation=cv2.INTER_LINEAR)
-            # One step of 255 up or down, none where cells of opposite sign meet; all colours
-            # alike, since colour is coded coarsely and a change of hue would be seen.
+            # One level up or down, none between cells of opposite sign. All channels change
+            # equally: chroma is coded coarsely, and a change of hue would be visible.
             steps = np.repeat(np.rint(3 * soft)[..., None], 3, axis=-1)
             up, down = (steps > 0).astype(np.uint8), (steps < 0).astype(np.uint8)
-        # OpenCV's sums stop at 0 and 255.
+        # OpenCV saturates at 0 and 255.
         yield cv2.subtract(cv2.add(frame, up), down)
 
 
 def detect(frames: Iterable[UInt8[np.ndarray, "H W 3"]]) -> Mark:
-    """Looks for a mark in frames of one video, at least one."""
+    """Detects the watermark in at least one frame of a video."""
     total, count = np.zeros((GRID, GRID), np.float32), 0
     for frame in frames:
         cells = cv2.resize(frame @ LUMA, (GRID, GRID), interpolation=cv2.INTER_AREA)
         total += cells - cv2.blur(cells, (3, 3))
         count += 1
     residual = total / count
-    # Where the picture itself varies much it tells little of the mark.
+    # Cells with much texture get little weight.
     weight = 1 / (cv2.blur(residual**2, (5, 5)) + 0.05)
     chips, owner = _layout()
     votes = (weight * residual).ravel() * chips
     shared = votes[owner < 0]
-    # The signs are independent of the picture: given it, the sum's variance is that of its terms.
+    # The signs are independent of the picture, so the variances of the terms add up.
     score = float(shared.sum() / max(np.sqrt((shared**2).sum()), 1e-12))
     sums = np.bincount(owner[owner >= 0], votes[owner >= 0])
     bits = np.packbits(sums > 0).tobytes()
@@ -96,7 +95,7 @@ def detect(frames: Iterable[UInt8[np.ndarray, "H W 3"]]) -> Mark:
 
 
 def _signs(code: str) -> Float[np.ndarray, "g g"]:
-    """The mark of a code: 1 or -1 in every cell."""
+    """Grid of a payload: 1 or -1 in every cell."""
     chips, owner = _layout()
     bits = np.unpackbits(np.frombuffer(_with_check(code), np.uint8)).astype(np.float32) * 2 - 1
     return np.where(owner < 0, chips, chips * bits[owner]).reshape(GRID, GRID).astype(np.float32)
@@ -110,9 +109,9 @@ def _with_check(code: str) -> bytes:
 
 @cache
 def _layout() -> tuple[Float[np.ndarray, " n"], Int[np.ndarray, " n"]]:
-    """The sign of every cell, and which bit it carries; -1 carries none.
+    """Sign of every cell, and the index of the bit that it encodes; -1 encodes presence.
 
-    Drawn from a hash, whose output no library's version changes: a mark must be found years later.
+    Derived from a hash, which does not depend on library versions: old videos stay detectable.
     """
     number = GRID * GRID
     chips = np.unpackbits(np.frombuffer(_stream("signs", number // 8), np.uint8))

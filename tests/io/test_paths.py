@@ -210,5 +210,7 @@ def test_where_files_do_not_appear_whole_they_are_moved(tmp_path, monkeypatch):
 
 
 def test_an_unknown_storage_is_refused():
-    with pytest.raises(InputError, match=r"path must be on this disk or a known storage, got 'x:"):
+    with pytest.raises(
+        InputError, match=r"path must be a local path or a URI of a supported storage, got 'x:"
+    ):
         place("x://bucket/a").exists()
