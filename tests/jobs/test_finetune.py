@@ -11,7 +11,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import dreampose.models.subject
-from cluster import capacity
 from cluster.capacity import one_machine
 from dreampose import checkpoints, training
 from dreampose.io import video
@@ -184,7 +183,7 @@ def test_a_line_that_is_wrong_fails_alone(people, tiny_model, tmp_path, monkeypa
         file.write("\n".join(lines))
     asked = []
     monkeypatch.setattr(tasks, "run", lambda _, arguments, **__: asked.extend(arguments) or {})
-    machine = contextlib.nullcontext(capacity.one_machine(cpus=2))
+    machine = contextlib.nullcontext(one_machine(cpus=2))
     monkeypatch.setattr(finetune.driver, "ray_session", lambda *_, **__: machine)
     flags = ["--model", tiny_model, "--subjects", people, "--out", tmp_path / "subjects"]
     monkeypatch.setattr(finetune, "_firsts", lambda people: {p.subject: p.subject for p in people})
