@@ -158,7 +158,7 @@ def _options(args: argparse.Namespace) -> "ablation.AblationOptions":
     if not base_steps:
         raise InputError("base-steps must be given where the recipe counts epochs, got none")
     return ablation.AblationOptions(
-        model=storage.absolute(args.vae_model),
+        model=storage.model_path(args.vae_model),
         fingerprint=checkpoints.fingerprint(pipe),
         data=storage.absolute(args.data),
         truth=storage.absolute(args.truth),

@@ -82,7 +82,7 @@ def finetune(args: argparse.Namespace) -> int:
     failures: dict[str, str] = {}
     if todo:
         options = FinetuneOptions(
-            model=storage.absolute(args.model),
+            model=storage.model_path(args.model),
             out=storage.absolute(args.out),
             method=args.method,
             rank=args.rank,

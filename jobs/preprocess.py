@@ -178,7 +178,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         recipe=recipe,
         pose=pose,
         seed=earlier["seed"] if earlier else args.seed,
-        model=None if args.model is None else storage.absolute(args.model),
+        model=None if args.model is None else storage.model_path(args.model),
         model_fingerprint=model_fingerprint,
     )
 

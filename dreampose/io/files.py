@@ -51,6 +51,18 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def exclude_from_uploads(folder: str | Path) -> None:
+    """Marks a local output folder, so that `ray job submit` does not upload it with the code.
+
+    A folder that holds the working directory or this package is left as it is.
+    """
+    folder = Path(folder).expanduser().absolute()
+    here = (Path.cwd(), Path(__file__).resolve().parents[2])
+    marker = folder / ".rayignore"
+    if folder.is_dir() and not marker.exists() and not any(p.is_relative_to(folder) for p in here):
+        marker.write_text("*\n", "utf-8")
+
+
 @contextmanager
 def new_folder(folder: str | Path) -> Generator[Path, None, None]:
     """Writes a folder atomically: yields a temporary folder, which replaces `folder` at the end.

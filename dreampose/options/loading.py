@@ -7,6 +7,7 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from dreampose import checkpoints
+from dreampose.io.folder_cache import local_folder
 from dreampose.pipeline import DreamPosePipeline
 
 
@@ -14,14 +15,14 @@ def load(folder: str | Path, dtype: str = "float32") -> DreamPosePipeline:
     """Loads a model without the progress bars and messages of libraries.
 
     Args:
-        folder: model folder.
+        folder: model folder, or the URI of one on any pyarrow filesystem.
         dtype: name of the torch dtype of the weights in memory.
 
     Raises:
         InputError: the folder is not a model folder.
     """
     silence_libraries()
-    return checkpoints.load(folder, getattr(torch, dtype))
+    return checkpoints.load(local_folder(folder), getattr(torch, dtype))
 
 
 def silence_libraries() -> None:

@@ -8,13 +8,15 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
+
+from dreampose.errors import InputError
+from dreampose.io import assets
 
 _DETECTOR_SIZE = 224
 _LANDMARK_SIZE = 256
@@ -114,7 +116,13 @@ class _Network:
     def __init__(self, file: str, num_threads: int) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
-        content = (resources.files("dreampose.poses") / "data" / file).read_bytes()
+        path = assets.find(Path(__file__).parent / "data" / file)
+        if not path.is_file():
+            raise InputError(
+                f"pose network {file!r} is missing: job uploads leave it out, so set "
+                f"{assets.HOME} on every node to a checkout of the repository"
+            )
+        content = path.read_bytes()
         with _silent_stderr():
             self._interpreter: Any = Interpreter(model_content=content, num_threads=num_threads)
             self._interpreter.allocate_tensors()

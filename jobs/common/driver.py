@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster import worker_requests
 from dreampose.errors import InputError
+from dreampose.io.files import exclude_from_uploads
 from dreampose.options.parser import CommandParser, run_command
 from dreampose.options.progress import ProgressBar
 
@@ -29,7 +30,9 @@ RAY_NOTE = """\
 Where it runs: by itself on this machine, with every core; with RAY_ADDRESS set (for example
 RAY_ADDRESS=auto) on that cluster; or submitted to one, from the repository's folder:
   ray job submit --working-dir . -- jobs/{name}.py ...
-(with absolute paths or URIs that every node reaches: the uploaded folder is a temporary copy).
+(with absolute paths or URIs that every node reaches: the uploaded folder is a temporary copy; add
+--runtime-env-json '{{"env_vars": {{"RAY_JOB_STOP_WAIT_TIME_S": "30"}}}}' before the -- so that
+`ray job stop` leaves time to save).
 It can be stopped at any time (Ctrl-C, SIGTERM, even kill -9): the same command resumes it.
 """
 
@@ -91,6 +94,9 @@ def run(
     except Stopped:
         print(f"{arguments.prog}: stopped; run it again to go on", file=sys.stderr)
         return 128 + signal.SIGTERM
+    finally:
+        if "://" not in str(args.out):
+            exclude_from_uploads(args.out)
 
 
 def missing_extra(extra: str, error: ModuleNotFoundError) -> InputError:

@@ -14,6 +14,7 @@ from typing import Any
 from dreampose import config, recipes
 from dreampose.config import Recipe, Savings
 from dreampose.errors import InputError
+from dreampose.io.folder_cache import local_folder
 from jobs.common import storage
 
 DATA = Path(__file__).parent / "data"
@@ -297,7 +298,7 @@ def recipe_of(args: argparse.Namespace) -> Recipe:
     """The requested recipe, else the model's, at the requested size."""
     name = getattr(args, "recipe", None)
     if name is None and args.model is not None:
-        name = f"{args.model}/model_index.json"
+        name = f"{local_folder(args.model)}/model_index.json"
     recipe = recipes.recipe(name or "catwalk")
     size = getattr(args, "size", None)
     return recipe if size is None else recipe.at(*size)

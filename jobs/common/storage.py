@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from dreampose.io import assets
 from dreampose.io.files import new_folder
 from dreampose.io.paths import resolve
 
@@ -19,6 +20,14 @@ from dreampose.io.paths import resolve
 def absolute(uri: str | Path) -> str:
     """The path as it reads from any working directory: a URI, or an absolute path."""
     return str(uri) if "://" in str(uri) else resolve(uri)[1]
+
+
+def model_path(uri: str) -> str:
+    """A model folder as every node finds it: a URI, or an absolute path.
+
+    A relative path that the job's upload left out is looked up in the node's checkout.
+    """
+    return uri if "://" in uri else str(assets.find(Path(uri).expanduser()).absolute())
 
 
 def locate(uri: str | Path) -> tuple[fs.FileSystem, fs.FileInfo]:

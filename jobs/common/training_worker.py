@@ -13,6 +13,7 @@ from typing import Any
 import ray.train
 
 from dreampose.errors import InputError
+from dreampose.io.folder_cache import local_folder
 from dreampose.training import StepReport
 from jobs.common import storage
 from jobs.common.progress import ProgressChannel, StopSignal
@@ -84,8 +85,8 @@ def _train(
         validation=options.val_data,
         out=folder,
         accelerator=accelerator,
-        model=options.model,
-        warm_start=options.warm_start,
+        model=options.model and local_folder(options.model),
+        warm_start=options.warm_start and local_folder(options.warm_start),
         max_steps=options.max_steps,
         seed=options.seed,
         stop=stop,
