@@ -127,6 +127,14 @@ class Cluster:
         for pid in sorted(raylets & _marked(MARK, self.mark)):
             _kill(pid)
 
+    def running(self, text: str) -> list[Node]:
+        """Nodes with a process whose command contains this, for example `ray::Encoder`."""
+        return [
+            node
+            for node in self.workers
+            if any(text in _command(pid) for pid in _marked(NODE, node.mark))
+        ]
+
     def alive(self) -> list[dict[str, Any]]:
         """Nodes that the head takes for alive: id, resources and labels, without joining."""
         script = (
@@ -387,6 +395,12 @@ def _marked(name: str, value: str) -> set[int]:
 def _name(pid: int) -> str:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/comm").read_text("utf-8")
+    return ""
+
+
+def _command(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8")
     return ""
 
 
