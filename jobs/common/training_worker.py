@@ -16,6 +16,7 @@ from dreampose.errors import InputError
 from dreampose.io.folder_cache import local_folder
 from dreampose.training import StepReport
 from jobs.common import storage
+from jobs.common.preemption import PreemptionSignal
 from jobs.common.progress import ProgressChannel, StopSignal
 from jobs.common.training_options import TrainingOptions
 
@@ -78,6 +79,7 @@ def _train(
         run = f"{name}-{hashlib.sha256(options.out.encode()).hexdigest()[:8]}"
         trackers.start(accelerator, project="dreampose", run=run, facts=values)
     _fetch_checkpoint(folder / "checkpoints")
+    signal = PreemptionSignal(stop)
     steps = training.train(
         options.stage,
         recipe=options.recipe,
@@ -89,7 +91,7 @@ def _train(
         warm_start=options.warm_start and local_folder(options.warm_start),
         max_steps=options.max_steps,
         seed=options.seed,
-        stop=stop,
+        stop=signal,
         checkpoint_every=options.checkpoint_every,
         validate_every=options.validate_every,
         keep=1,
@@ -113,6 +115,8 @@ def _train(
                 sheets.write(report)
     if others:
         accelerator.end_training()
+    if signal.preempted and report is not None and report.stopped:
+        signal.wait_for_restart()
     if is_first and (report is None or not report.stopped):
         storage.upload_folder(folder / "model", f"{options.out}/model", last="model_index.json")
         total = report.total if report is not None else 0

@@ -1,16 +1,20 @@
 """Jobs and the service on a cluster whose head has no CPU and whose autoscaler adds nodes."""
 
 import json
+import re
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
 from dreampose import checkpoints
 from dreampose.io import video
+from dreampose.poses import Motion
 from tests.cluster import clusters
 
 pytestmark = pytest.mark.ray
@@ -43,6 +47,32 @@ def wait_until_empty(cluster, seconds=180):
     while node_groups(cluster) and time.monotonic() < end:
         time.sleep(2)
     assert node_groups(cluster) == [], "nodes stay although nothing uses them"
+
+
+def still_motion(path):
+    """A motion of four frames in which a square moves."""
+    maps = np.zeros((4, 2, 64, 48), np.float32)
+    for index in range(4):
+        maps[index, :, 16:48, 4 + index : 20 + index] = 0.5
+    Motion(
+        maps=maps, joints=np.zeros((4, 33, 4), np.float32),
+        confidence=np.ones(4, np.float32), fps=12.5,
+    ).save(path)  # fmt: skip
+
+
+def status(client, path):
+    try:
+        return client.get(path).status_code
+    except httpx.HTTPError:
+        return 0
+
+
+def wait_for(condition, process, log):
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert process.poll() is None, log.read_text()[-6000:]
+        assert time.monotonic() < end, log.read_text()[-6000:]
+        time.sleep(0.5)
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +128,84 @@ def test_a_job_grows_a_cluster_from_nothing_and_leaves_nothing(
     )  # fmt: skip
     assert "3 clips, 0 rejected" in said
     # It waited, and said for what; no GPU came for a stage that has no use for one.
-    assert "waiting for 1 × {CPU: 0.75}: 0 there; the autoscaler may add nodes" in said
+    assert re.search(
+        r"waiting for 1 × \{CPU: 0\.75\}: 0 there; (the autoscaler may add|\d node)", said
+    ), said
     assert "gpu" not in node_groups(growing)
+    wait_until_empty(growing)
+
+
+@pytest.mark.slow
+def test_training_finetuning_and_rendering_grow_it_too(
+    growing, clips, recipe_file, model, tmp_path
+):
+    data, out = tmp_path / "data", tmp_path / "run"
+    frames = ("--videos", clips, "--pose", "catwalk", "--recipe", recipe_file, "--out", data)
+    run(growing, "jobs/preprocess.py", *frames)
+    # The GPUs are Ray's alone here, and a training would look for real ones.
+    said = run(
+        growing, "jobs/train.py", "--stage", "vae", "--recipe", recipe_file, "--data", data,
+        "--out", out, "--steps", 4, "--workers", 2, "--no-gpus", "--track",
+    )  # fmt: skip
+    assert "4 steps" in said
+    assert "gpu" not in node_groups(growing)
+
+    photo = ROOT / "examples" / "photos" / "skirt.png"
+    (tmp_path / "subjects.csv").write_text(f"subject,photos\nanna,{photo}\n")
+    said = run(
+        growing, "jobs/finetune.py", "--model", model, "--subjects", tmp_path / "subjects.csv",
+        "--out", tmp_path / "subjects", "--steps", 2, "--vae-steps", 1,
+    )  # fmt: skip
+    assert "waiting for 1 × {CPU: 1, GPU: 1}" in said, "a GPU node came for it"
+    assert re.search(r"anna +done", said)
+
+    still_motion(tmp_path / "walk.npz")
+    catalog = tmp_path / "catalog.csv"
+    catalog.write_text(f"item,photos,motion,preset\none,{photo},{tmp_path}/walk.npz,fast\n")
+    said = run(
+        growing, "jobs/render.py", "--model", model, "--catalog", catalog, "--no-align",
+        "--out", tmp_path / "renders",
+    )  # fmt: skip
+    assert "1 rendered, 0 failed" in said
+    wait_until_empty(growing)
+
+
+@pytest.mark.slow
+def test_the_service_answers_before_its_first_gpu_is_there(growing, model, tmp_path):
+    wait_until_empty(growing)
+    (port,) = clusters.free_ports(1)
+    start = (
+        f"from ray import serve; serve.start(http_options={{'host': '127.0.0.1', 'port': {port}}})"
+    )
+    run(growing, "-c", start)
+    serve = Path(sys.executable).with_name("serve")
+    command = [
+        serve, "run", "serve.app", f"model={model}", "default_motion=", "threads=1",
+        *(f"{name}={tmp_path / name}" for name in ("storage", "motions", "subjects")),
+    ]  # fmt: skip
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [str(word) for word in command], cwd=ROOT, stdout=log, stderr=log,
+            env=growing.environment(DREAMPOSE_MAX_THREADS="1"),
+        )  # fmt: skip
+    try:
+        client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
+        wait_for(lambda: status(client, "/healthz") == 200, process, tmp_path / "log")
+        assert "gpu" not in node_groups(growing), "it answers from the head alone"
+        still_motion(tmp_path / "walk.npz")
+        files = [
+            ("input_reference", ("a.png", (ROOT / "examples/photos/skirt.png").read_bytes())),
+            ("motion", ("walk.npz", (tmp_path / "walk.npz").read_bytes())),
+        ]
+        created = client.post("/v1/videos", data={"preset": "fast", "align": "false"}, files=files)
+        path = f"/v1/videos/{created.raise_for_status().json()['id']}"
+        wait_for(
+            lambda: client.get(path).json()["status"] == "completed", process, tmp_path / "log"
+        )
+        assert "gpu" in node_groups(growing)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(120)
     wait_until_empty(growing)
 
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from cluster import spot_notice
 from dreampose import checkpoints
 from dreampose.io import video
 from dreampose.poses import Motion
@@ -161,6 +162,39 @@ def test_training_goes_on_from_its_checkpoint(jobs, folder):
     assert "60 steps" in said
     jobs.run("train", *flags, "--out", folder / "run-undisturbed")
     assert_same_weights(out / "model", folder / "run-undisturbed" / "model")
+
+
+def test_training_saves_within_the_notice_of_a_node(jobs, folder):
+    if not (folder / "data").exists():
+        jobs.run("preprocess", "--videos", folder / "clips", "--pose", "catwalk", "--recipe",
+                 folder / "tiny.json", "--out", folder / "data")  # fmt: skip
+    flags = (
+        "--stage", "vae", "--recipe", folder / "tiny.json", "--data", folder / "data",
+        "--steps", 1500, "--seed", 3, "--workers", 2, "--checkpoint-every", 1500, "--track",
+    )  # fmt: skip
+    out = folder / "run-preempted"
+    process, log = jobs.start("train", *flags, "--out", out)
+    end = time.monotonic() + PATIENCE
+    while (
+        not (nodes := jobs.cluster.running("ray::RayTrainWorker")) or "step" not in log.read_text()
+    ):
+        assert process.poll() is None, log.read_text()[-6000:]
+        assert time.monotonic() < end, log.read_text()[-6000:]
+        time.sleep(0.2)
+    (node,) = [one for one in jobs.cluster.alive() if one["NodeManagerAddress"] == nodes[0].ip]
+    command = spot_notice.drain_command(node["NodeID"], jobs.cluster.address, 60)
+    subprocess.run(
+        [str(Path(sys.executable).with_name(command[0])), *command[1:]],
+        env=jobs.cluster.environment(), check=True,
+    )  # fmt: skip
+    # No checkpoint is due before the last step: this one is because of the notice.
+    while not list(out.glob("ray/checkpoint_2*")):
+        assert process.poll() is None, log.read_text()[-6000:]
+        time.sleep(0.2)
+    jobs.cluster.kill(nodes[0])
+    assert "1500 steps" in jobs.finish(process, log)
+    jobs.cluster.add_node(**NODE)
+    jobs.cluster.wait_for_nodes(4)
 
 
 def test_finetuning_goes_on_elsewhere(jobs, folder):
