@@ -1,4 +1,4 @@
-"""Model folders: new models, saving and loading. Knows nothing of training or sampling."""
+"""Creation, saving and loading of models."""
 
 import copy
 import json
@@ -47,13 +47,13 @@ __all__ = [
 
 
 def build(recipe: Recipe, *, seed: int = 0) -> DreamPosePipeline:
-    """A model of the recipe with random weights.
+    """Creates a model with random weights.
 
-    Inside `with torch.device("meta"):` it takes no memory, whatever its size.
+    Inside `with torch.device("meta"):` it needs no memory.
 
     Args:
-        recipe: sizes of every part.
-        seed: of the weights; the global generator is left as it was.
+        recipe: configuration of the model.
+        seed: seed of the weights; the global random generator is not changed.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -68,16 +68,15 @@ def build(recipe: Recipe, *, seed: int = 0) -> DreamPosePipeline:
 def from_stable_diffusion(
     recipe: Recipe, base: str | Path, image_encoder: str | Path
 ) -> DreamPosePipeline:
-    """A model of the recipe with published weights, ready for base training (the paper's start).
+    """Creates a model with published weights: the paper's initialisation for base training.
 
     Args:
-        recipe: such as `sd14()`.
-        base: a Stable Diffusion model in any form that
-            `dreampose.models.stable_diffusion.read` accepts.
+        recipe: configuration of the model, such as `sd14()`.
+        base: Stable Diffusion model; see `dreampose.models.stable_diffusion.read`.
         image_encoder: folder or hub id of a CLIP vision model (`openai/clip-vit-base-patch32`).
 
     Raises:
-        InputError: there are no such models, or they do not have the recipe's sizes.
+        InputError: a model is missing, or does not have the sizes of the recipe.
     """
     parts = bases.read(base, image_encoder)
     vae, unet, encoder = parts.vae, parts.unet, parts.image_encoder
@@ -95,7 +94,7 @@ def from_stable_diffusion(
 def assemble(
     recipe: Recipe, vae: VAE, image_encoder: CLIPVisionModel, unet: UNet2DConditionModel
 ) -> DreamPosePipeline:
-    """Widens the UNet and adds a new adapter: a pipeline that starts as plain CLIP conditioning."""
+    """Widens the UNet and adds a new adapter, which is initialised to plain CLIP conditioning."""
     config = image_encoder.config
     side, patch = config.image_size, config.patch_size
     assert isinstance(side, int)
@@ -129,13 +128,13 @@ def save(
     *,
     text: str | None = None,
 ) -> None:
-    """Writes a model folder of safetensors; it appears whole or not at all.
+    """Writes a model folder with safetensors, atomically.
 
     Args:
-        pipe: left untouched; low-rank updates in it are merged into the weights.
-        folder: replaced when it exists.
-        dtype: of the tensors on disk; None keeps the model's own.
-        text: of a model card, written as README.md.
+        pipe: the model; LoRA weights are merged into the written weights.
+        folder: path of the folder; an existing one is replaced.
+        dtype: dtype of the written weights; None keeps that of the model.
+        text: model card, written as README.md.
     """
     parts: dict[str, Any] = {
         name: lora.merge(getattr(pipe, name)) for name in component_names(pipe)
@@ -149,10 +148,10 @@ def save(
             (part / "README.md").write_text(text, "utf-8")
         for path in part.glob("*/config.json"):
             values = json.loads(path.read_text("utf-8"))
-            # Where a part was loaded from is no property of it, and often somebody's folder.
+            # The path from which a component was loaded is private.
             values.pop("_name_or_path", None)
             if isinstance(pipe.vae, AutoencoderTiny) and path.parent.name == "vae":
-                # It saves one key that it would complain of when it is loaded.
+                # AutoencoderTiny saves a key about which it warns when it is loaded.
                 values.pop("block_out_channels", None)
             path.write_text(json.dumps(values, indent=2) + "\n", "utf-8")
 
@@ -160,19 +159,19 @@ def save(
 def _cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     if all(tensor.dtype == dtype for tensor in module.state_dict().values()):
         return module
-    # Not the module's own `to`: diffusers' warns, even where no part has to stay in float32.
+    # diffusers overrides `to` with one that warns even if no module has to stay in float32.
     return nn.Module.to(copy.deepcopy(module), dtype)
 
 
 def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> DreamPosePipeline:
-    """Reads a model folder onto the CPU.
+    """Loads a model onto the CPU.
 
     Args:
-        folder: written by `save` or `DreamPosePipeline.save_pretrained`.
-        dtype: of the tensors in memory.
+        folder: folder written by `save` or `DreamPosePipeline.save_pretrained`.
+        dtype: dtype of the weights in memory.
 
     Raises:
-        InputError: it is not such a folder.
+        InputError: the folder is not a model folder of this package.
     """
     folder = Path(folder)
     if not (folder / "model_index.json").is_file():
@@ -185,18 +184,18 @@ def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> DreamPosePip
 
 @torch.no_grad()
 def take_over(pipe: DreamPosePipeline, source: DreamPosePipeline) -> list[str]:
-    """Copies every weight of `source` that has the same name and shape in `pipe`, VAE aside.
+    """Copies the weights of `source` that have the same name and shape in `pipe`, except the VAE.
 
-    A new model, with other latents say, then starts from what an earlier one has learned. Where it
-    differs in `pose_detail`, a finer one takes the old kernels over for all squares of a cell
-    alike, so that it reads the mean of a cell as before.
+    Training of a changed model can thus start from an existing one. If `pose_detail` becomes finer,
+    the kernel of a cell is copied to all of its squares, divided by their number, so the initial
+    output is the same.
 
     Args:
-        pipe: changed in place.
-        source: left untouched.
+        pipe: model to change in place.
+        source: model to copy from.
 
     Returns:
-        Names of the weights of `pipe` that stayed as they were, as 'unet.conv_in.weight'.
+        Names of the weights of `pipe` that were not copied, such as 'unet.conv_in.weight'.
     """
     kept: list[str] = []
     for part in component_names(pipe):
@@ -218,7 +217,7 @@ def take_over(pipe: DreamPosePipeline, source: DreamPosePipeline) -> list[str]:
 
 
 def _spread_poses(weights: dict[str, Tensor], old: Recipe, new: Recipe) -> dict[str, Tensor]:
-    """The weights of a UNet made for one square a cell, for one made for more."""
+    """Adapts the weights of a UNet with one square per cell to one with more."""
     if old.pose_detail != 1 or old.latent_channels != new.latent_channels:
         return weights
     squares = new.pose_detail**2
@@ -228,7 +227,7 @@ def _spread_poses(weights: dict[str, Tensor], old: Recipe, new: Recipe) -> dict[
 
 
 def _without_surface(weights: dict[str, Tensor], old: Recipe, new: Recipe) -> dict[str, Tensor]:
-    """The weights of a UNet without the surface condition, for one that has it: zeros for it."""
+    """Adds zero weights for the surface condition to those of a UNet without it."""
     if old.surface_detail or not new.surface_detail:
         return weights
     kernel = weights["conv_in.weight"]
@@ -237,7 +236,7 @@ def _without_surface(weights: dict[str, Tensor], old: Recipe, new: Recipe) -> di
 
 
 def num_parameters(pipe: DreamPosePipeline) -> dict[str, int]:
-    """Parameters of each part, for reports."""
+    """Number of parameters of each component."""
     return {
         name: sum(parameter.numel() for parameter in getattr(pipe, name).parameters())
         for name in component_names(pipe)
@@ -245,5 +244,5 @@ def num_parameters(pipe: DreamPosePipeline) -> dict[str, int]:
 
 
 def component_names(pipe: DreamPosePipeline) -> tuple[str, ...]:
-    """Names of the models of a pipeline: `MODELS`, and the refiner where there is one."""
+    """Names of the components with weights: `MODELS`, and the refiner if the model has one."""
     return MODELS if pipe.refiner is None else (*MODELS, "refiner")

@@ -85,7 +85,7 @@ def test_kohyas_file_is_read_by_diffusers_as_the_same_update(tiny_pipeline, tmp_
     written = (tmp_path / "out" / "README.md").read_text()
     assert "method: lora" in written
     assert f"`{card.photos_hash([subject.photo_hash(ANNA)])}`" in written
-    assert "Nobody stated a licence" in written
+    assert "The licence of these weights is unknown" in written
 
 
 def test_alpha_scales_the_update():

@@ -1,4 +1,4 @@
-"""Model cards: what a model or subject is, where it comes from, its licence. Knows no training."""
+"""Model cards of models and subjects."""
 
 import hashlib
 import json
@@ -11,13 +11,13 @@ from dreampose.models.model_folder import conventions, stated_licence
 from dreampose.models.subject import Components, Subject, fingerprint
 
 NOT_STATED = "other"
-"""The hub's word for a licence that is none of its list."""
+"""The hub's identifier of licences that are not in its list."""
 
 LICENCES = {
     "CompVis/stable-diffusion-v1-4": "creativeml-openrail-m",
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "creativeml-openrail-m",
 }
-"""Of bases on the hub, as their cards state it."""
+"""Licences of bases on the hub, as stated in their cards."""
 
 METHOD = """\
 Pose-driven fashion video after DreamPose (arXiv 2304.06025): one photo of a person and a motion
@@ -32,13 +32,13 @@ def of_model(
     licence: str | None = None,
     data: str | None = None,
 ) -> str:
-    """A model's card, in Markdown with the hub's header.
+    """Card of a model in Markdown, with the hub's metadata header.
 
     Args:
         pipe: the model.
-        origin: what it was made from, a line each.
-        licence: of the weights; `None` where nobody stated it.
-        data: fingerprint of the training data; `None` where it is not known.
+        origin: sources of the model, one line each.
+        licence: licence of the weights; `None` if unknown.
+        data: fingerprint of the training data; `None` if unknown.
     """
     recipe = pipe.recipe
     lines = [
@@ -47,18 +47,18 @@ def of_model(
         f"{recipe.num_poses} poses",
         *conventions(recipe),
         *origin,
-        f"data fingerprint: {data or 'not known'}",
+        f"data fingerprint: {data or 'unknown'}",
     ]
     return _card("DreamPose model", licence, lines, recipe=recipe)
 
 
 def of_subject(subject: Subject, *, recipe: Recipe | None, licence: str | None = None) -> str:
-    """A subject's card. The photos are named by hashes alone.
+    """Card of a subject in Markdown. Photos appear only as a hash.
 
     Args:
-        subject: whose weights.
-        recipe: of the base model, where that is at hand.
-        licence: of the weights; `None` where nobody stated it.
+        subject: the subject.
+        recipe: recipe of the base model; `None` leaves it out.
+        licence: licence of the weights; `None` if unknown.
     """
     lines = [
         f"subject: {subject.name}, from {len(subject.photos)} photos",
@@ -71,18 +71,18 @@ def of_subject(subject: Subject, *, recipe: Recipe | None, licence: str | None =
 
 
 def licence_of(base: str) -> str | None:
-    """The licence of a base: of a known hub id, or what the card in its folder states."""
+    """Licence of a base: that of a known hub id, or the one stated in the card of its folder."""
     return LICENCES.get(base) or stated_licence(Path(base) / "README.md")
 
 
 def file_hash(path: Path) -> str:
-    """Sha-256 of a file."""
+    """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def data_hash(folder: Path) -> str:
-    """16 hex digits of a folder of training data: of its Parquet files' names and contents."""
+    """Hashes names and contents of the Parquet files of a folder to 16 hex digits."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.parquet")):
         digest.update(f"{path.relative_to(folder).as_posix()} {file_hash(path)}\n".encode())
@@ -90,7 +90,7 @@ def data_hash(folder: Path) -> str:
 
 
 def photos_hash(photos: Sequence[str]) -> str:
-    """16 hex digits of a subject's photos, in any order."""
+    """Hashes the photo hashes of a subject to 16 hex digits, independent of their order."""
     return hashlib.sha256(" ".join(sorted(photos)).encode()).hexdigest()[:16]
 
 
@@ -100,7 +100,7 @@ def _card(title: str, licence: str | None, lines: Sequence[str], *, recipe: Reci
     text = "\n".join(["---", *header, "---", "", f"# {title}", "", METHOD])
     text += "\n" + "".join(f"- {line}\n" for line in lines)
     if licence is None:
-        text += "\nNobody stated a licence for these weights: ask whoever made them.\n"
+        text += "\nThe licence of these weights is unknown; ask their authors.\n"
     if recipe is not None:
         values = {
             key: asdict(value) if isinstance(value, StageConfig) else value

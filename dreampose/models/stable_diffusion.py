@@ -1,8 +1,8 @@
-"""Stable Diffusion and CLIP in every common form, as parts of a model. Knows nothing of adapters.
+"""Reading of Stable Diffusion and CLIP weights.
 
-A base is a folder in diffusers' layout (safetensors or .bin, whole or in shards, full or half
-precision), a single `.safetensors` or `.ckpt` file, or a hub id. Its own configuration decides
-every size.
+A base is a folder in diffusers' layout (safetensors or .bin, with or without shards, full or half
+precision), a single `.safetensors` or `.ckpt` file, or a hub id. All sizes come from its
+configuration.
 """
 
 import inspect
@@ -41,10 +41,14 @@ _NEEDED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """The parts a model starts from, in float32.
+    """Components of a base, in float32.
 
-    unet: not widened yet. scheduler: options of the noise process, as far as they are stated.
-    source: where base and image encoder come from, for the model's card.
+    Attributes:
+        vae: the VAE.
+        unet: the UNet, not yet widened.
+        image_encoder: the CLIP vision model.
+        scheduler: stated settings of the noise process.
+        source: origin of base and image encoder, for the model card.
     """
 
     vae: VAE
@@ -65,15 +69,15 @@ def read(
 
     Args:
         base: folder, file or hub id of a Stable Diffusion 1.x model.
-        image_encoder: folder or hub id of a CLIP model; by default the base folder's
-            `image_encoder`, or the paper's from the hub.
-        revision: of the base on the hub; by default the pinned one.
-        config: for a single file: a folder with `unet/config.json` and `vae/config.json`, or a
-            YAML file of the original code. By default the YAML of the same name beside the file,
-            or the sizes of Stable Diffusion 1.x.
+        image_encoder: folder or hub id of a CLIP model; default: `image_encoder` in the folder of
+            the base, else the paper's from the hub.
+        revision: revision of the base on the hub; default: the pinned one.
+        config: architecture of a base in a single file: a folder with `unet/config.json` and
+            `vae/config.json`, or a YAML file of the original code. Default: the YAML of the same
+            name beside the file, else Stable Diffusion 1.x.
 
     Raises:
-        InputError: something is missing, damaged or does not belong together; all is named.
+        InputError: a file is missing or damaged, or the components do not fit together.
     """
     if Path(base).is_file():
         vae, unet = _single_file(Path(base), config)
@@ -90,8 +94,8 @@ def read(
     width, expected = encoder.config.hidden_size, unet.config["cross_attention_dim"]
     if width != expected:
         raise InputError(
-            f"image_encoder must have the width {expected} that the base's unet attends to, got "
-            f"{width} of {encoder_source}"
+            f"image_encoder must have the width {expected}, the cross-attention width of the "
+            f"base's unet, got {width} of {encoder_source}"
         )
     channels, latent_channels = unet.config["in_channels"], vae.config["latent_channels"]
     if channels != latent_channels:
@@ -109,13 +113,13 @@ def read(
 
 
 def recipe_of(base: Base, *, height: int | None = None, width: int | None = None) -> Recipe:
-    """The paper's recipe at a base's sizes.
+    """The paper's recipe with the sizes of a base.
 
     Args:
-        base: from `read`.
-        height: of frames in pixels; by default that of the unet's `sample_size` where it states a
-            height and a width, else the paper's 640.
-        width: likewise, the paper's 512.
+        base: result of `read`.
+        height: frame height in pixels; default: that of the UNet's `sample_size` if it is a pair,
+            else 640 as in the paper.
+        width: frame width in pixels; default: as for `height`, else 512.
     """
     paper = sd14()
     sizes = {
@@ -138,10 +142,10 @@ def recipe_of(base: Base, *, height: int | None = None, width: int | None = None
 
 
 def modern_names(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A VAE's tensors under today's names of its attention, where they have old ones.
+    """Converts old names of a VAE's attention layers to the current ones.
 
-    Old releases called `to_q`, `to_k`, `to_v`, `to_out.0` `query`, `key`, `value`, `proj_attn`,
-    and the oldest kept them as 1x1 convolutions.
+    Old releases name `to_q`, `to_k`, `to_v` and `to_out.0` as `query`, `key`, `value` and
+    `proj_attn`. The oldest ones store them as 1x1 convolutions.
     """
     renamed: dict[str, Tensor] = {}
     for key, value in values.items():
@@ -179,7 +183,10 @@ def _built(
 
 
 def _weights(folder: Path, name: str) -> tuple[Path, dict[str, Tensor]]:
-    """The first of whole safetensors, its shards, .bin, its shards; full precision before half."""
+    """Reads the weights of a component.
+
+    Full precision is preferred to half, safetensors to .bin, and a single file to shards.
+    """
     for variant in ("", ".fp16", ".*"):
         for end in (".safetensors", ".bin"):
             for path in sorted(folder.glob(f"{_STEM}{variant}{end}")):
@@ -205,8 +212,7 @@ def _single_file(path: Path, config: str | Path | None) -> tuple[Any, Any]:
         vae = ldm.convert_ldm_vae_checkpoint(values, dict(vae_config))
     except (KeyError, IndexError) as error:
         raise InputError(
-            f"base must have the layers that its configuration says, got no {error} in "
-            f"{str(path)!r}"
+            f"base must have the layers of its configuration, got no {error} in {str(path)!r}"
         ) from error
     return (
         _built(diffusers.AutoencoderKL, vae_config, vae, "base vae", path),
@@ -283,7 +289,7 @@ def _json(path: Path, name: str) -> dict[str, Any]:
 def _sizes(
     module: Any, paper: Mapping[str, Any], *, ignored: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """What a part's configuration says of it: what the paper's names, and what is not default."""
+    """Settings of a component: those named in the paper's recipe, and those not at default."""
     defaults = {key: value.default for key, value in
                 inspect.signature(type(module).__init__).parameters.items()}  # fmt: skip
     found: dict[str, Any] = {}
