@@ -19,7 +19,7 @@ from dreampose.poses.blazepose import LandmarkReader, PersonDetector
 from dreampose.poses.densepose import SurfaceReader, surface
 from dreampose.poses.landmarks import NAMES, point
 from dreampose.poses.placement import Placement
-from dreampose.poses.tracking import BoxFollower, Follower
+from dreampose.poses.tracking import BoxFollower, Follower, hips_of
 
 Progress = Callable[[int], object]
 """Called with the number of frames done since the last call."""
@@ -134,16 +134,24 @@ class BlazePose:
         """Without the loaded networks, which cannot be pickled and are quickly loaded again."""
         return {**self.__dict__, "_follower": None}
 
-    def __call__(
-        self, clip: Frames, *, height: int, width: int, progress: Progress | None = None
-    ) -> Track:
-        """Estimates at the clip's own resolution; maps are left to be painted."""
+    def find(self, picture: UInt8[np.ndarray, "H W 3"]) -> list[tuple[float, float]]:
+        """Hips (x, y) of everybody in a picture; the largest person first."""
+        people = self._networks().find(picture)
+        return [(float(x), float(y)) for x, y in (hips_of(landmarks) for landmarks in people)]
+
+    def _networks(self) -> Follower:
         if self._follower is None:
             self._follower = Follower(
                 PersonDetector(threshold=self.detection_threshold, num_threads=self.num_threads),
                 LandmarkReader(num_threads=self.num_threads),
             )
-        followed = self._follower.follow(
+        return self._follower
+
+    def __call__(
+        self, clip: Frames, *, height: int, width: int, progress: Progress | None = None
+    ) -> Track:
+        """Estimates at the clip's own resolution; maps are left to be painted."""
+        followed = self._networks().follow(
             clip, fps=clip.fps, num_frames=len(clip), near=self.person, progress=progress
         )
         num_frames = followed.num_frames

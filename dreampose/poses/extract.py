@@ -341,7 +341,6 @@ def _without_hidden_limbs(
     left_out = np.zeros(len(joints), bool)
     for name, places in _LIMBS.items():
         hidden = _is_hidden(joints, _JUDGED[name], track.picture, limit)
-        hidden &= track.found
         members = [INDEX[f"{s}_{place}"] for s in ("left", "right") for place in places]
         missing = np.zeros(len(joints), bool)
         edges = np.flatnonzero(np.diff(np.concatenate([[0], hidden.astype(np.int8), [0]])))
