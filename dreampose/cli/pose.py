@@ -259,6 +259,21 @@ def _load(values: argparse.Namespace) -> tuple[Pictures, Motion]:
     return [blank] * motion.num_frames, motion
 
 
+def _check_edits(values: argparse.Namespace) -> None:
+    """Refuses edits that cannot be, before the poses are read."""
+    for name, least in (("smooth", 0), ("blend", 0)):
+        value = getattr(values, name)
+        if value is not None and not value >= least:
+            raise InputError(f"{name}: must be at least {least} seconds, got {value:g}")
+    for name in ("speed", "loop", "fps"):
+        value = getattr(values, name)
+        if value is not None and not value > 0:
+            raise InputError(f"{name}: must be positive, got {value:g}")
+    for path in (*values.join, *([values.retarget] if values.retarget is not None else [])):
+        if not path.is_file():
+            raise InputError(f"no such file: {str(path)!r}")
+
+
 def _edited(motion: Motion, values: argparse.Namespace) -> Motion:
     """The motion after the edits asked for."""
     if values.fps is not None and values.form is None:
@@ -296,6 +311,7 @@ def run(values: argparse.Namespace) -> int:
     out: Path = values.out
     if out.suffix != ".npz":
         raise InputError(f"out must end in .npz, got {str(out)!r}")
+    _check_edits(values)
     is_motion = values.form is None and values.source.suffix == ".npz"
     if values.people:
         if is_motion or values.form is not None:

@@ -502,7 +502,8 @@ class _Tracker:
         for other in tracks:
             if other.first <= track.last:
                 continue
-            if any(track.last < cut <= other.first for cut in cuts):
+            between = [cut for cut in cuts if track.last < cut <= other.first]
+            if between and not self._is_flash(between):
                 continue
             cost = self._relink_cost(track, other)
             if cost is not None:
@@ -513,6 +514,10 @@ class _Tracker:
         best = possible[0][1]
         rivals = [o for c, o in possible[1:] if c < 1.5 * possible[0][0] and o.first <= best.last]
         return None if rivals else best
+
+    def _is_flash(self, cuts: list[int]) -> bool:
+        """Whether cuts lead to another picture for a moment only, and back."""
+        return len(cuts) == 2 and cuts[1] - cuts[0] <= self._keep
 
     def _relink_cost(self, track: PersonTrack, other: PersonTrack) -> float | None:
         elapsed = (other.first - track.last) / self._fps
