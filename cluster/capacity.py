@@ -136,9 +136,11 @@ class Capacity:
             node_types.check_fits(
                 self.types, worker, stage=stage, workers=at_least, io_cpus=asked.io_cpus
             )
-        held = node_types.workers_held(self.types, worker, io_cpus=asked.io_cpus)
-        if not self.complete:
-            held = None
+        labels = () if use_gpu else self._without_gpu_nodes(worker, asked.io_cpus)
+        types = [node for node in self.types if not (labels and node.gpus)]
+        held = None
+        if self.complete:
+            held = node_types.workers_held(types, worker, io_cpus=asked.io_cpus)
         count = workers or self._default_workers(worker, held)
         if at_most is not None:
             count = min(count, at_most)
@@ -154,7 +156,7 @@ class Capacity:
             ),
             read_cpus=asked.read_cpus,
             write_cpus=asked.write_cpus,
-            labels=() if use_gpu else self._without_gpu_nodes(worker, asked.io_cpus),
+            labels=labels,
             elastic=self.profile == "cluster",
         )
 
@@ -364,9 +366,13 @@ def _published() -> list[NodeType] | None:
     from ray.experimental import internal_kv
 
     stored: Any = internal_kv._internal_kv_get(KEY)  # pyright: ignore[reportPrivateUsage]
-    text = stored.decode() if stored else os.environ.get(VARIABLE, "")
-    if text:
-        return node_types.from_json(text)
+    if stored:
+        return node_types.from_json(stored.decode())
+    if text := os.environ.get(VARIABLE, ""):
+        found = node_types.from_json(text)
+        # For processes on other nodes, whose environment lacks it.
+        internal_kv._internal_kv_put(KEY, text.encode())  # pyright: ignore[reportPrivateUsage]
+        return found
     state: Any = ray_state.state
     config: Any = state.get_cluster_config()
     groups = [] if config is None else list(config.node_group_configs)

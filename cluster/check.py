@@ -153,6 +153,10 @@ def _autoscaler(files: Files, path: Path) -> Iterator[str]:
         yield f"docker.image must be of Ray {files.ray_version}, Python {files.python}, got {image}"
     if not any("RAY_AUTH_MODE=token" in option for option in config["docker"]["run_options"]):
         yield "docker.run_options must set RAY_AUTH_MODE=token"
+    options = " ".join(config["docker"]["run_options"])
+    home = re.search(r"DREAMPOSE_HOME=(\S+)", options)
+    if home is None or f"{home[1]}/models" not in config["file_mounts"]:
+        yield "docker.run_options must set DREAMPOSE_HOME to the folder that models are copied to"
     yield from _installs(files, " ".join(config["setup_commands"]))
     for target, source in config["file_mounts"].items():
         if not source.startswith("~") and not (files.root / source).exists():
@@ -341,6 +345,8 @@ def _dockerfile(files: Files, path: Path) -> Iterator[str]:
                     yield f"COPY: {source} does not exist"
         elif instruction == "RUN" and "pip install" in rest:
             yield from _installs(files, rest)
+    if not re.search(r"^ENV .*DREAMPOSE_HOME=", text, re.MULTILINE):
+        yield "ENV DREAMPOSE_HOME must be set to the folder that models are copied to"
     for stage in ("cpu", "cuda"):
         if stage not in stages:
             yield f"there must be a stage {stage}"
