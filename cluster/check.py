@@ -289,7 +289,7 @@ def _other_manifest(document: Mapping[str, Any], labels: Sequence[Any]) -> Itera
         wanted = document["spec"][key]["matchLabels"].items()
         if not any(wanted <= pod.items() for pod in labels):
             yield f"{key} matches no pod of the clusters: {dict(wanted)}"
-    elif kind not in ("ServiceAccount", "ConfigMap", "Kustomization"):
+    elif kind not in ("ServiceAccount", "ConfigMap", "PersistentVolumeClaim", "Kustomization"):
         yield f"kind {kind} is unknown here"
 
 
