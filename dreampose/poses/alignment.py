@@ -1,4 +1,4 @@
-"""Scales and moves a motion to a person's body in a photo. Knows nothing of pictures."""
+"""Alignment of a motion to the body in a photo."""
 
 from dataclasses import dataclass, replace
 
@@ -12,17 +12,17 @@ from dreampose.poses.paint import paint
 from dreampose.poses.placement import Placement
 
 WALKS_AWAY = 0.5
-"""A body whose middle moves further than this many body heights walks through the picture."""
+"""Horizontal travel in body heights above which a person walks through the picture."""
 
 _UPRIGHT = 0.85
-"""Cosine of the lean up to which a body counts as upright, about 30 degrees."""
+"""Cosine of the largest lean of an upright body, about 30 degrees."""
 _DRIFT_SECONDS = 0.5
-"""Movement slower than this is drift; faster is the sway of the gait."""
+"""Time scale that separates drift (slower) from the sway of the gait (faster)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Body:
-    """Where a body is: standing height, floor line and horizontal middle, in pixels."""
+    """Standing height, floor line and horizontal centre of a body, in pixels."""
 
     height: float
     floor: float
@@ -31,7 +31,7 @@ class Body:
 
 @dataclass(frozen=True, kw_only=True)
 class _Measures:
-    """Per frame: body height, lowest point, horizontal middle, whether upright."""
+    """Body height, lowest point, horizontal centre and uprightness of each frame."""
 
     height: Float[np.ndarray, " t"]
     floor: Float[np.ndarray, " t"]
@@ -39,7 +39,7 @@ class _Measures:
     upright: Bool[np.ndarray, " t"]
 
     def body(self) -> Body:
-        """Medians over the upright frames, or over all where there is none."""
+        """Medians over the upright frames, or over all frames if none is upright."""
         used = self.upright if self.upright.any() else np.ones_like(self.upright)
         return Body(
             height=float(np.median(self.height[used])),
@@ -83,23 +83,22 @@ def _measure_maps(motion: Motion) -> _Measures:
 
 
 def measure(motion: Motion) -> Body:
-    """Where the body of a motion is, robustly: medians over the frames in which it is upright."""
+    """Measures the body of a motion: medians over the frames in which it is upright."""
     return (_measure_joints if motion.has_points else _measure_maps)(motion).body()
 
 
 def align(motion: Motion, body: Motion | Body, *, follow: bool | None = None) -> Motion:
-    """Gives a motion the size and place of the body in a photo.
+    """Fits the scale and position of a motion to the body in a photo.
 
-    One scale for all frames (ratio of the body heights), the floor line of the photo, and the
-    photo's horizontal middle. Height over the floor and the gait's sway stay. Painted motions
-    are painted anew from their joints, exact maps are warped by the nearest pixel.
+    All frames are scaled by the ratio of the body heights and moved to the floor line and the
+    horizontal centre of the photo's body. Height over the floor and sway are kept. Painted motions
+    are painted again from their joints; other maps are warped by nearest neighbour.
 
     Args:
-        motion: the motion to move.
-        body: the motion extracted from the photo (one frame), by the same estimator, or a place.
-        follow: True takes out the horizontal drift of a person walking through the picture, so
-            that the person stays where the photo's person is; False keeps it; None takes it out
-            where the body's middle travels more than half a body height.
+        motion: the motion to align.
+        body: motion of one frame that the same estimator extracted from the photo, or measurements.
+        follow: True removes the horizontal drift of a person who walks through the picture; False
+            keeps it; None removes it if the body moves by more than half its height.
     """
     both = (motion, body) if isinstance(body, Motion) else (motion,)
     by_joints = all(one.has_points for one in both)
@@ -138,20 +137,20 @@ def align(motion: Motion, body: Motion | Body, *, follow: bool | None = None) ->
 def frame_person(
     motion: Motion, *, size: float = 0.8, floor: float = 0.94, follow: bool | None = True
 ) -> Motion:
-    """Places the person upright in the middle of the maps, followed by the camera.
+    """Centres the person in the maps, as if the camera followed.
 
     Args:
-        motion: the motion to move.
-        size: body height as a share of the maps' height.
-        floor: floor line as a share of the maps' height.
-        follow: as in `align`.
+        motion: the motion to align.
+        size: body height as a fraction of the height of the maps.
+        floor: floor line as a fraction of the height of the maps.
+        follow: see `align`.
     """
     body = Body(height=size * motion.height, floor=floor * motion.height, center=motion.width / 2)
     return align(motion, body, follow=follow)
 
 
 def _drift(centers: Float[np.ndarray, " t"], fps: float) -> Float[np.ndarray, " t"]:
-    """The slow part of a path: a running mean that keeps straight lines straight to the ends."""
+    """Low-pass filter of a path: a running mean that preserves straight lines up to the ends."""
     radius = min(max(1, round(_DRIFT_SECONDS * fps)), len(centers) - 1)
     if radius < 1:
         return centers

@@ -1,7 +1,7 @@
-"""BlazePose's two networks: find people in a picture, read one person's 33 points.
+"""BlazePose's networks: person detector and landmark model.
 
-Knows nothing of time: `tracking` follows a person through a video. Weights and tensor layouts
-are those of MediaPipe 0.10.14 (Apache-2.0, see NOTICE).
+Both process single pictures; `tracking` follows a person through a video. Weights and tensor
+layouts are those of MediaPipe 0.10.14 (Apache-2.0, see NOTICE).
 """
 
 import os
@@ -21,17 +21,17 @@ from dreampose.io import assets
 _DETECTOR_SIZE = 224
 _LANDMARK_SIZE = 256
 _STRIDES = ((8, 2), (16, 2), (32, 6))
-"""Stride of each detector layer and its anchors per cell."""
-_ROOM = 1.25
-"""Side of the region over the diameter of the circle around the whole body."""
+"""Stride and number of anchors per cell of each detector layer."""
+_REGION_SCALE = 1.25
+"""Side of the region divided by the diameter of the circle around the body."""
 _DEPTH_SCALE = 0.25
-"""Depth in units of x and y over the network's own unit: shoulders turned to the side measure as
-long as seen from the front."""
+"""Converts the network's depth to the unit of x and y; calibrated so that the distance between the
+shoulders is the same in side view and in front view."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Region:
-    """A turned square around a person, in pixels: its middle, its side and its turn (radians)."""
+    """A rotated square around a person: centre and side in pixels, rotation in radians."""
 
     center: Float[np.ndarray, "2"]
     side: float
@@ -40,7 +40,7 @@ class Region:
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:
-    """One person found: score in [0, 1] and the square around the whole body."""
+    """A detected person: score in [0, 1] and the square around the body."""
 
     score: float
     region: Region
@@ -48,19 +48,21 @@ class Detection:
 
 @dataclass(frozen=True, kw_only=True)
 class Landmarks:
-    """One person's points: x, y, depth in pixels and visibility; whether anyone is there."""
+    """Landmarks of one person."""
 
     joints: Float[np.ndarray, "33 4"]
+    """x, y and depth in pixels, and visibility in [0, 1]."""
     presence: float
+    """Probability that the region shows a person."""
     region: Region
-    """Where to look for the same person in the next frame."""
+    """Region of the same person for the next frame."""
     mask: Float[np.ndarray, "256 256"] | None = None
-    """Logits of the person in the turned square that was looked at."""
+    """Segmentation logits in the input region."""
     to_picture: Float[np.ndarray, "2 3"] | None = None
-    """From pixels of that square to pixels of the picture."""
+    """Affine transform from pixels of `mask` to pixels of the picture."""
 
     def segment(self, height: int, width: int) -> Float[np.ndarray, "H W"]:
-        """How surely each pixel of a picture of that size shows the person, in [0, 1]."""
+        """Probability of the person in each pixel of a picture of the given size."""
         assert self.mask is not None
         assert self.to_picture is not None
         return cv2.warpAffine(
@@ -74,11 +76,11 @@ class Landmarks:
 
 
 def region_between(hips: Float[np.ndarray, "2"], rim: Float[np.ndarray, "2"]) -> Region:
-    """The square around a body, from its hips and the point that says its size and lean."""
+    """Square around a body, from the hips and BlazePose's point for size and rotation."""
     reach = rim - hips
     return Region(
         center=hips,
-        side=float(np.hypot(*reach)) * 2 * _ROOM,
+        side=float(np.hypot(*reach)) * 2 * _REGION_SCALE,
         turn=float(np.arctan2(reach[0], -reach[1])),
     )
 
@@ -99,7 +101,7 @@ def _anchors() -> Float[np.ndarray, "a 2"]:
 
 @contextmanager
 def _silent_stderr() -> Generator[None, None, None]:
-    """Keeps the runtime's greeting off the terminal: it is written past Python, and not ours."""
+    """Suppresses messages of the LiteRT runtime, which bypass Python's stderr."""
     kept = os.dup(2)
     try:
         with Path(os.devnull).open("w") as nowhere:
@@ -111,7 +113,7 @@ def _silent_stderr() -> Generator[None, None, None]:
 
 
 class _Network:
-    """A TFLite graph with one picture in and named tensors out."""
+    """A TFLite graph with one input picture and named outputs."""
 
     def __init__(self, file: str, num_threads: int) -> None:
         from ai_edge_litert.interpreter import Interpreter
@@ -140,16 +142,16 @@ class _Network:
 
 
 class PersonDetector:
-    """Finds every person in a picture."""
+    """Detects people in a picture."""
 
     def __init__(self, *, threshold: float, num_threads: int = 1) -> None:
-        """Loads the weights; people scored below `threshold` are not reported."""
+        """Loads the weights; detections with a score below `threshold` are dropped."""
         self._network = _Network("pose_detection.tflite", num_threads)
         self._anchors = _anchors()
         self._threshold = threshold
 
     def __call__(self, picture: UInt8[np.ndarray, "H W 3"]) -> list[Detection]:
-        """Every person, best score first, each once."""
+        """Detects all people, ordered by decreasing score."""
         height, width = picture.shape[:2]
         scale = _DETECTOR_SIZE / max(height, width)
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -171,7 +173,7 @@ class PersonDetector:
         spans = boxes[:, 2:4] / scale
         people: list[Detection] = []
         for group in _suppress(middles, spans, scores):
-            # As MediaPipe does: boxes of one person are averaged by their scores.
+            # As in MediaPipe, boxes of one person are averaged with their scores as weights.
             weights = scores[group][:, None] / scores[group].sum()
             hips, rim = ((points[group, index] * weights).sum(axis=0) for index in (0, 1))
             people.append(
@@ -186,7 +188,7 @@ def _suppress(
     scores: Float[np.ndarray, " n"],
     overlap: float = 0.3,
 ) -> list[list[int]]:
-    """Groups boxes that overlap (intersection over union), best score first."""
+    """Groups boxes by intersection over union, ordered by decreasing score."""
     low, high = middles - spans / 2, middles + spans / 2
     areas = np.prod(np.maximum(spans, 1e-6), axis=1)
     left = np.argsort(-scores, kind="stable")
@@ -203,14 +205,14 @@ def _suppress(
 
 
 class LandmarkReader:
-    """Reads the 33 points of the person in a region."""
+    """Estimates the 33 landmarks of the person in a region."""
 
     def __init__(self, *, num_threads: int = 1) -> None:
         """Loads the weights."""
         self._network = _Network("pose_landmark_full.tflite", num_threads)
 
     def __call__(self, picture: UInt8[np.ndarray, "H W 3"], region: Region) -> Landmarks:
-        """Points in pixels of the picture, with depth in the same unit."""
+        """Landmarks in pixels of the picture, with depth in the same unit."""
         cosine, sine = np.cos(region.turn), np.sin(region.turn)
         scale = region.side / _LANDMARK_SIZE
         turned = scale * np.array([[cosine, -sine], [sine, cosine]])

@@ -1,7 +1,6 @@
-"""DensePose as an exported TorchScript module: people in a picture, the surface of one of them.
+"""DensePose as an exported TorchScript module.
 
-Knows nothing of videos' files or of pose maps. No weights come with this project: where to get or
-how to export them is in docs/poses.md.
+This project contains no DensePose weights; docs/poses.md explains how to obtain or export them.
 """
 
 import importlib
@@ -29,15 +28,20 @@ _FIELDS = (
     "pred_densepose_u",
     "pred_densepose_v",
 )
-"""What a module's answer holds, by these names or as a tuple in this order."""
+"""Outputs of a module: keys of a dictionary, or order of a tuple."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """Everybody in one picture, as the network left it.
+    """Outputs of the network for all people in one picture.
 
-    boxes: corners x, y, x, y in pixels. scores: in [0, 1]; None where the module gives none.
-    coarse: body or background; fine: background and the 24 parts; u, v: a map for each of these.
+    Attributes:
+        boxes: corners x, y, x, y in pixels.
+        scores: in [0, 1]; None if the module returns none.
+        coarse: logits of background and body.
+        fine: logits of background and the 24 parts.
+        u: U for each class of `fine`.
+        v: V for each class of `fine`.
     """
 
     boxes: Float[Tensor, "n 4"]
@@ -50,21 +54,24 @@ class Findings:
 
 @dataclass(frozen=True, kw_only=True)
 class Surface:
-    """One person in a picture: part and UV of each pixel, 0 elsewhere, and how sure that is."""
+    """Body surface of one person in a picture."""
 
     labels: UInt8[np.ndarray, "H W"]
+    """DensePose part, 0 on the background."""
     uv: Float[np.ndarray, "2 H W"]
+    """U and V in [0, 1], 0 on the background."""
     confidence: float
+    """In [0, 1]."""
 
 
 class SurfaceReader:
-    """A TorchScript module that finds people and their surface in a picture."""
+    """Runs a TorchScript module that estimates the surface of all people in a picture."""
 
     def __init__(self, path: str | Path, *, threshold: float, device: str) -> None:
-        """Loads the module; people scored below `threshold` are left out.
+        """Loads the module; people with a score below `threshold` are dropped.
 
         Raises:
-            InputError: it is no TorchScript file, or needs torchvision and that is not there.
+            InputError: the file is not TorchScript, or requires torchvision, which is missing.
         """
         self._path = str(path)
         self._threshold = threshold
@@ -74,13 +81,13 @@ class SurfaceReader:
         self._reversed = "bgr" in names
 
     def __call__(self, picture: UInt8[np.ndarray, "H W 3"]) -> Findings:
-        """Everybody in the picture.
+        """Estimates the surface of all people in the picture.
 
-        The module is given one 8-bit RGB image (3, H, W); BGR where its `forward` has an argument
-        `bgr`, as the exporter that scripts detectron2's predictor leaves it.
+        The input of the module is one 8-bit RGB image (3, H, W), or BGR if its `forward` has an
+        argument `bgr`, as in modules exported from detectron2's predictor.
 
         Raises:
-            InputError: the module fails on an image, or answers in another form.
+            InputError: the module fails, or its outputs have another form.
         """
         pixels = picture[..., ::-1] if self._reversed else picture
         image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
@@ -92,8 +99,8 @@ class SurfaceReader:
         except (RuntimeError, torch.jit.Error) as error:
             reason = str(error).strip().splitlines()[-1]
             raise InputError(
-                f"densepose model must take one 8-bit image (3, height, width), got {self._path!r} "
-                f"which fails on it ({reason})"
+                f"densepose model must accept one 8-bit image (3, height, width), got "
+                f"{self._path!r}, which fails on it ({reason})"
             ) from error
         return self._without_unsure(self._read(answer))
 
@@ -114,7 +121,7 @@ class SurfaceReader:
         boxes, coarse, fine, u, v = (value.float().cpu() for value in tensors)
         num_people = len(boxes)
         if num_people == 0:
-            # An empty answer has no shapes to speak of.
+            # Empty outputs have no meaningful shapes.
             nothing = torch.zeros(0, NUM_PARTS + 1, 1, 1)
             return Findings(
                 boxes=torch.zeros(0, 4), scores=None, coarse=nothing, fine=nothing, u=nothing,
@@ -156,18 +163,18 @@ class SurfaceReader:
         )
 
     def _refusal(self, expected: str, got: str) -> InputError:
-        return InputError(f"densepose model must give {expected}, got {got} from {self._path!r}")
+        return InputError(f"densepose model must return {expected}, got {got} from {self._path!r}")
 
 
 def surface(found: Findings, index: int, height: int, width: int) -> Surface | None:
-    """One person's surface, put back where the person is in a picture of `height x width`.
+    """Resamples the surface of one person to a picture of `height x width`.
 
-    As in the published tool chain: corner and size of the box are cut to whole pixels, the maps
-    are scaled to it bilinearly, a pixel is of the part that scores highest where the coarse map
-    says body, and takes U and V from that part's own maps. What lies outside the picture is cut.
+    As in the published code, corner and size of the box are truncated to integers, and the maps are
+    resized to it bilinearly. Pixels that the coarse map classifies as body get the part with the
+    highest score and the U and V of that part. The surface is clipped to the picture.
 
     Returns:
-        None where no pixel of the person lies in the picture.
+        The surface; None if no pixel of the person lies in the picture.
     """
     x, y, x_end, y_end = found.boxes[index].tolist()
     left, top = math.floor(x), math.floor(y)
@@ -202,25 +209,25 @@ def surface(found: Findings, index: int, height: int, width: int) -> Surface | N
 
 
 def _load(path: str, device: str) -> Any:
-    # The modules use torchvision's non-maximum suppression, which is known once it is imported.
+    # The modules use torchvision's non-maximum suppression, which its import registers.
     with suppress(ImportError, RuntimeError):
         importlib.import_module("torchvision")
     try:
         with warnings.catch_warnings():
-            # TorchScript is deprecated; these files come in nothing else.
+            # TorchScript is deprecated, but these models exist in no other format.
             warnings.simplefilter("ignore", DeprecationWarning)
             module = torch.jit.load(path, map_location=device).eval()
     except (RuntimeError, ValueError) as error:
         text = str(error)
         if "torchvision::" in text:
             raise InputError(
-                "estimator densepose must be able to import torchvision, whose operators the model "
-                f"{path!r} uses, got none: pip install torchvision, of the version for torch "
+                f"estimator densepose requires torchvision for the model {path!r}, but it is not "
+                f"installed; run pip install torchvision, in the version for torch "
                 f"{torch.__version__}"
             ) from error
         raise InputError(
             f"densepose model must be a TorchScript file, got {path!r} "
             f"({text.strip().splitlines()[0]})"
         ) from error
-    # Half precision is for accelerators.
+    # CPUs lack half-precision kernels.
     return module.float() if device == "cpu" else module

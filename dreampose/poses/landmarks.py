@@ -1,7 +1,7 @@
-"""The 33 body points of BlazePose and lengths measured on them. Knows nothing of networks.
+"""BlazePose's 33 landmarks and body lengths.
 
-Coordinates are pixels: x to the right, y down, depth away from the camera, 0 at the hips'
-middle and in the same unit as x and y. "left" is the person's own left.
+Coordinates are in pixels: x to the right, y down, depth away from the camera with 0 at the middle
+of the hips. "left" is the left of the person.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ NAMES = (
         for side in ("left", "right")
     ),
 )
-"""Names of the points in the network's order."""
+"""Names of the landmarks in the order of the network."""
 
 INDEX = {name: index for index, name in enumerate(NAMES)}
 
@@ -47,17 +47,17 @@ BONES = tuple(
         ),
     )
 )
-"""Pairs of points joined by a line in previews."""
+"""Pairs of landmarks that previews connect by a line."""
 
 ABSENT = -1.0
-"""Visibility of points that are left out of the maps: hidden for too long to be known."""
+"""Visibility of landmarks that were occluded for too long and are left out of the maps."""
 
 _HEIGHT_PER_CHAIN = 1.17
-"""Standing height over ear-to-ankle length along the body; measured on people of known height."""
+"""Standing height divided by the ear-to-ankle length along the body, measured on people."""
 
 
 def point(joints: Float[np.ndarray, "*t k 4"], name: str) -> Float[np.ndarray, "*t 3"]:
-    """Position of one named point; `middle_X` is the midpoint of the left and right X."""
+    """Position of a landmark by name; `middle_X` is the midpoint of the left and right X."""
     if name.startswith("middle_"):
         name = name.removeprefix("middle_")
         return (point(joints, f"left_{name}") + point(joints, f"right_{name}")) / 2
@@ -65,10 +65,10 @@ def point(joints: Float[np.ndarray, "*t k 4"], name: str) -> Float[np.ndarray, "
 
 
 def body_height(joints: Float[np.ndarray, "t k 4"]) -> Float[np.ndarray, " t"]:
-    """Standing height in pixels, whatever the pose: bones summed in three dimensions.
+    """Standing height in pixels, independent of the pose.
 
-    Summed along the body (ear, shoulder, hip, knee, ankle) so that a bent or striding person
-    measures as tall as a standing one.
+    Sum of the 3D bone lengths along the body (ear, shoulder, hip, knee, ankle), so a bent or
+    striding person is as tall as a standing one.
     """
 
     def length(a: str, b: str) -> Float[np.ndarray, " t"]:
@@ -84,7 +84,7 @@ def body_height(joints: Float[np.ndarray, "t k 4"]) -> Float[np.ndarray, " t"]:
 
 
 def steady(values: Float[np.ndarray, " t"], radius: int) -> Float[np.ndarray, " t"]:
-    """Running median, then running mean, over `2 * radius + 1` values; the ends repeat."""
+    """Running median, then running mean, over `2 * radius + 1` values; the ends are repeated."""
     for reduce in (np.median, np.mean):
         padded = np.pad(values, radius, mode="edge")
         values = reduce(np.lib.stride_tricks.sliding_window_view(padded, 2 * radius + 1), axis=-1)

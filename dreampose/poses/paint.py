@@ -1,15 +1,15 @@
-"""Body surfaces painted from the 33 points and their depth. Knows nothing of estimators.
+"""Pose maps painted from BlazePose's landmarks.
 
-A map has two channels. Averaged over 8x8 pixels it must still tell parts, sides and facing
-apart, so the ratio V/U differs between parts while the size of (U, V) tells how much of a cell
-the body covers.
+A map has two channels. After averaging over 8x8 pixels it must still distinguish parts, sides and
+facing. Therefore the ratio V/U differs between parts, and the magnitude of (U, V) encodes the share
+of a cell that the body covers.
 
-U: which part, and where along it. Arms 0.12-0.28 (hand to shoulder), legs 0.32-0.56 (toes to
-hip), torso 0.62-0.86, head 0.90-1.00; in torso and head U also rises where the person's left
-side is seen and falls where the right side is.
+U: part and position along it. Arms 0.12-0.28 (hand to shoulder), legs 0.32-0.56 (toes to hip),
+torso 0.62-0.86, head 0.90-1.00; on torso and head U is larger on the left side of the person and
+smaller on the right.
 V: torso and head 0.15-0.95 from front to back of the visible surface. Limbs: left 0.12-0.48,
-right 0.57-0.93; inside these bands V rises with the front of the body and with nearness, so that
-limbs stand out against a torso seen from the front as well as from behind.
+right 0.57-0.93; within these ranges V increases towards the front of the body and towards the
+camera, so limbs contrast with the torso in front and in back view.
 """
 
 from collections.abc import Iterator
@@ -21,21 +21,29 @@ from jaxtyping import Float
 from dreampose.poses.landmarks import ABSENT, INDEX, body_height, point, steady
 
 LEVELS = 255
-"""Maps hold multiples of 1/LEVELS, so that a motion file returns exactly what was painted."""
+"""Maps contain multiples of 1/LEVELS, so motion files store them without loss."""
 
 STEADY_RADIUS = 4
-"""Frames to either side over which body thickness is held steady."""
+"""Radius in frames of the filter of the body size."""
 
 Point = Float[np.ndarray, "3"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limb:
-    """A tapered capsule: ends in pixels with depth, half-widths, and what it is painted with.
+    """A tapered capsule and its values in the maps.
 
-    u: U at both ends. side: change of U from the right to the left of the body.
-    v: V at the middle of its band. facing, near: how far V moves with the body's front and with
-    nearness to the camera. forward, leftward: the body's own directions, unit vectors.
+    Attributes:
+        start: first end: x, y and depth in pixels.
+        end: other end.
+        radii: half-widths at both ends.
+        u: U at both ends.
+        v: V at the centre of its range.
+        facing: change of V towards the front of the body.
+        forward: unit vector to the front of the body.
+        leftward: unit vector to the left of the body.
+        side: change of U from the right to the left of the body.
+        near: change of V towards the camera.
     """
 
     start: Point
@@ -49,19 +57,19 @@ class Limb:
     side: float = 0.0
     near: float = 0.0
     thickness: float | None = None
-    """Half depth where it differs from the half-width, as in the torso."""
+    """Half depth; None means equal to the half-width."""
     caps: tuple[float, float] | None = None
-    """How far it reaches beyond its ends where that differs from the half-widths."""
+    """Lengths of the caps beyond the ends; None means equal to the half-widths."""
     bias: float = 0.0
-    """Pixels by which it is drawn nearer than it is."""
+    """Depth offset in pixels towards the camera."""
 
     def cover(self, height: int, width: int, *, margin: float = 0.0) -> "Cover | None":
-        """What the limb shows in a picture; `None` where it lies outside.
+        """Projects the limb to a picture; `None` if it lies outside.
 
         Args:
-            height: of the picture.
-            width: of the picture.
-            margin: how far around the limb `Cover.area` reaches besides, in units of its radii.
+            height: height of the picture in pixels.
+            width: width of the picture in pixels.
+            margin: extent of `Cover.area` around the limb, in units of its radii.
         """
         reach = max(self.radii) * (1 + margin)
         ends = np.stack([self.start, self.end])[:, :2]
@@ -80,8 +88,8 @@ class Limb:
         y = np.arange(top, bottom)[:, None] + 0.5 - ends[0, 1]
         along = np.clip((x * axis[0] + y * axis[1]) / length, 0, 1)
         radius = self.radii[0] + (self.radii[1] - self.radii[0]) * along
-        # Surface normal of a round limb: sideways by the offset from the axis, endways by what
-        # lies beyond its ends, the rest to the camera.
+        # Surface normal of a round limb: lateral component from the offset to the axis, axial
+        # component from the distance beyond its ends, the rest towards the camera.
         aside = (y * axis[0] - x * axis[1]) / radius
         beyond = x * axis[0] + y * axis[1] - along * length
         caps = self.radii if self.caps is None else self.caps
@@ -91,7 +99,7 @@ class Limb:
         outward = 1 - normal_x**2 - normal_y**2
         inside = outward > 0
         if margin:
-            # Beyond the silhouette the normal is that of the silhouette.
+            # Outside of the silhouette, use the normal of the silhouette.
             length = np.sqrt(np.maximum(1 - outward, 1.0))
             normal_x, normal_y = normal_x / length, normal_y / length
         normal_z = -np.sqrt(np.maximum(outward, 0))
@@ -116,12 +124,18 @@ class Limb:
 
 @dataclass(frozen=True, kw_only=True)
 class Cover:
-    """What a limb shows in a rectangle of a picture; all arrays have its shape.
+    """Projection of a limb to a rectangle of a picture; all arrays have its shape.
 
-    area: the rectangle. inside: where the limb is. distance: from its axis, 1 at the silhouette.
-    along: 0 at its start to 1 at its end. endways: beyond its ends, in units of its caps, negative
-    at the start. turned, ahead: the surface normal's share towards the body's left and front.
-    axis_depth, depth: of the limb's axis and surface.
+    Attributes:
+        area: the rectangle.
+        inside: mask of the limb.
+        distance: distance from the axis; 1 at the silhouette.
+        along: position along the axis, from 0 at the start to 1 at the end.
+        endways: distance beyond the ends in units of the caps, negative at the start.
+        turned: component of the surface normal towards the left of the body.
+        ahead: component of the surface normal towards the front of the body.
+        axis_depth: depth of the axis.
+        depth: depth of the surface.
     """
 
     area: tuple[slice, slice]
@@ -136,7 +150,7 @@ class Cover:
 
 
 def quantise(maps: Float[np.ndarray, "*t u H W"]) -> Float[np.ndarray, "*t u H W"]:
-    """Rounds maps to multiples of 1/255, keeping every person pixel above 0."""
+    """Rounds maps to multiples of 1/255, with at least 1/255 on the person."""
     person = (maps > 0).any(axis=-3, keepdims=True)
     levels = np.clip(np.round(maps * LEVELS), person, LEVELS)
     return (levels / LEVELS).astype(np.float32)
@@ -145,15 +159,15 @@ def quantise(maps: Float[np.ndarray, "*t u H W"]) -> Float[np.ndarray, "*t u H W
 def paint(
     joints: Float[np.ndarray, "t k 4"], height: int, width: int
 ) -> Float[np.ndarray, "t 2 H W"]:
-    """Paints U and V maps of a person followed through time.
+    """Paints the U and V maps of a tracked person.
 
     Args:
-        joints: the 33 points in pixels of the map: x, y, depth, visibility.
-        height: of the maps in pixels.
-        width: of the maps in pixels.
+        joints: landmarks: x, y and depth in pixels of the maps, visibility.
+        height: height of the maps in pixels.
+        width: width of the maps in pixels.
 
     Returns:
-        Maps in [0, 1], multiples of 1/255; 0 is background, the person is above 0 in both.
+        Maps in [0, 1], multiples of 1/255; 0 on the background, positive on the person.
     """
     assert joints.shape[1] >= 33, "paint needs BlazePose's points"
     sizes = steady(body_height(joints), min(STEADY_RADIUS, len(joints) - 1))
@@ -172,14 +186,14 @@ def _unit(vector: Point, fallback: Point) -> Point:
 
 
 def _directions(leftward: Point, upward: Point) -> tuple[Point, Point]:
-    """Forward and leftward unit vectors of a body whose left and up are roughly known."""
+    """Forward and leftward unit vectors of a body, from approximate left and up vectors."""
     leftward = _unit(leftward, np.array([1.0, 0.0, 0.0]))
     forward = _unit(np.cross(leftward, upward), np.array([0.0, 0.0, -1.0]))
     return forward, leftward
 
 
 def limbs(joints: Float[np.ndarray, "k 4"], size: float) -> Iterator[Limb]:
-    """The body as capsules, for 33 points and a standing height in pixels."""
+    """Capsules of a body, from its landmarks and its standing height in pixels."""
     shoulders, hips = point(joints, "middle_shoulder"), point(joints, "middle_hip")
     ears = point(joints, "middle_ear")
     upward = _unit(shoulders - hips, np.array([0.0, -1.0, 0.0]))
@@ -189,7 +203,7 @@ def limbs(joints: Float[np.ndarray, "k 4"], size: float) -> Iterator[Limb]:
     }
     forward, leftward = _directions(across["shoulder"] + across["hip"], upward)
 
-    # The half-width seen in the picture: half the distance of the joints plus the flesh outside.
+    # Projected half-width: half the distance of the joints, to which a margin is added below.
     seen = {name: float(np.hypot(*value[:2])) / 2 for name, value in across.items()}
     yield Limb(
         start=shoulders,
@@ -208,7 +222,7 @@ def limbs(joints: Float[np.ndarray, "k 4"], size: float) -> Iterator[Limb]:
         caps=(0.035 * size, 0.06 * size),
     )
 
-    # The face's own direction: from between the ears to the nose, steadied by the ear line.
+    # Direction of the face: from the middle of the ears to the nose, stabilised by the ear axis.
     nose = point(joints, "nose") - ears
     nose = nose - (nose @ upward) * upward
     ear_forward, _ = _directions(across["ear"], upward)
@@ -266,7 +280,7 @@ def limbs(joints: Float[np.ndarray, "k 4"], size: float) -> Iterator[Limb]:
         hidden = (arm_hidden,) * len(arm) + (leg_hidden,) * len(leg)
         for (start, end, radii, u), is_hidden in zip(arm + leg, hidden, strict=True):
             yield Limb(
-                # A limb without finite ends covers nothing, and keeps its number.
+                # A limb with NaN ends is not drawn but keeps its index.
                 start=np.full(3, np.nan) if is_hidden else start,
                 end=np.full(3, np.nan) if is_hidden else end,
                 radii=(radii[0] * size, radii[1] * size),
@@ -287,7 +301,7 @@ def _draw(
     hips: float,
     size: float,
 ) -> None:
-    """Paints one limb where it is nearer than what is there already."""
+    """Paints the pixels of a limb that are nearer than those painted before."""
     seen = limb.cover(*depth.shape)
     if seen is None:
         return

@@ -1,7 +1,7 @@
-"""DensePose's body surface: 24 parts with U and V on each. Knows nothing of networks or files.
+"""DensePose's 24 body parts, and pose maps from them.
 
-Parts, their numbers and their charts are those of DensePose-COCO (Güler et al., arXiv 1802.00434);
-0 is background. "left" is the person's own left.
+Numbers and UV charts of the parts are those of DensePose-COCO (Güler et al., arXiv 1802.00434); 0
+is background. "left" is the left of the person.
 """
 
 import cv2
@@ -23,23 +23,23 @@ NAMES = (
 NUM_PARTS = len(NAMES)
 
 SMALLEST = 1 / 255
-"""Least value of a map on the person, so that a pixel of the body is never background."""
+"""Minimum value of a map on the person, which distinguishes it from the background."""
 
 _SURE = 48.0
-"""A colour further than this from every part's, in 8-bit levels, is of no part."""
+"""Largest distance of a pixel to the colour of its part, in 8-bit levels."""
 _CLEANING = 5
-"""Side in pixels of the window in which the commonest part wins, against compression noise."""
+"""Side in pixels of the majority filter that removes compression noise."""
 
 
 def to_maps(
     labels: UInt8[np.ndarray, "t H W"], uv: Float[np.ndarray, "t 2 H W"], channels: int = 2
 ) -> Float[np.ndarray, "t u H W"]:
-    """Pose maps of one person.
+    """Converts parts and UV of one person to pose maps.
 
     Args:
         labels: part of each pixel, 0 to 24.
-        uv: place on the part; clipped to [1/255, 1] on the person, ignored elsewhere.
-        channels: 2 gives U and V as the paper's code has them, 3 gives part / 24, U and V.
+        uv: U and V on the part; clipped to [1/255, 1] on the person, ignored elsewhere.
+        channels: 2 for U and V as in the paper's code; 3 for part / 24, U and V.
     """
     assert channels in (2, 3)
     person = (labels > 0)[:, None]
@@ -50,7 +50,7 @@ def to_maps(
 
 
 def middles(labels: UInt8[np.ndarray, "H W"]) -> Float[np.ndarray, "24 4"]:
-    """The middle of each part: x and y in pixels, depth 0, and 1 where it is seen, else 0."""
+    """Centroids of the parts: x and y in pixels, depth 0, and 1 if the part is visible, else 0."""
     rows, columns = np.nonzero(labels)
     seen = labels[rows, columns]
     counts = np.bincount(seen, minlength=NUM_PARTS + 1)[1:]
@@ -63,7 +63,7 @@ def middles(labels: UInt8[np.ndarray, "H W"]) -> Float[np.ndarray, "24 4"]:
 
 
 def palette() -> UInt8[np.ndarray, "25 3"]:
-    """RGB colours of background and parts in MagicAnimate's videos: viridis over 0 to 24."""
+    """RGB colours of background and parts in MagicAnimate's pose videos: viridis over 0 to 24."""
     levels = (np.arange(NUM_PARTS + 1) * 255 / NUM_PARTS).astype(np.uint8)
     return np.ascontiguousarray(
         cv2.applyColorMap(levels[:, None], cv2.COLORMAP_VIRIDIS)[:, 0, ::-1]
@@ -71,13 +71,13 @@ def palette() -> UInt8[np.ndarray, "25 3"]:
 
 
 def from_colours(picture: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W"]:
-    """Parts of a frame painted with `palette`, whatever compression did to it.
+    """Decodes the parts of a compressed frame that is coloured with `palette`.
 
-    A pixel has the part whose colour is nearest; then the commonest of its neighbourhood, because
-    an edge between two parts shows the colours that lie between theirs.
+    Each pixel gets the part of the nearest colour. A majority filter then corrects the edges, where
+    mixed colours can look like other parts.
     """
     colours = palette().astype(np.float32)
-    # Videos have few colours: each is looked up once.
+    # Look up each distinct colour once.
     codes = picture.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
     found, inverse = np.unique(codes, return_inverse=True)
     values = np.stack([found >> 16, (found >> 8) & 255, found & 255], axis=-1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Where a picture lies in another: scale and shift of points and maps. Knows nothing of people."""
+"""Scaling and shifting of points and pose maps."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from dreampose.poses.paint import quantise
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """x' = x * scale_x + left, y' = y * scale_y + top, in pixels from the picture's corner."""
+    """x' = x * scale_x + left, y' = y * scale_y + top, in pixels from the top left corner."""
 
     scale_x: float
     scale_y: float
@@ -19,7 +19,7 @@ class Placement:
 
     @classmethod
     def fit(cls, old: tuple[int, ...], new: tuple[int, int]) -> "Placement":
-        """Where `video.fit` puts a picture of size (height, width) `old` in one of size `new`."""
+        """Placement by `video.fit` of a picture of size (height, width) `old` in size `new`."""
         (old_height, old_width), (height, width) = old, new
         if (old_height, old_width) == new:
             return cls(scale_x=1.0, scale_y=1.0, left=0.0, top=0.0)
@@ -33,7 +33,7 @@ class Placement:
         )
 
     def move(self, joints: Float[np.ndarray, "*t k 4"]) -> Float[np.ndarray, "*t k 4"]:
-        """Points in the new picture; depth is scaled as x is."""
+        """Transforms points; depth is scaled by `scale_x`."""
         scale = np.array([self.scale_x, self.scale_y, self.scale_x, 1], np.float32)
         shift = np.array([self.left, self.top, 0, 0], np.float32)
         return joints * scale + shift
@@ -41,10 +41,10 @@ class Placement:
     def warp(
         self, maps: Shaped[np.ndarray, "t u H W"], size: tuple[int, int]
     ) -> Shaped[np.ndarray, "t u h w"]:
-        """Maps in the new picture of size (height, width), by the nearest pixel.
+        """Transforms maps to a picture of the given (height, width), by nearest neighbour.
 
-        Neighbouring values of a map may belong to other parts: they are never mixed. Maps of 16
-        bits keep their values; others are rounded as all pose maps are.
+        Values are not interpolated, because neighbouring pixels may belong to different parts.
+        16-bit maps keep their values; others are rounded by `paint.quantise`.
         """
         height, width = size
         x = np.floor((np.arange(width) + 0.5 - self.left) / self.scale_x).astype(int)

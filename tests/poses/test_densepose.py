@@ -262,7 +262,7 @@ class Plain(nn.Module):
 @pytest.mark.parametrize(
     ("module", "said"),
     [
-        (Plain(25), "must give .*got no pred_densepose_v"),
+        (Plain(25), "must return .*got no pred_densepose_v"),
         (Plain(15), r"fine_segm of shape \(1, 25, height, width\), got \(1, 15, 8, 8\)"),
         (OneTensor(), "a dictionary or a tuple of .*got a Tensor"),
         (Picky(), r"one 8-bit image \(3, height, width\).*channels come last"),
