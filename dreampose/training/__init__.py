@@ -90,45 +90,53 @@ def train(
     pipe = _start(recipe, model, seed)
     if warm_start is not None:
         checkpoints.take_over(pipe, checkpoints.load(warm_start))
-    stage_config = getattr(recipe, f"{stage}_stage")
-
-    def opened(columns: tuple[str, ...]) -> tuple[Dataset, Dataset | None]:
-        held_out = (
-            None if validation is None else Dataset(validation, recipe=recipe, columns=columns)
-        )
-        return Dataset(data, recipe=recipe, columns=columns), held_out
-
-    trained: Stage
-    if stage == "vae":
-        data_set, held_out = opened(vae_stage.COLUMNS)
-        trained = vae_stage.VaeStage(pipe, data=data_set, validation=held_out, config=stage_config)
-    elif stage == "encoder":
-        data_set, held_out = opened(encoder_stage.COLUMNS)
-        trained = encoder_stage.EncoderStage(
-            pipe, data=data_set, validation=held_out, recipe=recipe, seed=seed
-        )
-    else:
-        data_set, held_out = opened(base_stage.columns(recipe))
-        trained = base_stage.BaseStage(
-            pipe, data=data_set, validation=held_out, recipe=recipe, config=stage_config
-        )
     yield from trainer.run(
-        trained,
-        config=stage_config,
+        _make_stage(stage, pipe, recipe=recipe, data=data, validation=validation, seed=seed),
+        config=getattr(recipe, f"{stage}_stage"),
         accelerator=accelerator,
         out=Path(out),
-        label=stage,
-        name=f"{stage} {recipe.name} seed={seed}",
-        seed=seed,
-        max_steps=max_steps,
-        resume=resume,
+        options=trainer.RunOptions(
+            name=f"{stage} {recipe.name} seed={seed}",
+            label=stage,
+            seed=seed,
+            max_steps=max_steps,
+            resume=resume,
+            checkpoint_every=checkpoint_every,
+            validate_every=validate_every,
+            num_validation=num_validation,
+            keep=keep,
+            keep_best=keep_best,
+            savings=savings,
+        ),
         stop=stop,
-        checkpoint_every=checkpoint_every,
-        validate_every=validate_every,
-        num_validation=num_validation,
-        keep=keep,
-        keep_best=keep_best,
-        savings=savings,
+    )
+
+
+def _make_stage(
+    name: str,
+    pipe: DreamPosePipeline,
+    *,
+    recipe: Recipe,
+    data: str | Path,
+    validation: str | Path | None,
+    seed: int,
+) -> Stage:
+    columns = {
+        "vae": vae_stage.COLUMNS,
+        "encoder": encoder_stage.COLUMNS,
+        "base": base_stage.columns(recipe),
+    }[name]
+    train_set = Dataset(data, recipe=recipe, columns=columns)
+    held_out = None if validation is None else Dataset(validation, recipe=recipe, columns=columns)
+    if name == "vae":
+        config = recipe.vae_stage
+        return vae_stage.VaeStage(pipe, data=train_set, validation=held_out, config=config)
+    if name == "encoder":
+        return encoder_stage.EncoderStage(
+            pipe, data=train_set, validation=held_out, recipe=recipe, seed=seed
+        )
+    return base_stage.BaseStage(
+        pipe, data=train_set, validation=held_out, recipe=recipe, config=recipe.base_stage
     )
 
 

@@ -271,14 +271,16 @@ def finetune_subject(
             config=config,
             accelerator=accelerator,
             out=work / label,
-            name=f"{key} seed={seed}{run_name}",
-            label=label,
-            seed=seed,
-            max_steps=steps,
+            options=trainer.RunOptions(
+                name=f"{key} seed={seed}{run_name}",
+                label=label,
+                seed=seed,
+                max_steps=steps,
+                checkpoint_every=checkpoint_every,
+                keep=1,
+                savings=savings,
+            ),
             stop=stop,
-            checkpoint_every=checkpoint_every,
-            keep=1,
-            savings=savings,
         ):
             yield replace(report, step=done + report.step, total=sum(lengths))
             if report.stopped:

@@ -1,11 +1,11 @@
 """Training loop with gradient accumulation, validation, checkpoints and exact resume."""
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -46,18 +46,45 @@ def learning_rate(config: StageConfig, step: int, total: int) -> float:
     return rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Options of a training run.
+
+    Attributes:
+        name: identifies the run; only checkpoints of the same name are resumed.
+        label: `StepReport.stage` of the reports.
+        seed: of the data order and of all noise.
+        max_steps: overrides the number of steps of the stage.
+        resume: continue from the last checkpoint, if there is one.
+        checkpoint_every: steps between checkpoints.
+        validate_every: steps between validations.
+        num_validation: number of samples per validation.
+        keep: number of checkpoints to keep.
+        keep_best: write the model with the lowest validation loss to `best`.
+        savings: options that reduce memory.
+    """
+
+    name: str
+    label: str
+    seed: int
+    max_steps: int | None = None
+    resume: bool = True
+    checkpoint_every: int = 500
+    validate_every: int = 500
+    num_validation: int = 128
+    keep: int = 2
+    keep_best: bool = True
+    savings: Savings = NO_SAVINGS
+
+
 class _Run:
     """A stage on its device with optimizer, moving average and progress."""
 
     def __init__(
-        self,
-        stage: Stage,
-        config: StageConfig,
-        accelerator: Accelerator,
-        seed: int,
-        savings: Savings,
+        self, stage: Stage, config: StageConfig, accelerator: Accelerator, options: RunOptions
     ) -> None:
-        self.stage, self.config, self.accelerator, self.seed = stage, config, accelerator, seed
+        self.stage, self.config, self.accelerator = stage, config, accelerator
+        self.name, self.seed, savings = options.name, options.seed, options.savings
         prepare(stage, savings)
         distributed.prepare_module(stage, accelerator)
         parameters = [parameter for parameter in stage.parameters() if parameter.requires_grad]
@@ -203,6 +230,55 @@ class _Run:
         self.progress = replace(self.progress, best_loss=validation_loss)
         return True
 
+    def resume(self, folder: Path) -> None:
+        """Restores the state of the last checkpoint in a folder, if there is one."""
+        if found := list_checkpoints(folder):
+            self.progress = load_state(
+                found[-1], average=self.average, optimizer=self.inner_optimizer, run=self.name
+            )
+
+    def write_checkpoint(self, folder: Path, *, keep: int) -> Path | None:
+        """Writes a checkpoint and removes old ones; returns its folder on the main process."""
+        gathered = self._gather(weights_only=False)
+        path = None
+        if self.accelerator.is_main_process:
+            fill = partial(self._fill_checkpoint, gathered=gathered)
+            path = write_checkpoint(folder, self.progress.step, fill, keep=keep)
+        self.accelerator.wait_for_everyone()
+        return path
+
+    def write_model(self, path: Path) -> Path | None:
+        """Writes the model with the averaged weights; returns its folder on the main process."""
+        gathered = self._gather(weights_only=True)
+        if self.accelerator.is_main_process:
+            self._save_model(path, gathered)
+        self.accelerator.wait_for_everyone()
+        return path if self.accelerator.is_main_process else None
+
+    def _gather(self, *, weights_only: bool) -> distributed.Gathered | None:
+        return distributed.gather(
+            self.stage,
+            averages=self.average.shadow if self.config.ema_decay else {},
+            state={} if weights_only else tensors_of(self.average, self.inner_optimizer),
+            keep=self.accelerator.is_main_process,
+        )
+
+    def _fill_checkpoint(self, folder: Path, gathered: distributed.Gathered | None) -> None:
+        if gathered is None:
+            tensors = tensors_of(self.average, self.inner_optimizer)
+        else:
+            tensors = gathered.state
+        save_state(folder, progress=self.progress, tensors=tensors, run=self.name)
+        self._save_model(folder / "model", gathered)
+
+    def _save_model(self, path: Path, gathered: distributed.Gathered | None) -> None:
+        if gathered is None:
+            replaced = self.average.applied()
+        else:
+            replaced = distributed.parameters_replaced(self.stage, gathered.weights)
+        with replaced:
+            self.stage.save(path)
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Measured:
@@ -219,18 +295,8 @@ def run(
     config: StageConfig,
     accelerator: Accelerator,
     out: Path,
-    name: str,
-    label: str,
-    seed: int,
-    max_steps: int | None = None,
-    resume: bool = True,
+    options: RunOptions,
     stop: Callable[[], bool] = lambda: False,
-    checkpoint_every: int = 500,
-    validate_every: int = 500,
-    num_validation: int = 128,
-    keep: int = 2,
-    keep_best: bool = True,
-    savings: Savings = NO_SAVINGS,
 ) -> Iterator[StepReport]:
     """Trains a stage; resumes bit-exactly from the last complete checkpoint.
 
@@ -242,19 +308,9 @@ def run(
         config: hyperparameters of the stage.
         accelerator: device, precision and ranks.
         out: folder of the run: `checkpoints/step_*`, `best` and, at the end, `model`.
-        name: identifies the run; only checkpoints of the same name are resumed.
-        label: `StepReport.stage` of the reports.
-        seed: of the data order and of all noise.
-        max_steps: overrides the recipe's number of steps.
-        resume: continue from the last checkpoint in `out`, if there is one.
+        options: of the run.
         stop: polled after each step; once it returns True, a checkpoint is written and the loop
             ends.
-        checkpoint_every: steps between checkpoints.
-        validate_every: steps between validations.
-        num_validation: number of samples per validation.
-        keep: number of checkpoints to keep.
-        keep_best: write the model with the lowest validation loss to `best`.
-        savings: options that reduce memory.
 
     Yields:
         A report of each step.
@@ -263,81 +319,35 @@ def run(
         InputError: `out` contains checkpoints of another run, or too many consecutive steps were
             skipped because loss or gradients were not finite or too large.
     """
-    state = _Run(stage, config, accelerator, seed, savings)
+    state = _Run(stage, config, accelerator, options)
     folder = out / "checkpoints"
     if accelerator.is_main_process:
         remove_partial_checkpoints(folder)
-    if resume and (found := list_checkpoints(folder)):
-        state.progress = load_state(
-            found[-1], average=state.average, optimizer=state.inner_optimizer, run=name
-        )
-    total = state.total(max_steps)
-
-    def gather(*, weights_alone: bool) -> distributed.Gathered | None:
-        return distributed.gather(
-            stage,
-            averages=state.average.shadow if config.ema_decay else {},
-            state={} if weights_alone else tensors_of(state.average, state.inner_optimizer),
-            keep=accelerator.is_main_process,
-        )
-
-    def save_model(path: Path, gathered: distributed.Gathered | None) -> None:
-        """Writes the model with the averaged weights, on the main process."""
-        if gathered is not None:
-            with distributed.parameters_replaced(stage, gathered.weights):
-                stage.save(path)
-            return
-        with state.average.applied():
-            stage.save(path)
-
-    def write() -> Path | None:
-        gathered = gather(weights_alone=False)
-
-        def fill(part: Path) -> None:
-            if gathered is None:
-                tensors = tensors_of(state.average, state.inner_optimizer)
-            else:
-                tensors = gathered.state
-            save_state(part, progress=state.progress, tensors=tensors, run=name)
-            save_model(part / "model", gathered)
-
-        path = None
-        if accelerator.is_main_process:
-            path = write_checkpoint(folder, state.progress.step, fill, keep=keep)
-        accelerator.wait_for_everyone()
-        return path
-
-    def write_model(path: Path) -> Path | None:
-        gathered = gather(weights_alone=True)
-        if accelerator.is_main_process:
-            save_model(path, gathered)
-        accelerator.wait_for_everyone()
-        return path if accelerator.is_main_process else None
-
+    if options.resume:
+        state.resume(folder)
+    total = state.total(options.max_steps)
     begin = time.perf_counter()
-    for _ in itertools.count():
-        if state.progress.step >= total:
-            break
+    while state.progress.step < total:
         measured = state.step(total)
         now = time.perf_counter()
         step = state.progress.step
         stopped = _any_rank(stop(), accelerator)
         validation_loss = None
-        if step % validate_every == 0 or step == total:
-            validation_loss = state.validate(num_validation)
+        if step % options.validate_every == 0 or step == total:
+            validation_loss = state.validate(options.num_validation)
         best = None
-        if keep_best and validation_loss is not None and state.is_best(validation_loss):
-            best = write_model(out / "best")
-        due = step % checkpoint_every == 0 or step == total or stopped
+        if options.keep_best and validation_loss is not None and state.is_best(validation_loss):
+            best = state.write_model(out / "best")
+        due = step % options.checkpoint_every == 0 or step == total or stopped
         yield StepReport(
             step=step,
             total=total,
             loss=measured.loss,
             lr=measured.rate,
             validation_loss=validation_loss,
-            checkpoint=write() if due else None,
+            checkpoint=state.write_checkpoint(folder, keep=options.keep) if due else None,
             samples_per_second=measured.num_items / (now - begin),
-            stage=label,
+            stage=options.label,
             checkpoint_due=due,
             stopped=stopped and step < total,
             grad_norm=measured.norm,
@@ -348,7 +358,7 @@ def run(
         if stopped and step < total:
             return
         begin = time.perf_counter()
-    write_model(out / "model")
+    state.write_model(out / "model")
     state.average.keep()
     accelerator.wait_for_everyone()
 

@@ -48,13 +48,23 @@ class Slope(Stage):
         (folder / "weight.json").write_text(json.dumps(self.weight.item()))
 
 
-def run(stage: Slope, out: Path, config: StageConfig = CONFIG, **options: Any) -> list[Any]:
+def run(
+    stage: Slope,
+    out: Path,
+    config: StageConfig = CONFIG,
+    stop: Callable[[], bool] = lambda: False,
+    **options: Any,
+) -> list[Any]:
     return list(
         trainer.run(
-            stage, config=config, accelerator=Accelerator(cpu=True), out=out, name="slope",
-            label="slope", seed=0, **options,
+            stage,
+            config=config,
+            accelerator=Accelerator(cpu=True),
+            out=out,
+            options=trainer.RunOptions(name="slope", label="slope", seed=0, **options),
+            stop=stop,
         )
-    )  # fmt: skip
+    )
 
 
 def weight_in(folder: Path) -> float:
