@@ -135,14 +135,26 @@ def score(folder: Path, clips: dict[str, Path], protocol: Protocol, *, finetune:
             "copy": np.repeat(small, len(SCORED), axis=0),
             "nearest": nearest(scene.truth, candidates),
             "VAE": reconstruct(codec, scene.truth),
-            "base": render(pipe, photo, scene.motion, SCORED, protocol),
+            "base": render(pipe, [photo], scene.motion, SCORED, protocol, seen[:1]),
         }
         for name, scene in scenes.items()
     }
+    if recipe.needs_surface:
+        for name, scene in scenes.items():
+            pictures[name] |= {
+                "preview": render(
+                    pipe, [photo], scene.motion, SCORED, replace(protocol, preset="preview"),
+                    seen[:1],
+                ),
+                "photos": render(pipe, photos, scene.motion, SCORED, protocol, seen),
+            }  # fmt: skip
     if protocol.estimator != READER:
-        for name, clip in (("walk", walk), ("turn", turn)):
-            motion = extract(clip, pipe, READER)
-            pictures[name]["read"] = render(pipe, photo, motion, SCORED, protocol)
+        read = {
+            name: extract(clip, pipe, READER) for name, clip in (("walk", walk), ("turn", turn))
+        }
+        for name, motion in read.items():
+            first = [read["walk"].between(0, 1)]
+            pictures[name]["read"] = render(pipe, [photo], motion, SCORED, protocol, first)
     seconds = None
     if finetune:
         start = time.monotonic()
@@ -160,7 +172,10 @@ def score(folder: Path, clips: dict[str, Path], protocol: Protocol, *, finetune:
         seconds = time.monotonic() - start
         pipe.load_subject(folder / "subject")
         for name, scene in scenes.items():
-            pictures[name]["finetuned"] = render(pipe, photo, scene.motion, SCORED, protocol)
+            pictures[name]["finetuned"] = render(
+                pipe, photos[: protocol.num_photos], scene.motion, SCORED, protocol,
+                seen[: protocol.num_photos],
+            )  # fmt: skip
 
     networks = metrics.Networks()
     scores = {
@@ -192,10 +207,11 @@ def score_pose(folder: Path, number: int, photo_file: Path, protocol: Protocol) 
     path = synthetic.write_clip(turn, folder, "turning")
     clip = Clip(frames=turn.frames, fps=turn.fps, source=str(path))
     motion = extract(clip, pipe, protocol.estimator)
-    photo = video.read(photo_file).frames[0]
+    walk = video.read(photo_file)
+    photo, seen = walk.frames[0], extract(walk, pipe, protocol.estimator)
     np.savez_compressed(
         folder / "pose.npz",
-        pred=render(pipe, photo, motion, POSE_FRAMES, protocol),
+        pred=render(pipe, [photo], motion, POSE_FRAMES, protocol, [seen.between(0, 1)]),
         truth=video.fit(clip.frames, pipe.recipe.height, pipe.recipe.width)[list(POSE_FRAMES)],
     )
     write_result(folder / "pose.json", protocol)
@@ -218,7 +234,7 @@ def score_real(folder: Path, photo_file: Path, motion_file: Path, protocol: Prot
             if not (folder / "subject").is_dir():
                 continue
             pipe.load_subject(folder / "subject")
-        pictures[method] = render(pipe, photo, wanted, tuple(range(wanted.num_frames)), protocol)
+        pictures[method] = render(pipe, [photo], wanted, tuple(range(wanted.num_frames)), protocol)
     found = {
         method: extract(Clip(frames=frames, fps=wanted.fps, source="render"), pipe, READER)
         for method, frames in pictures.items()
@@ -273,13 +289,32 @@ def extract(clip: Clip, pipe: DreamPosePipeline, estimator: str) -> poses.Motion
 
 def render(
     pipe: DreamPosePipeline,
-    photo: UInt8[np.ndarray, "H W 3"],
+    photos: list[UInt8[np.ndarray, "H W 3"]],
     motion: poses.Motion,
     indices: tuple[int, ...],
     protocol: Protocol,
+    photo_poses: list[poses.Motion] | None = None,
 ) -> UInt8[np.ndarray, "n h w 3"]:
-    """Renders frames of a motion, without alignment."""
-    request = generation.prepare(pipe, [photo], motion, preset=protocol.preset, seed=0, align=False)
+    """Renders frames of a motion, without alignment, at the size of the model.
+
+    Args:
+        pipe: the model.
+        photos: of the person.
+        motion: of the clip.
+        indices: of the frames.
+        protocol: with the preset.
+        photo_poses: of the photos, for models with a surface condition.
+    """
+    request = generation.prepare(
+        pipe,
+        photos,
+        motion,
+        preset=protocol.preset,
+        seed=0,
+        align=False,
+        photo_poses=photo_poses,
+        upscale=1,
+    )
     chunks = [indices[start : start + 8] for start in range(0, len(indices), 8)]
     return np.concatenate([generation.render_frames(pipe, request, chunk) for chunk in chunks])
 

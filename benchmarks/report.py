@@ -22,7 +22,9 @@ ROWS = {
     "nearest": "nearest training frame",
     "VAE": "VAE of the truth",
     "read": "base, poses by BlazePose",
+    "preview": "preview: warped photo and refiner, no diffusion",
     "base": "base",
+    "photos": "base, three photos",
     "finetuned": "finetuned",
 }
 SHEET_PEOPLE = 6
@@ -69,6 +71,7 @@ def write(out: Path, names: Sequence[str], protocol: Protocol) -> str:
         found = {method: by_person([scores[i] for i in chosen], method) for method in ROWS}
         found = {method: values for method, values in found.items() if values}
         lines += ["", f"{title} ({len(chosen)}):", "", *table(found)]
+        lines += ["", *table_by_motion([scores[i] for i in chosen], list(found))]
         for method, values in found.items():
             for metric, people in values.items():
                 interval = metrics.bootstrap_mean(people)
@@ -112,6 +115,22 @@ def table(found: Mapping[str, Mapping[str, Float[np.ndarray, " n"]]]) -> list[st
             cells.append(f"{interval.value:.{metric.digits}f} [{low}, {high}]")
         cells.insert(1, f"{ratio(found, method):.3f}")
         lines.append(f"| {' | '.join([ROWS[method], *cells])} |")
+    return lines
+
+
+def table_by_motion(scores: Sequence[Scores], methods: Sequence[str]) -> list[str]:
+    """Markdown table of some scores, walks and turns apart; "L1 / copy" as in `table`."""
+    motions = list(scores[0])
+    heads = [f"{motion}: {name}" for motion in motions for name in ("L1 / copy", "SSIM", "lpips")]
+    lines = [f"| method | {' | '.join(heads)} |", f"|{'---|' * (len(heads) + 1)}"]
+    for method in methods:
+        cells: list[str] = []
+        for motion in motions:
+            own = [one[motion][method] for one in scores]
+            copied = np.mean([one[motion]["copy"]["l1"] for one in scores])
+            cells.append(f"{np.mean([each['l1'] for each in own]) / copied:.3f}")
+            cells += [f"{np.mean([each[m] for each in own]):.3f}" for m in ("ssim", "lpips-lite")]
+        lines.append(f"| {ROWS[method]} | {' | '.join(cells)} |")
     return lines
 
 

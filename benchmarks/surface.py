@@ -5,6 +5,7 @@
     benchmarks/surface.py render --out DATA/val --split val --people 12 --seed 41 --plain
     benchmarks/surface.py read DATA/train            # BlazePose's poses of the same frames
     benchmarks/surface.py train --data DATA/train --validation DATA/val --out RUN --minutes 80
+    benchmarks/surface.py export RUN --out MODEL
 
 Every command goes on where it was stopped.
 """
@@ -19,6 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dreampose import checkpoints
 from dreampose.pipeline import DreamPosePipeline
 from dreampose.synthetic.generate import MAX_IDENTITIES
 from dreampose.training import surface_data, surface_stage
@@ -50,6 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     train.add_argument("--rate", type=float, default=4e-4)
     train.add_argument("--refiner-rate", type=float, default=1.5e-3)
     train.add_argument("--every", type=int, default=100, help="steps between checkpoints")
+    export = commands.add_parser("export", help="the model folder of a run")
+    export.add_argument("run", type=Path, help="of `train --out`")
+    export.add_argument("--model", type=Path, default=Path("models/catwalk"))
+    export.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -65,6 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             if whole and not (folder / "read.npy").is_file():
                 surface_data.read_person(folder, detail=4)
                 print(folder.name, flush=True)
+    elif args.command == "export":
+        source, pipe = (DreamPosePipeline.from_pretrained(args.model) for _ in range(2))
+        trainer = surface_stage.Trainer(pipe, rate=0.0, refiner_rate=0.0)
+        trainer.load(torch.load(args.run / "last.pt", weights_only=True))
+        checkpoints.save(surface_stage.finished(trainer, source), args.out)
     else:
         pipe = DreamPosePipeline.from_pretrained(args.model)
         trainer = surface_stage.Trainer(pipe, rate=args.rate, refiner_rate=args.refiner_rate)

@@ -127,7 +127,7 @@ def prepare(
         photo_poses: poses of the photos, each a motion of one frame, from the estimator that the
             motion is from; by default BlazePose's. Used by models with a surface condition.
         upscale: size of the rendered frames over `size`, for models with a refiner; by default
-            the recipe's, or 1 where the poses are maps of a lower resolution.
+            the recipe's; 1 where `size` is given or the poses are maps of a lower resolution.
 
     Raises:
         InputError: an argument is out of range; no body is found in a photo; or the poses do not
@@ -174,7 +174,7 @@ def prepare(
         motion = poses.align(motion, first)
     warps = None
     if recipe.needs_surface:
-        warps = _warps(recipe, photos, motion, photo_poses, upscale)
+        warps = _warps(recipe, photos, motion, photo_poses, upscale, sized=size is not None)
 
     fitted = [video.fit(photo[None], recipe.height, recipe.width) for photo in photos]
     images = video.to_model(np.concatenate(fitted)).to(pipe.execution_device)
@@ -220,12 +220,16 @@ def _warps(
     motion: Motion,
     photo_poses: Sequence[Motion] | None,
     upscale: int | None,
+    *,
+    sized: bool,
 ) -> UInt8[Tensor, "t 5 H2 W2"]:
     """Photos warped into every frame of a motion, at the size of the rendered frames."""
     if photo_poses is not None and len(photo_poses) != len(photos):
         raise InputError(
             f"photo_poses must be as many as the photos, {len(photos)}, got {len(photo_poses)}"
         )
+    if upscale is None and sized:
+        upscale = 1
     if upscale is None:
         # Maps have a resolution; points have none.
         finest = recipe.upscale if motion.painted else max(1, motion.height // recipe.height)

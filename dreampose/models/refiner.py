@@ -51,6 +51,8 @@ class Refiner(ModelMixin, ConfigMixin):
         """
         known = confidence * 2 - 1
         x = torch.cat([decoded, warped, (warped - decoded) * confidence, known, body], dim=1)
+        # Twice as fast on CPUs.
+        x = x.contiguous(memory_format=torch.channels_last)
         fine = functional.relu(self.enter(x))
         half = functional.relu(self.down(functional.pixel_unshuffle(fine, 2)))
         for block in self.blocks:

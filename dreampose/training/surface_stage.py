@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dreampose import metrics
+from dreampose import checkpoints, metrics
+from dreampose.config import replace
 from dreampose.data.windows import windows
 from dreampose.diffusion import losses, schedulers
 from dreampose.diffusion.sampling import denoise
@@ -579,3 +580,29 @@ def run(
             yield validate(trainer, held_out)
             # People rendered or read since then take part too.
             training = Samples(data)
+
+
+@torch.no_grad()
+def finished(trainer: Trainer, source: DreamPosePipeline, *, upscale: int = 2) -> DreamPosePipeline:
+    """A pipeline with a trainer's averaged weights.
+
+    Args:
+        trainer: of a copy of `source`.
+        source: the pipeline that was trained on, which gives encoder, VAE and recipe.
+        upscale: see `Recipe.upscale`.
+    """
+    recipe = replace(
+        source.recipe,
+        surface_detail=DETAIL,
+        refiner={"width": 32, "deep_width": 48, "num_blocks": 1},
+        upscale=upscale,
+        image_scale=1.0,
+        pose_scale=1.0,
+    )
+    pipe = checkpoints.build(recipe)
+    pipe.register_modules(vae=source.vae, image_encoder=source.image_encoder)
+    for name in trainer.modules:
+        module = getattr(pipe, name)
+        keys = module.state_dict()
+        module.load_state_dict({key: trainer.average[f"{name}.{key}"] for key in keys})
+    return pipe
