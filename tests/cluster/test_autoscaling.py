@@ -171,6 +171,18 @@ def test_training_finetuning_and_rendering_grow_it_too(
 
 
 @pytest.mark.slow
+def test_synthesis_and_screening_grow_it_too(growing, clips, tmp_path):
+    out = tmp_path / "synthetic"
+    said = run(
+        growing, "jobs/catwalk.py", "--identities", 1, "--motions", "walk", "--frames", 4,
+        "--size", "64x48", "--out", out,
+    )  # fmt: skip
+    assert "1 clips" in said
+    said = run(growing, "jobs/screen.py", "--videos", clips, "--out", tmp_path / "screened")
+    assert "of 3 videos kept" in said
+
+
+@pytest.mark.slow
 def test_the_service_answers_before_its_first_gpu_is_there(growing, model, tmp_path):
     wait_until_empty(growing)
     (port,) = clusters.free_ports(1)
