@@ -8,6 +8,7 @@ its workers elsewhere; a marker file tells processes of this node.
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -106,6 +107,27 @@ def is_leaving() -> bool:
     return MARKER.exists()
 
 
+def wait_until_idle(seconds: float, *, poll_seconds: float = 2.0) -> None:
+    """Returns when no task or actor runs on this machine any more, or after so many seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and any(_is_worker(name) for name in _process_names()):
+        time.sleep(poll_seconds)
+
+
+def _is_worker(name: str) -> bool:
+    """Whether a process works for Ray: its name is `ray::` and what it runs, or `ray::IDLE`."""
+    return name.startswith("ray::") and not name.startswith("ray::IDLE")
+
+
+def _process_names() -> list[str]:
+    names: list[str] = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            with contextlib.suppress(OSError):
+                names.append((folder / "cmdline").read_bytes().decode("utf-8", "replace"))
+    return names
+
+
 def _this_node() -> tuple[str, str]:
     """Address of the head, and this node's id, from the node's own processes."""
     import ray
@@ -131,6 +153,9 @@ def main(argv: list[str] | None = None) -> int:
         wait_for_notice(asked)
     print(f"notice: this node leaves in {seconds:g} seconds", flush=True)
     leave(seconds)
+    if args.cloud == "now":
+        # Whoever calls it ends the node as soon as it returns.
+        wait_until_idle(seconds)
     return 0
 
 

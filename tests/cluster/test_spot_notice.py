@@ -48,6 +48,7 @@ def test_it_waits_for_the_notice():
 def test_a_node_that_leaves_is_marked_and_drained(tmp_path, monkeypatch):
     ran = []
     monkeypatch.setattr(spot_notice, "MARKER", tmp_path / "leaves")
+    monkeypatch.setattr(spot_notice, "_process_names", list)
     monkeypatch.setattr(spot_notice, "_this_node", lambda: ("10.0.0.1:6379", "ab12"))
     monkeypatch.setattr(spot_notice.subprocess, "run", lambda command, **_: ran.append(command))
     assert not spot_notice.is_leaving()
@@ -58,6 +59,13 @@ def test_a_node_that_leaves_is_marked_and_drained(tmp_path, monkeypatch):
     assert command[:2] == ["ray", "drain-node"]
     assert command[command.index("--node-id") + 1] == "ab12"
     assert command[command.index("--deadline-remaining-seconds") + 1] == "90"
+
+
+def test_it_waits_until_the_work_has_moved(monkeypatch):
+    seen = [["raylet", "ray::RayTrainWorker"], ["ray::_do"], ["raylet", "ray::IDLE"]]
+    monkeypatch.setattr(spot_notice, "_process_names", lambda: seen.pop(0))
+    spot_notice.wait_until_idle(60, poll_seconds=0)
+    assert seen == []
 
 
 def test_an_unknown_cloud_is_refused():
