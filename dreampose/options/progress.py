@@ -14,8 +14,8 @@ class ProgressBar(tqdm):  # type: ignore[type-arg]
         values = dict(super().format_dict)
         if values["n"] <= values["initial"]:
             values["bar_format"] = (
-                "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}]"
+                "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
                 if values["total"]
-                else f"{values['prefix'] or ''}starting [{{elapsed}}]"
+                else f"{values['prefix'] or ''}starting [{{elapsed}}{{postfix}}]"
             )
         return values
