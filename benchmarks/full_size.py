@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Test of the paper's model at full size, on a CPU with random weights.
+"""Test of the paper's model at full size, with random weights.
 
 Six steps, each in a separate process to measure its peak memory: write a Stable Diffusion folder in
 diffusers' layout; load it; one optimizer step at 640x512; one frame in two sampler steps with all

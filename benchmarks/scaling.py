@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How the render service scales: its real application with samplers that only sleep.
+"""Scaling benchmark of the render service with samplers that only sleep.
 
     benchmarks/scaling.py --replicas 1 2 4 8 16 32 48 --out out/scaling.json
 

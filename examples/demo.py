@@ -1,4 +1,4 @@
-"""Demo: motion extraction, finetuning on one person, and a catalogue of three videos.
+"""Demo: motion extraction, finetuning, and a catalogue of three videos.
 
 Prints and runs the commands that a user would type. A second run only does unfinished steps.
 """

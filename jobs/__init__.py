@@ -1,1 +1,1 @@
-"""Jobs: what runs on a Ray cluster. Each is a thin wrapper over `dreampose`."""
+"""Jobs on a Ray cluster, thin wrappers over `dreampose`."""

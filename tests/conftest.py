@@ -1,4 +1,4 @@
-"""What every test shares: checked shapes, one thread, tiny recipes, one Ray cluster."""
+"""Shared fixtures: shape checks, tiny recipes and models, one Ray cluster."""
 
 import json
 import os

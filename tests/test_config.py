@@ -1,4 +1,4 @@
-"""Recipes: the paper's numbers, and what is refused."""
+"""Recipes: numbers of the paper and validation."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""The published checkpoints: what is made of them, and what is said of broken ones."""
+"""Import of the published checkpoints."""
 
 import json
 from pathlib import Path

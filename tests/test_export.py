@@ -1,4 +1,4 @@
-"""What leaves the house: folders for diffusers, LoRA files for other programs, cards, the hub."""
+"""Export: diffusers folders, LoRA files, model cards, hub."""
 
 import copy
 

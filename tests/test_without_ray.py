@@ -1,4 +1,4 @@
-"""`dreampose` needs no Ray: with Ray out of reach every module loads and a video is made.
+"""`dreampose` works without Ray.
 
 Nor does it need what the extra `metrics` brings until a score asks for it.
 

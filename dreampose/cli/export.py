@@ -1,4 +1,4 @@
-"""Exports a model or a subject for other programs, with a model card.
+"""Exports a model or subject for other programs.
 
 A model becomes a diffusers folder. A subject becomes a folder of its weights; LoRA weights are
 also written in kohya's layout. With --model, the subject's weights are merged into a complete

@@ -1,4 +1,4 @@
-"""Checks whether a video is marked as generated: metadata, watermark and C2PA signature.
+"""Checks whether a video is marked as generated.
 
 Exit code: 0 if the metadata or the watermark mark it as generated, 1 if not, 2 if the file is not
 a video. A video without marks may still be generated.

@@ -1,4 +1,4 @@
-"""The denoising UNet with extra input channels for poses and the warped photo."""
+"""Denoising UNet with input channels for poses and the warped photo."""
 
 from dataclasses import dataclass
 

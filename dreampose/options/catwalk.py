@@ -1,4 +1,4 @@
-"""Arguments of the synthetic data set, shared by the command and the job."""
+"""Arguments of the synthetic data set, for command and job."""
 
 import argparse
 from collections.abc import Callable

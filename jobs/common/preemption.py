@@ -1,4 +1,4 @@
-"""Stop signal of a training whose nodes the cloud takes back."""
+"""Stop signal for training on nodes that the cloud reclaims."""
 
 import time
 from collections.abc import Callable

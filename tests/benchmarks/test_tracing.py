@@ -1,4 +1,4 @@
-"""Traces against what the real allocator, the paper and the optimizers say."""
+"""Traced costs against the allocator, the paper and the optimizers."""
 
 import functools
 import gc

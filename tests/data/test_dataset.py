@@ -1,4 +1,4 @@
-"""Rows written by `encode_clip` come back as they were, and bad data is refused by name."""
+"""Training data: encoding, reading and validation."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Photos of one person become a clip whose frames know nothing of each other."""
+"""Photo sets of one person as clips."""
 
 from dataclasses import dataclass
 

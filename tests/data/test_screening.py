@@ -1,4 +1,4 @@
-"""Videos are dropped for what is wrong with them, and for nothing else."""
+"""Screening of videos."""
 
 from dataclasses import asdict, replace
 

@@ -1,4 +1,4 @@
-"""From photos and a motion to a request, and from a request to frames."""
+"""Preparation of requests and rendering of frames."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-"""Models with a surface condition and a refiner, from the recipe to frames."""
+"""Models with surface condition and refiner."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and arrays that many threads read."""
+"""Atomic files and folders, and array files."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""Paths of a bucket behave like those of this disk, as far as they go."""
+"""Remote paths against local ones."""
 
 import os
 import shutil

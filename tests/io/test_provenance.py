@@ -1,4 +1,4 @@
-"""What a rendered video says of itself, as the command `verify` tells it."""
+"""Marks of rendered videos, and the command `verify`."""
 
 import datetime
 

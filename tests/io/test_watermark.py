@@ -1,4 +1,4 @@
-"""The invisible mark: found after what happens to videos, and not where there is none."""
+"""Watermark: robustness and false positives."""
 
 import cv2
 import numpy as np

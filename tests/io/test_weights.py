@@ -1,4 +1,4 @@
-"""Files of weights: what is read, and what is said of those that cannot be."""
+"""Weight files: reading and errors."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of jobs: small clips with exact poses, and a driver to kill."""
+"""Fixtures of the job tests: small clips and killable drivers."""
 
 import importlib
 import json

@@ -1,4 +1,4 @@
-"""The ablations as a command: what it refuses, what it leaves alone, what it says."""
+"""Ablation job: validation, resuming and report."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine that behaves as servers do: badly, now and then."""
+"""Downloads from an unreliable local server."""
 
 import csv
 import hashlib

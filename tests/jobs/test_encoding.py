@@ -1,4 +1,4 @@
-"""Rows of training data from a DensePose model and from sets of photos, without Ray."""
+"""Encoding of training data with DensePose and from photo sets."""
 
 import shutil
 import warnings

@@ -1,4 +1,4 @@
-"""Evaluation: what it refuses before Ray starts, what it measures, what it never measures twice."""
+"""Evaluation job: validation, scores and reuse of results."""
 
 import base64
 import contextlib

@@ -1,4 +1,4 @@
-"""Finetuning: what it refuses, and what a killed run, and one who fails, leave to the others."""
+"""Finetuning job: validation, killed runs and failed subjects."""
 
 import contextlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Plans: from operations to hours and dollars, and what is refused."""
+"""Plans: operations, hours, dollars and errors."""
 
 import pytest
 

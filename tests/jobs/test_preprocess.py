@@ -1,4 +1,4 @@
-"""Preprocessing: what it refuses, what it writes, and that a killed run goes on where it was."""
+"""Preprocessing job: validation, output and resuming."""
 
 import json
 

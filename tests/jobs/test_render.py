@@ -1,4 +1,4 @@
-"""The catalogue job without Ray: what it refuses before it starts, what it keeps."""
+"""Catalogue job without Ray: validation and resuming."""
 
 import csv
 import hashlib

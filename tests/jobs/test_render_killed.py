@@ -1,4 +1,4 @@
-"""The catalogue job under SIGKILL: the same command again does only the rest."""
+"""Catalogue job after SIGKILL."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Screening: what is measured once, and the lists that come of it."""
+"""Screening job: measurements and output lists."""
 
 import csv
 import json

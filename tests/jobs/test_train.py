@@ -1,4 +1,4 @@
-"""Training: what it refuses, and that a killed run ends where an undisturbed one ends."""
+"""Training job: validation and resuming after a kill."""
 
 import json
 import shutil

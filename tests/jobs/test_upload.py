@@ -1,4 +1,4 @@
-"""What `ray job submit --working-dir .` uploads."""
+"""Upload of the working directory by `ray job submit`."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Which videos a job is given, and what becomes of lines that are wrong."""
+"""Lists of videos and their invalid lines."""
 
 import unicodedata
 

@@ -1,4 +1,4 @@
-"""Low-rank updates: on a base without changing it, in and out of a running pipeline, in files."""
+"""LoRA weights: injection, merging, and files."""
 
 import copy
 import json

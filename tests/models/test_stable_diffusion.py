@@ -1,4 +1,4 @@
-"""Stable Diffusion in every form it is kept in, and what is said when something is not there."""
+"""Stable Diffusion in all supported formats, and errors."""
 
 import shutil
 

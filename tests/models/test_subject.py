@@ -1,4 +1,4 @@
-"""Finetuned weights and whose they are."""
+"""Finetuned weights of subjects."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""Guidance against the paper's equation, and what each pair of scales costs."""
+"""Guidance against the paper's equation, and its number of branches."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""At initialisation the new parts change nothing: the model is the one it was made from."""
+"""New layers do not change the base model at initialisation."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""A whole request on imported weights against the published arithmetic, written out plainly.
+"""A request with imported weights against the published arithmetic.
 
 What the published training did is the truth: pixels in [0, 1], raw poses, CLIP's centre square, a
 black photo as the null image; the sampler is PNDM's linear multistep (arXiv 2202.09778, eq. 12).

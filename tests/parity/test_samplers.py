@@ -1,4 +1,4 @@
-"""Each sampler against diffusers' own loop, written out as its documentation shows it."""
+"""Samplers against the loops in diffusers' documentation."""
 
 import diffusers
 import pytest

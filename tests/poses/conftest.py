@@ -1,4 +1,4 @@
-"""A standing skeleton that can be turned, and rendered people with exact joints."""
+"""A standing skeleton, and rendered people with exact joints."""
 
 from collections.abc import Callable
 from pathlib import Path

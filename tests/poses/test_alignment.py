@@ -1,4 +1,4 @@
-"""Alignment gives a motion the photo's size and place, and follows who walks away."""
+"""Alignment of motions to photos."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""BlazePose reads rendered people at the model's size, follows one, and names whom."""
+"""BlazePose on rendered people."""
 
 import pickle
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""`dreampose pose` writes track and preview, and refuses bad input in one line."""
+"""The command `dreampose pose`."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""DensePose through scripted modules in the exporters' layouts: whose surface lands where."""
+"""DensePose with scripted modules in the exporters' formats."""
 
 import warnings
 

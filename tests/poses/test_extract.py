@@ -1,4 +1,4 @@
-"""Gaps are filled by the stated rule and counted, or refused; wrong readings are taken out."""
+"""Extraction: filled gaps, removed outliers and errors."""
 
 from dataclasses import dataclass, replace
 

@@ -1,4 +1,4 @@
-"""Poses made by other programs become motions: the right pixels, the right frames, or a refusal."""
+"""Import of poses from other programs."""
 
 import json
 

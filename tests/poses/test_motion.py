@@ -1,4 +1,4 @@
-"""A motion file gives back what was written, refuses what it is not, and can be cut and timed."""
+"""Motion files: storage, validation, cutting and resampling."""
 
 import numpy as np
 import pytest

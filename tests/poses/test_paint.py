@@ -1,4 +1,4 @@
-"""Painted maps tell sides, facing and depth apart, at pixel size and on the latent grid."""
+"""Painted maps at full and at latent resolution."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A real walking woman is followed past a second man, in a video that a package carries."""
+"""Tracking of one of two people in a real video."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Warps are held against pictures whose colour is a known function of the place on the body."""
+"""Warps against pictures with known colours."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A few short clips of drawn people, encoded for every stage by the tiny model."""
+"""Clips of drawn people, encoded for every stage."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a rank of a distributed test does, and `run_ranks`, which starts them.
+"""Code of the ranks of distributed tests, and `run_ranks`.
 
 The ranks run this very file: another package may have a module `tests` that is taken for ours.
 """

@@ -1,4 +1,4 @@
-"""What a sample of the base stage holds, and the same training step at the paper's layout."""
+"""Base stage: samples, and a training step at the paper's layout."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Steps that would spoil the weights are skipped and counted; the best weights are kept."""
+"""Skipped steps and best weights."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Several ranks train as one does: the same losses and weights, each sample once, come what may."""
+"""Distributed training against training on one rank."""
 
 from pathlib import Path
 from typing import Any

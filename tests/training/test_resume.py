@@ -1,4 +1,4 @@
-"""A run that was stopped goes on exactly as if it never had been."""
+"""Exact resuming of a stopped run."""
 
 from pathlib import Path
 

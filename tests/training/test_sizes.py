@@ -1,4 +1,4 @@
-"""Frames of several sizes: one size a batch, each sample once an epoch, any size rendered."""
+"""Training and rendering at several frame sizes."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""Finetuning on one person: what changes, what stays, and going on after a stop."""
+"""Finetuning on one person."""
 
 import dataclasses
 import functools

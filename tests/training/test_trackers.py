@@ -1,4 +1,4 @@
-"""Curves go to the trackers that are named; those that cannot be used are refused at once."""
+"""Experiment trackers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The VAE stage learns, looks at the person, and leaves latents of unit variance."""
+"""VAE stage."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The catalogue's page: what a reader sees, and that names cannot break it."""
+"""HTML page of a catalogue."""
 
 from html.parser import HTMLParser
 from urllib.parse import unquote

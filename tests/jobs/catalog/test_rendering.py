@@ -1,4 +1,4 @@
-"""Whose samplers a catalogue job renders with, and how many videos at once, without Serve."""
+"""Choice of samplers and concurrency of a catalogue job, without Serve."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""What the variants are, how people are rendered and scored in each; no Ray."""
+"""Variants of the ablation, and their rendering and scoring."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Clips to be scored: where they are found, what they hold, whose they are."""
+"""Discovery and pairing of clips to score."""
 
 import numpy as np
 import pytest
