@@ -161,6 +161,12 @@ class Recipe:
     """Keyword arguments of `dreampose.models.refiner.Refiner`; None leaves the refiner out."""
     upscale: int = 1
     """Size of rendered frames over that of decoded ones; above 1 the refiner upsamples."""
+    pose_kind: str = "any"
+    """Pose maps that the weights were trained with: 'densepose' (U and V of DensePose), 'painted'
+    (U and V painted from body points), or 'any'."""
+    frame_fit: str = "letterbox"
+    """How photos, frames and their poses are brought to the frame size: 'letterbox' or
+    'stretch'."""
     null_image: str = "zeros"
     """Null image condition: 'zeros', or 'black' for the adapter's output for a black photo."""
     photo_latents: bool = True
@@ -197,6 +203,8 @@ class Recipe:
             ("photo_fit", ("letterbox", "crop")),
             ("pose_resize", ("area", "nearest")),
             ("null_image", ("zeros", "black")),
+            ("pose_kind", ("any", "densepose", "painted")),
+            ("frame_fit", ("letterbox", "stretch")),
         ):
             if getattr(self, name) not in known:
                 raise InputError(

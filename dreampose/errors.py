@@ -29,6 +29,10 @@ class PartsOnlyWarning(UserWarning):
     """A pose video has body part labels but no UV coordinates, which are set to 0.5."""
 
 
+class PoseKindWarning(UserWarning):
+    """Pose maps differ in kind from those that the weights were trained with."""
+
+
 class VideoWarning(UserWarning):
     """A video is cut off, damaged or irregular; the message says how, and what is done."""
 

@@ -1,14 +1,22 @@
 """Import of the published checkpoints."""
 
 import json
+import re
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from dreampose import checkpoints, config, convert, recipes
 from dreampose.__main__ import main
-from dreampose.errors import InputError
+from dreampose.diffusion import generation
+from dreampose.errors import InputError, PoseKindWarning, SubjectMismatchWarning
+from dreampose.models import subject
+from dreampose.pipeline import DreamPosePipeline
+from dreampose.poses import Motion
 
 OLD_ATTENTION = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
@@ -107,7 +115,8 @@ def test_the_command_writes_a_model_with_the_quirks_of_its_weights(
     assert main(command) == 0, capsys.readouterr().err
     recipe = checkpoints.load(out).recipe
     assert (recipe.height, recipe.width) == (80, 64), "5:4 and 20 cells are 80x64"
-    assert recipe.image_range == recipe.pose_range == (0.0, 1.0)
+    assert recipe.image_range == recipe.pose_range == (-1.0, 1.0)
+    assert recipe.pose_kind == "densepose"
     assert recipe.photo_fit == "crop"
     assert recipe.null_image == "black"
     assert recipe.pose_resize == "nearest"
@@ -228,3 +237,77 @@ def test_older_recipes_load_without_the_new_fields(sd_recipe):
     assert config.Recipe.from_dict(values) == config.replace(
         sd_recipe, lora_rank=4, lora_learning_rate=1e-4
     )
+
+
+def test_the_range_is_measured_and_said_in_one_line(sd_folder, trio, tmp_path, capsys):
+    files = write(tmp_path, trio)
+    flags = [f"--{name}={path}" for name, path in files.items()]
+    words = ["import", f"--base={sd_folder}", *flags, f"--out={tmp_path / 'model'}"]
+    assert main(words) == 0
+    made, measured = capsys.readouterr().out.splitlines()
+    assert "image range -1 to 1, pose range -1 to 1" in made
+    found = re.fullmatch(
+        r"denoising loss on a rendered person: (\S+) in \[-1, 1\], (\S+) in \[0, 1\]; (\[.*?\]) "
+        r"fits these weights better(: import them again with --image-range 0 1 --pose-ran.*)?",
+        measured,
+    )
+    released, later = float(found[1]), float(found[2])
+    assert found[3] == ("[-1, 1]" if released < later else "[0, 1]")
+    assert bool(found[4]) == (later < released)
+    words[-1] = f"--out={tmp_path / 'other'}"
+    assert main([*words, "--no-measure", "--image-range", "0", "1", "--pose-range", "0", "1"]) == 0
+    (made,) = capsys.readouterr().out.splitlines()
+    assert "image range 0 to 1, pose range 0 to 1" in made
+
+
+def test_imports_with_other_conventions_have_other_fingerprints(sd_folder, trio, tmp_path):
+    files = write(tmp_path, trio)
+    released, _ = convert.import_model(sd_folder, **files)
+    later, _ = convert.import_model(sd_folder, **files, image_range=(0.0, 1.0))
+    prints = {checkpoints.fingerprint(pipe) for pipe in (released, later)}
+    assert len(prints) == 2
+    photo = np.zeros((80, 64, 3), np.uint8)
+    info = subject.describe_subject(released, "anna", [photo])
+    subject.save_subject(tmp_path / "anna", released, info)
+    subject.subject_modules(released, tmp_path / "anna")
+    with pytest.raises(InputError, match="must be finetuned from this base model"):
+        subject.subject_modules(later, tmp_path / "anna")
+    old = replace(info, base=subject.fingerprint(released, conventions=()))
+    subject.save_subject(tmp_path / "old", released, old)
+    with pytest.warns(SubjectMismatchWarning, match="before the range and fit"):
+        subject.subject_modules(released, tmp_path / "old")
+
+
+def test_conventions_of_this_package_leave_fingerprints_as_they_were(tiny_pipeline):
+    plain = subject.fingerprint(tiny_pipeline)
+    assert plain == subject.fingerprint(tiny_pipeline, conventions=())
+    for name, value in {
+        "pose_kind": "painted",
+        "frame_fit": "stretch",
+        "photo_fit": "crop",
+    }.items():
+        recipe = config.replace(tiny_pipeline.recipe, **{name: value})
+        changed = DreamPosePipeline(**tiny_pipeline.components, recipe=recipe.to_dict())
+        assert subject.fingerprint(changed) != plain, name
+
+
+def test_painted_poses_with_weights_of_densepose_are_warned_of(tiny_pipeline):
+    recipe = config.replace(tiny_pipeline.recipe, pose_kind="densepose")
+    pipe = DreamPosePipeline(**tiny_pipeline.components, recipe=recipe.to_dict())
+    maps = np.zeros((5, 2, 64, 48), np.float32)
+    motion = Motion(
+        maps=maps,
+        joints=np.zeros((5, 3, 4), np.float32),
+        confidence=np.ones(5, np.float32),
+        fps=10.0,
+        estimator="blazepose",
+        painted=True,
+    )
+    photo = np.zeros((64, 48, 3), np.uint8)
+    with pytest.warns(PoseKindWarning, match="trained with DensePose maps.*blazepose"):
+        generation.prepare(pipe, [photo], motion, num_inference_steps=2, align=False)
+    exact = replace(motion, painted=False, estimator="densepose")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PoseKindWarning)
+        generation.prepare(pipe, [photo], exact, num_inference_steps=2, align=False)
+        generation.prepare(tiny_pipeline, [photo], motion, num_inference_steps=2, align=False)

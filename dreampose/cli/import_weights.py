@@ -9,6 +9,7 @@ from pathlib import Path
 from dreampose import checkpoints, convert, export
 from dreampose.models import card, subject
 from dreampose.options.loading import silence_libraries
+from dreampose.pipeline import DreamPosePipeline
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,14 +47,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--height", type=int, help="frame height (default: that of the weights)")
     parser.add_argument("--width", type=int, help="frame width (default: that of the weights)")
     for name, what in (("image", "black and white"), ("pose", "0 and 1 of a pose map")):
-        low, high = convert.QUIRKS[f"{name}_range"]
+        low, high = convert.PUBLISHED[f"{name}_range"]
         parser.add_argument(
             f"--{name}-range",
             type=float,
             nargs=2,
             metavar=("LOW", "HIGH"),
-            help=f"values of {what} in the training of the weights (default: {low:g} {high:g})",
+            help=f"values of {what} in the training of the weights (default: {low:g} {high:g}; "
+            "0 1 for weights finetuned with published scripts from 21 April 2023 on)",
         )
+    parser.add_argument(
+        "--photo",
+        type=Path,
+        metavar="P",
+        help="photo of a whole person on which the denoising loss of both ranges is measured "
+        "(default: a rendered person)",
+    )
+    parser.add_argument(
+        "--no-measure",
+        action="store_true",
+        help="do not measure the range, which takes eight calls of the UNet",
+    )
     parser.add_argument(
         "--licence", help="licence in the model card (default: that of the base, if known)"
     )
@@ -99,3 +113,18 @@ def run(args: argparse.Namespace) -> None:
         f"{recipe.pose_range[0]:g} to {recipe.pose_range[1]:g}, "
         f"fingerprint {subject.fingerprint(pipe)}"
     )
+    if args.unet is not None and not args.no_measure:
+        print(_measured(pipe, args.photo))
+
+
+def _measured(pipe: DreamPosePipeline, photo: Path | None) -> str:
+    """One line on which range fits the weights better."""
+    losses = convert.compare_ranges(pipe, *convert.measured_photo(pipe.recipe, photo))
+    shown = ", ".join(f"{loss:.4f} in [{low:g}, {high:g}]" for (low, high), loss in losses.items())
+    low, high = min(losses, key=lambda limits: losses[limits])
+    verdict = f"[{low:g}, {high:g}] fits these weights better"
+    if (low, high) != pipe.recipe.image_range:
+        verdict += f": import them again with --image-range {low:g} {high:g} --pose-range "
+        verdict += f"{low:g} {high:g} unless you know better"
+    source = "the photo" if photo else "a rendered person"
+    return f"denoising loss on {source}: {shown}; {verdict}"

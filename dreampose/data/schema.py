@@ -67,11 +67,16 @@ ENCODE_BATCH = 32
 def encoders_fingerprint(pipe: Components) -> str:
     """Fingerprint of the models that made cached latents and tokens.
 
-    It covers the VAE's encoder and latent scale and a frozen image encoder. The VAE's decoder is
-    left out, so data stays valid when the decoder is trained further.
+    It covers the VAE's encoder, latent scale and pixel range, and a frozen image encoder. The VAE's
+    decoder is left out, so data stays valid when the decoder is trained further.
     """
     frozen = ("image_encoder",) if pipe.recipe.image_encoder_frozen else ()
-    weights = fingerprint(pipe, ("vae", *frozen), without=("vae.decoder", "vae.post_quant_conv"))
+    weights = fingerprint(
+        pipe,
+        ("vae", *frozen),
+        without=("vae.decoder", "vae.post_quant_conv"),
+        conventions=("image_range", "frame_fit", *(("photo_fit",) if frozen else ())),
+    )
     scale = json.dumps([pipe.vae.config.get(name) for name in LATENT_SCALE])
     return hashlib.sha256(f"{weights} {scale}".encode()).hexdigest()[:16]
 

@@ -1,6 +1,7 @@
 """Video generation: preparing a request and rendering its frames."""
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +19,7 @@ from dreampose.data.windows import windows
 from dreampose.diffusion.guidance import guide
 from dreampose.diffusion.sampling import denoise, num_model_calls
 from dreampose.diffusion.schedulers import scheduler_by_name
-from dreampose.errors import InputError
+from dreampose.errors import InputError, PoseKindWarning
 from dreampose.io import video
 from dreampose.models import subject
 from dreampose.models.adapter import (
@@ -150,6 +151,8 @@ def prepare(
             f"motion must have maps of pose_channels = {recipe.pose_channels}, "
             f"got {motion.num_channels}"
         )
+    if recipe.pose_kind != "any" and (recipe.pose_kind == "painted") != motion.painted:
+        _warn_pose_kind(motion, recipe)
     ratio, expected = motion.width / motion.height, recipe.width / recipe.height
     if abs(math.log(ratio / expected)) > 0.02:
         raise InputError(
@@ -247,6 +250,19 @@ def _warps(
             mask = poses.segment(picture) if pose.painted else None
         posed.append(PosedPhoto(picture=picture, pose=pose, mask=mask))
     return torch.from_numpy(warp_motion(posed, motion))
+
+
+def _warn_pose_kind(motion: Motion, recipe: Recipe) -> None:
+    wanted = {"densepose": "DensePose maps", "painted": "maps painted from body points"}
+    got = "painted from body points" if motion.painted else "read from the body's surface"
+    hint = " (--estimator densepose:FILE)" if recipe.pose_kind == "densepose" else ""
+    warnings.warn(
+        f"the weights were trained with {wanted[recipe.pose_kind]}, the motion's maps are {got} "
+        f"({motion.estimator or 'of unknown origin'}): extract the motion with what the weights "
+        f"were trained with{hint}, or expect wrong limbs",
+        PoseKindWarning,
+        stacklevel=3,
+    )
 
 
 def photo_pose(photo: Photo, height: int, width: int) -> Motion:

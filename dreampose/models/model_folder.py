@@ -106,8 +106,9 @@ def conventions(recipe: Recipe) -> list[str]:
     (black, white), (low, high) = recipe.image_range, recipe.pose_range
     return [
         f"photos: {recipe.photo_fit} for the image encoder, {black:g} to {white:g} for the VAE; "
-        f"null image: {recipe.null_image}",
+        f"null image: {recipe.null_image}; frames: {recipe.frame_fit}",
         f"poses: {low:g} to {high:g}, {recipe.pose_resize} onto the latent grid"
+        + f", {recipe.pose_kind}" * (recipe.pose_kind != "any")
         + (
             f", {recipe.pose_detail}x{recipe.pose_detail} squares a cell" * (recipe.pose_detail > 1)
         ),

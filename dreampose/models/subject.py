@@ -33,6 +33,18 @@ from dreampose.types import Scheduler
 
 Photo = UInt8[np.ndarray, "H W 3"]
 
+CONVENTIONS: Mapping[str, object] = {
+    "image_range": (-1.0, 1.0),
+    "pose_range": (0.0, 1.0),
+    "photo_fit": "letterbox",
+    "frame_fit": "letterbox",
+    "pose_resize": "area",
+    "pose_kind": "any",
+    "null_image": "zeros",
+}
+"""Fields of the recipe that change what weights mean, with the values that fingerprints leave out:
+models and subjects from before these fields were hashed keep their fingerprints."""
+
 TRAINED = {"unet": ("",), "adapter": ("",), "vae": ("decoder.", "post_quant_conv.")}
 """Components that finetuning can change, with the name prefixes of the tensors that are saved."""
 
@@ -119,9 +131,13 @@ def describe_subject(
 
 
 def fingerprint(
-    pipe: Components, components: Sequence[str] = MODELS, *, without: tuple[str, ...] = ()
+    pipe: Components,
+    components: Sequence[str] = MODELS,
+    *,
+    without: tuple[str, ...] = (),
+    conventions: Sequence[str] = tuple(CONVENTIONS),
 ) -> str:
-    """Hashes the weights of a model to 16 hex digits, independent of their precision.
+    """Hashes weights and conventions of a model to 16 hex digits, independent of the precision.
 
     Weights are rounded to float16 and then to bfloat16 before hashing, so a model loaded from fp16
     files has the same fingerprint in float32, float16 and bfloat16.
@@ -130,8 +146,13 @@ def fingerprint(
         pipe: the model.
         components: names of the components to hash.
         without: name prefixes of weights to leave out, such as 'vae.decoder'.
+        conventions: names among `CONVENTIONS` to hash, where they have other values than there.
     """
     digest = hashlib.sha256()
+    recipe = pipe.recipe
+    values = {name: getattr(recipe, name) for name in conventions}
+    if other := {name: value for name, value in values.items() if value != CONVENTIONS[name]}:
+        digest.update(json.dumps(other, sort_keys=True).encode())
     for component in components:
         module: nn.Module = getattr(pipe, component)
         for name, tensor in sorted(module.state_dict().items()):
@@ -301,7 +322,14 @@ def subject_modules(pipe: Components, folder: str | Path) -> tuple[Subject, dict
             f"got {subject.recipe!r}"
         )
     actual = fingerprint(pipe)
-    if subject.base != actual:
+    if subject.base != actual and subject.base == fingerprint(pipe, conventions=()):
+        warnings.warn(
+            f"subject {subject.name!r} was finetuned before the range and fit of photos and poses "
+            "were recorded: whether they are this model's is not known",
+            SubjectMismatchWarning,
+            stacklevel=2,
+        )
+    elif subject.base != actual:
         raise InputError(
             f"subject {subject.name!r} must be finetuned from this base model "
             f"(fingerprint {actual}), got {subject.base}: finetune it again"

@@ -96,6 +96,8 @@ class LatentCodec:
     def _encode_raw(
         self, images: Float[Tensor, "b 3 H W"], generator: torch.Generator | None
     ) -> Float[Tensor, "b c h w"]:
+        # Frames arrive with channels last, where GroupNorm on the CPU is off by up to 3e-3.
+        images = images.contiguous()
         if isinstance(self.vae, AutoencoderTiny):
             # encode(), because forward() also quantises the latents to bytes.
             raw = self.vae.encode(images, return_dict=False)[0]

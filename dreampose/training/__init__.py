@@ -147,7 +147,7 @@ def _start(recipe: Recipe, model: str | Path | None, seed: int) -> DreamPosePipe
     for name in (
         *("name", "height", "width", "num_poses", "vae", "unet", "image_encoder"),
         *("photo_fit", "image_range", "pose_range", "pose_resize", "pose_detail"),
-        *("null_image", "photo_latents"),
+        *("null_image", "photo_latents", "pose_kind", "frame_fit"),
     ):
         # Compared as JSON with sorted keys, as in the model's folder.
         expected, got = (

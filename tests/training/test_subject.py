@@ -207,7 +207,7 @@ class TestLora:
         pipe, _ = convert.import_model(sd_folder, height=80, width=64)
         recipe = replace(
             pipe.recipe,
-            **convert.QUIRKS,
+            **convert.PUBLISHED,
             image_dropout=1.0, pose_dropout=0.0, both_dropout=0.0,
             subject_stage=replace(pipe.recipe.subject_stage, batch_size=2),
         )  # fmt: skip
