@@ -89,7 +89,7 @@ def test_weights_follow_the_seed_and_leave_the_global_generator_alone(tiny_recip
     assert checkpoints.fingerprint(first) == checkpoints.fingerprint(again)
 
 
-def test_folders_that_are_no_model_are_refused(tmp_path, folder):
+def test_folders_other_than_models_are_rejected(tmp_path, folder):
     with pytest.raises(InputError, match=r"model must be a folder with a model_index.json"):
         checkpoints.load(tmp_path / "absent")
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
@@ -118,7 +118,7 @@ def test_stable_diffusions_folders_become_a_model(tiny_recipe, tmp_path):
         checkpoints.from_stable_diffusion(wrong, tmp_path / "sd", tmp_path / "clip")
 
 
-def test_a_unet_of_another_width_is_refused(tiny_pipeline):
+def test_a_unet_of_another_width_is_rejected(tiny_pipeline):
     from dreampose.pipeline import DreamPosePipeline
 
     recipe = {**tiny_pipeline.config["recipe"], "num_poses": 3}
@@ -127,7 +127,7 @@ def test_a_unet_of_another_width_is_refused(tiny_pipeline):
         DreamPosePipeline(**parts, recipe=recipe)
 
 
-def test_a_new_model_takes_over_what_fits(tiny_pipeline, tiny_recipe):
+def test_a_new_model_copies_the_weights_that_fit(tiny_pipeline, tiny_recipe):
     other = config.replace(
         tiny_recipe,
         vae={**tiny_recipe.vae, "latent_channels": 4},
@@ -147,7 +147,7 @@ def test_a_new_model_takes_over_what_fits(tiny_pipeline, tiny_recipe):
     assert len(kept) < 10
 
 
-def test_a_model_of_finer_poses_starts_with_what_the_coarse_one_predicts(
+def test_a_model_with_finer_poses_starts_with_the_predictions_of_the_coarse_one(
     tiny_pipeline, tiny_recipe
 ):
     coarse, fine = copy.deepcopy(tiny_pipeline), config.replace(tiny_recipe, pose_detail=4)

@@ -48,7 +48,7 @@ def test_sd14_is_the_paper() -> None:
         ("height", 100, "height must be a multiple of 8, got 100"),
     ],
 )
-def test_bad_recipe_is_refused(field: str, value: Any, expected: str) -> None:
+def test_bad_recipe_is_rejected(field: str, value: Any, expected: str) -> None:
     with pytest.raises(InputError, match=expected):
         config.replace(recipes.catwalk(), **{field: value})
 
@@ -60,7 +60,7 @@ def test_bad_recipe_is_refused(field: str, value: Any, expected: str) -> None:
         (((640, 512),), "sizes must be distinct and differ from height and width, got 640x512"),
     ],
 )
-def test_bad_sizes_are_refused(sizes: Any, expected: str) -> None:
+def test_bad_sizes_are_rejected(sizes: Any, expected: str) -> None:
     with pytest.raises(InputError, match=expected):
         config.replace(recipes.sd14(), sizes=sizes)
 

@@ -141,7 +141,7 @@ def test_only_the_flag_sends_anything(model, tmp_path, capsys, monkeypatch):
         (["--push-to-hub", "no id"], "push_to_hub must be a hub id like owner/name"),
     ],
 )
-def test_refusals(model, tmp_path, capsys, flags, said):
+def test_invalid_input_is_rejected(model, tmp_path, capsys, flags, said):
     code, text = run(capsys, model, "--out", tmp_path / "out", *flags)
     assert code == 2
     assert said in text

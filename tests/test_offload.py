@@ -69,7 +69,7 @@ def test_subjects_come_and_go_while_parts_are_offloaded(tiny_pipeline, photo, mo
         tiny_pipeline.with_subject(tmp_path / "anna")
 
 
-def test_unknown_way_is_refused(tiny_pipeline):
+def test_an_unknown_option_is_rejected(tiny_pipeline):
     with pytest.raises(InputError, match="offload must be one of none, model, sequential, got 'x'"):
         tiny_pipeline.offload("x")
 

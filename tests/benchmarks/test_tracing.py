@@ -130,7 +130,7 @@ def really(monkeypatch):
 
 
 @pytest.mark.parametrize("work", [base_step, decoder_step, chunk])
-def test_traced_memory_is_what_a_real_run_allocates(work, recipe, monkeypatch):
+def test_traced_memory_equals_that_of_a_real_run(work, recipe, monkeypatch):
     traced = work(recipe)
     really(monkeypatch)
     real = work(recipe)
@@ -140,7 +140,7 @@ def test_traced_memory_is_what_a_real_run_allocates(work, recipe, monkeypatch):
     assert real.scratch_bytes <= traced.scratch_bytes
 
 
-def test_recomputing_activations_saves_what_the_trace_says(recipe, monkeypatch):
+def test_gradient_checkpointing_saves_the_traced_memory(recipe, monkeypatch):
     kept, again = base_step(recipe), base_step(recipe, gradient_checkpointing=True)
     assert again.flops > 1.2 * kept.flops
     really(monkeypatch)
@@ -150,7 +150,7 @@ def test_recomputing_activations_saves_what_the_trace_says(recipe, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["adamw", "adamw8bit"])
-def test_moments_take_what_the_optimizer_really_keeps(name):
+def test_moments_have_the_size_of_the_optimizers_state(name):
     if name == "adamw8bit":
         pytest.importorskip("bitsandbytes")
     layer = nn.Linear(100, 77)  # a large tensor of no round size, and a small one

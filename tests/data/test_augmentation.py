@@ -36,7 +36,7 @@ def test_a_crop_moves_frame_and_pose_alike() -> None:
         assert (seen[..., 0] / 255 == cut[:, 0]).all()
 
 
-def test_cropped_frames_have_the_size_asked_for() -> None:
+def test_cropped_frames_have_the_requested_size() -> None:
     frames = np.random.default_rng(0).integers(0, 255, (2, 64, 48, 3), np.uint8)
     box = np.array([8, 4, 56, 40])
     assert augmentation.crop_frames(frames, box, 64, 48).shape == (2, 64, 48, 3)

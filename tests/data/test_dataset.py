@@ -120,7 +120,7 @@ def test_rejected_videos_are_counted_and_left_out(encode, tiny_recipe, tmp_path)
         Dataset(tmp_path, recipe=tiny_recipe)
 
 
-def test_data_of_another_recipe_is_refused_by_both_names(encode, tiny_recipe, tmp_path):
+def test_data_of_another_recipe_is_rejected_by_both_names(encode, tiny_recipe, tmp_path):
     dataset.write_rows(tmp_path / "a.parquet", [encode()])
     with pytest.raises(
         InputError, match=r"recipe 'sd14' at 64x48, got data for 'catwalk' at 64x48"
@@ -128,14 +128,14 @@ def test_data_of_another_recipe_is_refused_by_both_names(encode, tiny_recipe, tm
         Dataset(tmp_path, recipe=replace(tiny_recipe, name="sd14"))
 
 
-def test_data_without_latents_is_refused_for_the_base_stage(encode, tiny_recipe, tmp_path):
+def test_data_without_latents_is_rejected_for_the_base_stage(encode, tiny_recipe, tmp_path):
     dataset.write_rows(tmp_path / "a.parquet", [encode(pipe=None)])
     Dataset(tmp_path, recipe=tiny_recipe)
     with pytest.raises(InputError, match="data must have latents, got none for clip 'a'"):
         Dataset(tmp_path, recipe=tiny_recipe, columns=("latents",))
 
 
-def test_missing_data_is_refused(tiny_recipe, tmp_path):
+def test_missing_data_is_rejected(tiny_recipe, tmp_path):
     with pytest.raises(InputError, match="data must be a folder of Parquet files, got none"):
         Dataset(tmp_path, recipe=tiny_recipe)
     with pytest.raises(InputError, match="data must be a folder of Parquet files"):
@@ -161,7 +161,7 @@ def test_motion_must_fit_the_clip(tiny_recipe):
         dataset.encode_clip(clip, motion, recipe=tiny_recipe, seed=0, clip_id="a", subject="ada")
 
 
-def test_data_belongs_to_what_encoded_it_and_not_to_the_decoder(tiny_pipeline):
+def test_data_depends_on_the_encoder_and_not_on_the_decoder(tiny_pipeline):
     before = dataset.encoders_fingerprint(tiny_pipeline)
     vae = tiny_pipeline.vae
     with torch.no_grad():

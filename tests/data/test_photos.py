@@ -55,6 +55,6 @@ def test_each_photo_keeps_its_own_pose_in_training(tiny_recipe, tmp_path):
     assert data.window(1, 0).tolist() == [0, 0, 0, 1, 2]
 
 
-def test_fewer_than_two_photos_with_a_person_are_refused(tiny_recipe):
+def test_fewer_than_two_photos_with_a_person_are_rejected(tiny_recipe):
     with pytest.raises(InputError, match="at least 2 of them, got 1 of 3 with a pose"):
         join_photos([photo(51), photo(128), photo(128)], Squares(), tiny_recipe)

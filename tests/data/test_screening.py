@@ -73,7 +73,7 @@ def test_a_cut_is_found_and_movement_is_none():
     assert find_cuts(np.stack([scene, other] * 8)[:, :, :64]) == []
 
 
-def test_a_hash_survives_what_sites_do_to_pictures_and_tells_people_apart(people, tmp_path):
+def test_photo_hashes_survive_recompression_and_differ_between_people(people, tmp_path):
     one, other = people[0][0], people[1][0]
     smaller = cv2.resize(one, (96, 120), interpolation=cv2.INTER_AREA)
     brighter = np.clip(one.astype(int) + 12, 0, 255).astype(np.uint8)
@@ -127,7 +127,7 @@ def test_of_duplicates_the_best_one_stays():
     }
 
 
-def test_limits_out_of_range_are_refused():
+def test_limits_out_of_range_are_rejected():
     with pytest.raises(InputError, match=r"coverage must be in \[0, 1\], got 90"):
         ScreeningLimits(coverage=90)
     with pytest.raises(InputError, match="most_cuts must be at least 0, got -1"):

@@ -23,7 +23,7 @@ def test_one_frame_fills_its_window() -> None:
 
 
 @pytest.mark.parametrize("num_poses", [0, 2, 4, -1])
-def test_even_windows_are_refused(num_poses: int) -> None:
+def test_even_windows_are_rejected(num_poses: int) -> None:
     with pytest.raises(InputError, match=f"num_poses must be odd and positive, got {num_poses}"):
         windows.windows(6, num_poses)
 
@@ -68,7 +68,7 @@ def test_a_filled_epoch_covers_each_item_in_equal_steps(num_items: int) -> None:
     assert visited[num_items:] == np.resize(order.order, len(visited))[num_items:].tolist()
 
 
-def test_a_short_epoch_ends_with_what_is_left() -> None:
+def test_a_short_epoch_ends_with_the_remaining_samples() -> None:
     taken = steps(plan(np.zeros(61, int), fill=False), 12)
     assert [len(items) for items in taken] == [12] * 5 + [1]
     assert sorted(item for items in taken for item in items) == list(range(61))

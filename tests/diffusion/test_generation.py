@@ -119,7 +119,7 @@ def test_equal_poses_give_equal_frames(tiny_pipeline):
     assert frames.std() > 1
 
 
-def test_seeds_are_independent_of_what_was_rendered_before(tiny_pipeline, request_):
+def test_seeds_are_independent_of_earlier_renders(tiny_pipeline, request_):
     generation.prepare(tiny_pipeline, photos(), motion(), seed=9, **FEW)
     again = generation.prepare(tiny_pipeline, photos(), motion(), seed=4, **FEW)
     other = generation.prepare(tiny_pipeline, photos(), motion(), seed=5, **FEW)
@@ -172,7 +172,7 @@ def test_bad_input_is_named(tiny_pipeline, changes, message):
         )
 
 
-def test_frames_that_are_not_there_are_refused(tiny_pipeline, request_):
+def test_missing_frames_are_rejected(tiny_pipeline, request_):
     with pytest.raises(InputError, match=r"indices must be in \[0, 7\), got 7"):
         generation.render_frames(tiny_pipeline, request_, [6, 7])
 

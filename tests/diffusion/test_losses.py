@@ -38,7 +38,7 @@ def test_kl_is_zero_for_the_unit_normal_and_summed_over_a_latent() -> None:
     assert losses.kl_loss(zeros + 1, zeros).item() == pytest.approx(0.5 * 4 * 9)
 
 
-def test_identity_loss_knows_the_same_person() -> None:
+def test_identity_loss_is_smaller_for_the_same_person() -> None:
     embeddings = torch.eye(4)
     assert losses.identity_loss(embeddings, embeddings).item() < 1e-3
     assert losses.identity_loss(embeddings, embeddings.roll(1, 0)).item() > 5

@@ -39,7 +39,7 @@ def test_history_is_not_shared_between_runs_at_once(name):
     assert torch.equal(list(interrupted)[-1].latents, expected)
 
 
-def test_steps_that_the_scheduler_refuses_are_named():
+def test_steps_that_the_scheduler_rejects_are_named():
     for steps in (0, 2000):
         with pytest.raises(InputError, match=f"num_inference_steps must .* got {steps}"):
             next(

@@ -33,7 +33,7 @@ def test_targets_equal_diffusers_and_recover_the_latents(noised):
         torch.testing.assert_close(target, expected)
 
 
-def test_unknown_prediction_type_is_refused(noised):
+def test_unknown_prediction_type_is_rejected(noised):
     scheduler = PNDMScheduler(**BASE)
     scheduler.register_to_config(prediction_type="flow")
     with pytest.raises(InputError, match=r"prediction_type must be .* got 'flow'"):
@@ -46,7 +46,7 @@ def test_wrong_name_lists_near_ones():
 
 
 @pytest.mark.parametrize("name", ["FlowMatchEulerDiscreteScheduler", "VQDiffusionScheduler", "x"])
-def test_schedulers_of_other_models_are_refused(name):
+def test_schedulers_of_other_models_are_rejected(name):
     with pytest.raises(InputError, match="scheduler must be"):
         scheduler_by_name(name, BASE)
 
@@ -104,6 +104,6 @@ def test_a_perfect_denoiser_leads_from_noise_alone_to_the_image(name, noised):
     torch.testing.assert_close(state, latents, atol=0.15, rtol=0)  # DDIM leaves the first timestep
 
 
-def test_noise_cannot_be_predicted_where_there_is_nothing_else():
+def test_epsilon_prediction_is_invalid_at_zero_snr():
     with pytest.raises(InputError, match=r"prediction_type must be 'v_prediction' or 'sample' wi"):
         noise_process({**ZERO_SNR, "prediction_type": "epsilon"})

@@ -120,7 +120,7 @@ def test_the_preview_needs_no_diffusion(pipe, walk):
     )
 
 
-def test_the_preview_of_a_model_without_refiner_is_refused(tiny_pipeline, walk):
+def test_the_preview_of_a_model_without_refiner_is_rejected(tiny_pipeline, walk):
     with pytest.raises(InputError, match="refiner"):
         prepare(tiny_pipeline, walk, preset="preview", num_inference_steps=None)
 
@@ -144,7 +144,7 @@ def test_a_recipe_and_its_refiner_belong_together(pipe, tiny_pipeline):
         )
 
 
-def test_the_result_says_what_a_photo_backs(pipe, walk):
+def test_the_result_states_the_share_backed_by_a_photo(pipe, walk):
     frames, motion = walk
     result = pipe(
         Image.fromarray(frames[0]), motion, photo_poses=[motion.between(0, 1)], **FEW,
@@ -155,7 +155,7 @@ def test_the_result_says_what_a_photo_backs(pipe, walk):
     assert result.backed[0] > result.backed[3]
 
 
-def test_uv_without_parts_is_refused(pipe, walk):
+def test_uv_without_parts_is_rejected(pipe, walk):
     frames, motion = walk
     other = poses.Motion(
         maps=motion.maps, joints=motion.joints[:, :24], confidence=motion.confidence,

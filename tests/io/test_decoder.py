@@ -75,7 +75,7 @@ def test_frames_that_come_too_often_are_dropped(tmp_path):
 
 
 @pytest.mark.parametrize("end", [".mp4", ".mkv", ".avi", ".webm"])
-def test_a_constant_rate_stays_as_it_is(tmp_path, end):
+def test_a_constant_rate_is_unchanged(tmp_path, end):
     path = tmp_path / f"clip{end}"
     codec = {".avi": "mpeg4", ".webm": "libvpx"}.get(end, "libx264")
     encode(path, [picture(n) for n in range(12)], codec=codec, rate=30, options={"crf": "12"})
@@ -190,7 +190,7 @@ def test_light_above_white_keeps_its_order_and_its_hue():
     np.testing.assert_allclose(linear[:, 1] / linear[:, 0], 101 / 203, atol=0.02)
 
 
-def test_a_file_that_is_cut_off_is_told_and_refused_when_strict(tmp_path):
+def test_a_truncated_file_is_reported_and_rejected_if_strict(tmp_path):
     path = tmp_path / "clip.mp4"
     rng = np.random.default_rng(0)
     frames = [rng.integers(0, 255, (64, 48, 3), np.uint8) for _ in range(24)]
@@ -204,7 +204,7 @@ def test_a_file_that_is_cut_off_is_told_and_refused_when_strict(tmp_path):
         video.read(path, strict=True)
 
 
-def test_a_change_of_size_is_fitted_and_told(tmp_path):
+def test_a_change_of_size_is_fitted_and_reported(tmp_path):
     path = tmp_path / "change.mkv"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=24, options={"crf": "12"})
@@ -294,7 +294,7 @@ def test_what_is_no_video_is_one_sentence(tmp_path, content, reason):
 
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4", "libvpx"])
-def test_damaged_bytes_give_frames_or_a_sentence(tmp_path, codec):
+def test_damaged_files_give_frames_or_an_input_error(tmp_path, codec):
     """Bounded fuzzing: nothing but InputError leaves the reader."""
     end = {"libx264": ".mp4", "mpeg4": ".avi", "libvpx": ".webm"}[codec]
     path, broken = tmp_path / f"clip{end}", tmp_path / f"broken{end}"

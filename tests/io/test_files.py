@@ -87,7 +87,7 @@ def test_arrays_are_read_by_one_thread_at_a_time(tmp_path):
     assert seen == ["left", [0, 1, 2, 3, 4, 5]]
 
 
-def test_files_that_cannot_be_read_stop_nobody(tmp_path):
+def test_unreadable_files_do_not_stop_others(tmp_path):
     (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04")
     with pytest.raises(zipfile.BadZipFile), open_arrays(tmp_path / "broken.npz"):
         pass

@@ -65,7 +65,7 @@ def test_a_failed_copy_leaves_nothing(cache, remote, monkeypatch):
     assert local_folder(f"{remote}/tiny").is_dir()
 
 
-def test_missing_folders_and_wrong_bounds_are_refused(cache, remote, monkeypatch):
+def test_missing_folders_and_wrong_bounds_are_rejected(cache, remote, monkeypatch):
     with pytest.raises(InputError, match="model must be a folder"):
         local_folder(f"{remote}/nothing")
     upload(f"{remote}/tiny", {"w.bin": b"abc"})

@@ -89,7 +89,7 @@ def test_what_is_taken_away_is_gone(root):
     assert not (root / "one").exists()
 
 
-def test_a_failed_writing_leaves_what_was_there(root):
+def test_a_failed_write_keeps_the_old_file(root):
     write(root / "a", b"old")
 
     def fail(part):
@@ -209,7 +209,7 @@ def test_where_files_do_not_appear_whole_they_are_moved(tmp_path, monkeypatch):
     assert not target.exists()
 
 
-def test_an_unknown_storage_is_refused():
+def test_an_unknown_storage_is_rejected():
     with pytest.raises(
         InputError, match=r"path must be a local path or a URI of a supported storage, got 'x:"
     ):

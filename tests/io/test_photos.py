@@ -100,7 +100,7 @@ def test_transparency_and_grey_keep_their_place_beside_a_profile(tmp_path, pictu
     assert read(saved(tmp_path / "grey.png", grey)).shape == picture.shape
 
 
-def test_srgb_stays_to_the_bit_and_a_broken_profile_is_told(tmp_path, picture):
+def test_srgb_is_bit_exact_and_a_broken_profile_is_reported(tmp_path, picture):
     own = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     path = saved(tmp_path / "a.png", Image.fromarray(picture), icc_profile=own)
     assert np.array_equal(read(path), picture)
@@ -175,7 +175,7 @@ def test_what_is_no_photo_is_one_sentence(tmp_path, content, reason):
 
 
 @pytest.mark.parametrize("end", ["png", "jpg", "webp", "gif", "bmp", "tiff", "avif"])
-def test_damaged_bytes_give_pixels_or_a_sentence(tmp_path, picture, end):
+def test_damaged_files_give_pixels_or_an_input_error(tmp_path, picture, end):
     """Bounded fuzzing: nothing but InputError leaves the reader."""
     options = {} if end in ("gif", "bmp") else {"icc_profile": PROFILES["Display P3"]}
     content = saved(tmp_path / f"a.{end}", Image.fromarray(picture), **options).read_bytes()

@@ -74,7 +74,7 @@ def credentials(tmp_path):
     return tmp_path / "chain.pem", tmp_path / "key.pem"
 
 
-def test_a_rendered_video_says_so_in_tags_and_frames(rendered, capsys):
+def test_a_rendered_video_is_marked_in_tags_and_frames(rendered, capsys):
     found = provenance.verify(rendered)
     assert found.tags["digitalSourceType"] == provenance.SOURCE_TYPE
     assert found.tags["watermark"] == found.mark.code == CODE
@@ -92,7 +92,7 @@ def test_without_its_tags_the_frames_still_say_so(rendered, tmp_path, capsys):
     assert cli.main(["verify", str(tmp_path / "copy.mp4")]) == 0
 
 
-def test_another_video_says_nothing(frames, tmp_path, capsys):
+def test_an_unmarked_video_is_not_detected(frames, tmp_path, capsys):
     tags = {"description": '["no", "facts"]', "comment": "holidays"}
     video.write(tmp_path / "other.mp4", frames, 12, tags=tags)
     with pytest.raises(SystemExit) as left:
@@ -115,7 +115,7 @@ def test_a_signature_holds_until_the_file_is_changed(rendered, credentials, caps
     assert provenance.verify(rendered).signature.startswith("invalid")
 
 
-def test_what_cannot_sign_is_refused_in_a_sentence(rendered, credentials, tmp_path):
+def test_what_cannot_sign_is_rejected_in_a_sentence(rendered, credentials, tmp_path):
     chain, key = credentials
     with pytest.raises(InputError, match="certificate must be a PEM file, got"):
         provenance.Signer(tmp_path / "none.pem", key)

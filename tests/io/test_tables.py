@@ -140,7 +140,7 @@ def test_an_existing_file_is_itself_and_accents_match(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["plain", "semicolons", "UTF-16", "Excel", "Parquet"])
-def test_damaged_bytes_give_rows_or_a_sentence(form):
+def test_damaged_files_give_rows_or_an_input_error(form):
     """Bounded fuzzing: nothing but InputError leaves the reader."""
     rng = np.random.default_rng(11)
     outcomes = {"rows": 0, "refused": 0}

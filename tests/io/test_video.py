@@ -61,7 +61,7 @@ def test_what_is_transparent_shows_white_and_16_bits_are_scaled(tmp_path):
     assert video.read_photo(tmp_path / "palette.gif")[0, :, 0].tolist() == [255, 9]
 
 
-def test_a_codec_that_nobody_knows_is_a_sentence(tmp_path):
+def test_an_unknown_codec_is_an_input_error(tmp_path):
     path = tmp_path / "video.mp4"
     video.write(path, np.zeros((5, 64, 48, 3), np.uint8), 12.5)
     path.write_bytes(path.read_bytes().replace(b"avc1", b"none"))

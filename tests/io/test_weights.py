@@ -31,7 +31,7 @@ def test_what_is_no_file_of_weights_is_one_line(tmp_path, end, content, reason):
     assert len(str(caught.value)) < 400 and "\x1b" not in str(caught.value)
 
 
-def test_a_refused_class_is_named(tmp_path):
+def test_a_rejected_class_is_named(tmp_path):
     torch.save({"a": torch.ones(2), "args": argparse.Namespace(x=1)}, tmp_path / "base.ckpt")
     with pytest.raises(InputError, match=r"it refers to argparse\.Namespace") as caught:
         weights.read(tmp_path / "base.ckpt", "base")
@@ -52,7 +52,7 @@ def test_narrow_floats_are_read(tmp_path, dtype):
 
 
 @pytest.mark.parametrize("end", [".safetensors", ".pth"])
-def test_damaged_bytes_give_tensors_or_a_sentence(tmp_path, end):
+def test_damaged_files_give_tensors_or_an_input_error(tmp_path, end):
     """Bounded fuzzing: nothing but InputError leaves the reader."""
     path = tmp_path / f"a{end}"
     tensors = {f"layer.{number}": torch.randn(3, 4) for number in range(4)}

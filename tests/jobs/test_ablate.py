@@ -136,7 +136,7 @@ class TestWithoutRay:
         assert not (tmp_path / "out").exists()
         assert command(*flags, "--seeds", -1, "--dry-run") == 2
 
-    def test_what_is_done_needs_no_ray_but_another_plan_is_refused(
+    def test_what_is_done_needs_no_ray_but_another_plan_is_rejected(
         self, capsys, flags, truth, tmp_path, rng
     ):
         people = ablate.find_subjects(str(truth), None)
@@ -209,7 +209,7 @@ def sentences(grids):
     return text, {line[2:].split(" against")[0]: line for line in lines}
 
 
-def test_sentences_say_where_the_papers_ordering_holds(grids):
+def test_the_report_states_where_the_papers_ordering_holds(grids):
     text, found = sentences(grids)
     assert list(found) == ["CLIP only", "no VAE-decoder finetune", "one pose", "smoothed poses",
                            "full, 1 photo", "full, 5 photos"]  # fmt: skip
@@ -280,7 +280,7 @@ def test_one_person_has_figures_and_no_intervals(grids):
     assert "holds in" not in text
 
 
-def test_files_hold_what_was_scored(tmp_path, rng):
+def test_files_contain_the_scores(tmp_path, rng):
     people = [HeldOutSubject(name=name, files={}) for name in ("anna", "bert")]
     known = {}
     for cell in ablation.cells([3, 7], people):

@@ -93,7 +93,7 @@ def test_passing_faults_are_tried_again_after_a_growing_wait(site, fetcher, tmp_
     assert waits == [1.0, 7.0, 0.25]
 
 
-def test_a_broken_transfer_goes_on_where_it_stopped(site, fetcher, tmp_path):
+def test_a_broken_transfer_continues_where_it_stopped(site, fetcher, tmp_path):
     get, _ = fetcher
     site.plans["/a.mp4"] = ["broken", "broken"]
     get.fetch(f"{site.url}/a.mp4", tmp_path / "a.mp4", DIGEST)
@@ -139,7 +139,7 @@ def test_another_content_than_the_digest_is_never_kept(site, fetcher, tmp_path):
     assert not (tmp_path / "a.mp4").exists()
 
 
-def test_nobody_there_is_a_reason_too(fetcher, tmp_path):
+def test_a_missing_person_is_a_reason(fetcher, tmp_path):
     get, waits = fetcher
     with pytest.raises(FetchError, match="ConnectError"):
         get.fetch("http://127.0.0.1:9/a.mp4", tmp_path / "a.mp4")
@@ -202,7 +202,7 @@ def test_a_csv_of_urls_and_files_with_digests(site, tmp_path, capsys):
     assert (out / "files" / "train" / "bert.mp4").read_bytes() == CONTENT
 
 
-def test_the_papers_split_is_held_against_what_the_lists_have(site, tmp_path, capsys, monkeypatch):
+def test_the_lists_are_compared_with_the_papers_split(site, tmp_path, capsys, monkeypatch):
     urls = {}
     for split, count in (("train", 3), ("test", 2)):
         urls[split] = f"{site.url}/fashion_{split}.txt"
@@ -228,7 +228,7 @@ def test_the_papers_split_is_held_against_what_the_lists_have(site, tmp_path, ca
         ({"a.csv": "url,split\nhttp://x/a.mp4,../x"}, "split must be usable"),
     ],
 )
-def test_lists_that_cannot_be_used_are_refused(lists, said, tmp_path, capsys):
+def test_lists_that_cannot_be_used_are_rejected(lists, said, tmp_path, capsys):
     for name, text in lists.items():
         (tmp_path / name).write_text(text)
     words = [f"--list={tmp_path / name}" for name in lists]
@@ -302,7 +302,7 @@ class TestDeepFashion:
         assert len(video_list.find(str(tmp_path / "out" / "train.csv"))) == 3
         assert not (tmp_path / "out" / "test.csv").exists()
 
-    def test_other_folders_are_refused(self, folder, tmp_path, capsys):
+    def test_other_folders_are_rejected(self, folder, tmp_path, capsys):
         assert job("--deepfashion", tmp_path / "none", "--out", tmp_path / "out") == 2
         assert "img_highres or img" in capsys.readouterr().err
         (folder / "Eval" / "list_eval_partition.txt").write_text("1\nh\nimg/a.jpg id val\n")

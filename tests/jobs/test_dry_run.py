@@ -159,7 +159,7 @@ def test_rendering_is_planned_from_the_catalogue(capsys, tmp_path, tiny_model, t
     assert not (tmp_path / "out").exists()
 
 
-def test_screening_is_planned_by_frames_and_refuses_what_the_job_refuses(capsys, tmp_path):
+def test_screening_is_planned_by_frames_and_rejects_the_same_input_as_the_job(capsys, tmp_path):
     for name, number in (("a", 30), ("b", 8)):
         video.write(tmp_path / f"{name}.mp4", np.zeros((number, 64, 48, 3), np.uint8), 30.0)
     arguments = ["--videos", str(tmp_path), "--out", str(tmp_path / "out"), "--dry-run"]
@@ -199,7 +199,7 @@ def test_downloads_are_planned_without_asking_a_server(capsys, tmp_path, monkeyp
     assert "list must be given, or --ubc-fashion" in capsys.readouterr().err
 
 
-def test_a_wrong_optimizer_or_precision_is_refused_before_anything(capsys):
+def test_a_wrong_optimizer_or_precision_is_rejected_before_anything(capsys):
     arguments = ["--stage", "base", "--data", "d", "--out", "x", "--dry-run"]
     assert train.main([*arguments, "--optimizer", "sgd"]) == 2
     assert "optimizer must be one of adamw, adamw8bit, got 'sgd'" in capsys.readouterr().err

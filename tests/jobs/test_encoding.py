@@ -67,7 +67,7 @@ def test_poses_of_a_densepose_model_fill_the_rows(channels, model, tiny_recipe, 
     assert other.to_json() != settings.to_json()
 
 
-def test_a_set_of_photos_is_a_row_of_those_that_show_somebody(model, tiny_recipe, tmp_path):
+def test_a_set_of_photos_is_a_row_of_the_photos_with_a_person(model, tiny_recipe, tmp_path):
     names = []
     for level in (40, 250, 120):
         names.append(tmp_path / f"{level}.png")

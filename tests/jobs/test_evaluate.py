@@ -77,7 +77,7 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
-def test_the_report_holds_what_scikit_image_measures_and_means_over_people(
+def test_the_report_contains_scikit_images_values_and_means_over_people(
     folders, in_process, capsys
 ):
     assert evaluate.main(flags(folders)) == 0
@@ -271,7 +271,7 @@ def mixed(folders, name):
         (None, ("--out", "s3://x/y"), r"out must be a folder on a disk that all nodes reach, got"),
     ],
 )
-def test_bad_input_is_one_sentence_before_ray_starts(
+def test_invalid_input_prints_one_line_before_ray_starts(
     folders, monkeypatch, capsys, spoil, more, sentence
 ):
     monkeypatch.setattr(evaluate.driver, "ray_session", lambda *_: pytest.fail("Ray was started"))
@@ -283,7 +283,7 @@ def test_bad_input_is_one_sentence_before_ray_starts(
     assert not (folders / "report").exists()
 
 
-def test_clips_that_a_score_cannot_take_are_refused(tmp_path, capsys):
+def test_clips_that_a_score_cannot_take_are_rejected(tmp_path, capsys):
     for name in ("pred", "truth"):
         video.write(tmp_path / name / "a.mp4", draw(0, num_frames=15), 30)
     paths = ["--pred", str(tmp_path / "pred"), "--truth", str(tmp_path / "truth"), "--out", "x"]
@@ -367,7 +367,7 @@ def test_a_clip_that_breaks_off_gives_no_report(folders, in_process, capsys):
     assert not (folders / "report" / "report.md").exists()
 
 
-def test_a_score_that_does_not_exist_for_a_clip_is_left_out_and_said(folders, in_process):
+def test_a_score_that_does_not_exist_for_a_clip_is_left_out_and_reported(folders, in_process):
     moving = np.random.default_rng(0).integers(0, 255, (18, 36, 32, 3), dtype=np.uint8)
     for name in ("truth", "copy"):
         video.write(folders / name / "bea-walk.mp4", moving, 30)

@@ -40,7 +40,7 @@ def weights(folder: Path):
 
 
 @pytest.mark.ray
-def test_a_killed_run_goes_on_and_one_who_fails_stops_nobody(
+def test_a_killed_run_continues_and_a_failed_subject_does_not_stop_others(
     driver, capsys, people, tiny_model, tmp_path
 ):
     out = tmp_path / "subjects"
@@ -138,7 +138,7 @@ class TestRefusals:
     def test_flags(self, capsys, people, tmp_path, flags, said):
         assert said in self.refusal(capsys, people, tmp_path, *flags)
 
-    def test_photos_of_somebody_else_in_the_way(self, capsys, people, tmp_path, tiny_model):
+    def test_existing_weights_of_other_photos(self, capsys, people, tmp_path, tiny_model):
         anna, bert, _ = subject_table.read(people)
         pipe = checkpoints.load(tiny_model)
         other = checkpoints.describe_subject(pipe, "bert", [video.read_photo(anna.photos[0])])

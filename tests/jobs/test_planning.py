@@ -39,7 +39,7 @@ def a_plan(*, peak_bytes=0.0, scratch_bytes=0.0, **values):
     return planning.Plan(title="t", work=("w",), parameters={"unet": 1}, cost=cost, **values)
 
 
-def test_hours_are_operations_over_what_all_gpus_sustain(machines):
+def test_hours_are_operations_divided_by_the_sustained_rate_of_all_gpus(machines):
     two, none = machines
     # 2 GPUs x 100 TFLOP/s x 0.25 = 50 TFLOP/s.
     assert a_plan(flops=50e12 * 7200, precision="bf16").hours(two) == pytest.approx(2)
@@ -83,7 +83,7 @@ def test_own_table_can_be_read():
 @pytest.mark.parametrize(
     ("old", "new"), [("dollars = 3", "dollars = 0"), ('gpu = "G"', 'gpu = "H"'), ("cores = 4", "")]
 )
-def test_wrong_tables_are_refused(tmp_path, old, new):
+def test_wrong_tables_are_rejected(tmp_path, old, new):
     path = tmp_path / "prices.toml"
     path.write_text(TABLE.replace(old, new))
     with pytest.raises(InputError, match=r"prices must be a table like .*machines\.toml, got"):

@@ -30,7 +30,7 @@ def expected_row(path, recipe, **options):
 
 
 @pytest.mark.ray
-def test_a_killed_run_goes_on_and_its_data_are_those_of_an_undisturbed_one(
+def test_a_killed_run_continues_and_writes_the_data_of_an_undisturbed_one(
     driver, capsys, clips, draw_clip, tiny_json, tiny_recipe, tmp_path
 ):
     (clips / "a" / "broken.mp4").write_text("not a video")

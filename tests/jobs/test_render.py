@@ -65,7 +65,7 @@ def test_a_catalogue_is_read_with_its_defaults_and_paths_beside_it(shop):
     assert two.truth is None
 
 
-def test_parquet_says_the_same_as_csv(shop):
+def test_parquet_and_csv_give_the_same_rows(shop):
     text = GOOD + "one,a.png;b.png,walk.npz,anna,7,exact,walk.mp4\ntwo,a.png,walk.mp4,,,,\n"
     from_csv = read_catalog(write_catalog(shop, text), settings=settings(shop), preset="fast")
     table = pa.table(
@@ -100,7 +100,7 @@ def test_parquet_says_the_same_as_csv(shop):
         ('item,photos,motion\none,"a.png,walk.npz\n', "no CSV"),
     ],
 )  # fmt: skip
-def test_a_table_that_is_none_is_one_sentence_and_exit_code_2(shop, capsys, text, sentence):
+def test_an_invalid_table_prints_one_line_and_returns_2(shop, capsys, text, sentence):
     write_catalog(shop, text)
     assert run_job(shop) == 2
     error = capsys.readouterr().err
@@ -134,7 +134,7 @@ FAULTS = {
 }
 
 
-def test_items_that_cannot_be_rendered_are_told_without_ray_and_can_be_fed_back(shop, capsys):
+def test_invalid_items_are_reported_without_ray_and_can_be_used_as_a_catalogue(shop, capsys):
     lines = [f"item-{number},{line}\n" for number, line in enumerate(FAULTS)]
     write_catalog(shop, GOOD + "".join(lines))
     for catalog in (shop / "catalog.csv", shop / "out" / "failed.csv"):
@@ -180,7 +180,7 @@ def test_a_missing_photo_may_be_put_beside_the_catalogue_later(shop):
     assert item.photos == (shop / "late.png",)
 
 
-def test_an_out_that_is_a_file_and_a_model_that_is_none_are_refused(shop, capsys):
+def test_out_as_a_file_and_an_invalid_model_are_rejected(shop, capsys):
     write_catalog(shop, "item,photos,motion\none,a.png,walk.npz\n")
     (shop / "out").write_text("precious")
     assert run_job(shop) == 2
@@ -274,7 +274,7 @@ def test_videos_of_another_size_are_other_videos(output, item, shop):
     assert wide.motion(filmed) != output.motion(filmed)
 
 
-def test_an_interrupted_item_goes_on_and_a_failed_one_starts_again(output, item):
+def test_an_interrupted_item_continues_and_a_failed_one_starts_again(output, item):
     folder = output.video_folder(item)
     folder.update(status="in_progress")
     folder.write_chunk(range(2), np.zeros((2, 64, 48, 3), np.uint8))

@@ -68,7 +68,7 @@ def test_kept_videos_are_a_manifest_and_the_others_a_report(measured, capsys, mo
     ]
 
 
-def test_a_worker_measures_videos_and_keeps_what_is_wrong_with_others(tmp_path):
+def test_a_worker_measures_videos_and_records_errors_of_others(tmp_path):
     video.write(tmp_path / "blank.mp4", np.full((12, 64, 48, 3), 230, np.uint8), 12)
     (tmp_path / "broken.mp4").write_text("not a video")
     out = str(tmp_path / "out")
@@ -82,7 +82,7 @@ def test_a_worker_measures_videos_and_keeps_what_is_wrong_with_others(tmp_path):
 
 
 @pytest.mark.ray
-def test_the_job_measures_on_ray_and_goes_on(ray_cluster, tmp_path, capsys):
+def test_the_job_measures_on_ray_and_continues(ray_cluster, tmp_path, capsys):
     folder, out = tmp_path / "videos", tmp_path / "out"
     for index, level in enumerate((30, 220)):
         video.write(folder / f"{index}.mp4", np.full((12, 64, 48, 3), level, np.uint8), 12)

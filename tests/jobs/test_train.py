@@ -119,7 +119,7 @@ def test_a_killed_run_ends_where_an_undisturbed_one_ends(
     [("data", 4), (".", 4), ("data/clips/0.parquet", 1), ("nothing", 0)],
     ids=["a data folder", "a folder of data folders", "a file", "no clip that can be used"],
 )
-def test_each_checkpoint_shows_what_the_model_makes_of_clips(
+def test_each_checkpoint_writes_sample_renders(
     data, of_run, num_rows, tiny_model, tiny_recipe, tmp_path
 ):
     rejected = dataset.error_row(

@@ -36,7 +36,7 @@ def test_a_manifest_in_other_forms(tmp_path):
         assert video.path == str(tmp_path / unicodedata.normalize("NFD", "Größe.mp4"))
 
 
-def test_a_line_that_is_wrong_becomes_a_row_that_says_why(tmp_path):
+def test_an_invalid_line_becomes_a_row_with_its_error(tmp_path):
     path = tmp_path / "manifest.csv"
     path.write_text("path,subject\na.mp4,anna\n,bert\na.mp4,again\nA.mp4,other\nb.mp4,x,y\n")
     found = video_list.find(str(path))

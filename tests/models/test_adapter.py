@@ -80,7 +80,7 @@ def test_letterbox_bars_continue_the_border(encoder):
     assert seen(encoder, torch.full((1, 3, 320, 256), 0.5))[0, 0].std() < 1e-5
 
 
-def test_maps_are_averaged_over_what_each_token_sees():
+def test_maps_are_averaged_over_the_patch_of_each_token():
     maps = torch.arange(48.0).reshape(1, 1, 8, 6)
     means, share = patch_means(maps, "letterbox", 16)
     # Eight by eight cells with one of margin on either side, two by two cells a token.
@@ -100,7 +100,7 @@ def test_tokens_are_differentiable(tiny_pipeline):
     assert photo.grad.abs().sum() > 0
 
 
-def test_unknown_fit_is_refused(tiny_pipeline):
+def test_unknown_fit_is_rejected(tiny_pipeline):
     with pytest.raises(InputError, match=r"photo_fit must be .* got 'stretch'"):
         clip_tokens(tiny_pipeline.image_encoder, torch.zeros(1, 3, 64, 48), fit="stretch")
 
@@ -112,7 +112,7 @@ def test_pose_window_becomes_channels_in_order():
 
 
 @pytest.mark.parametrize("photo_latents", [True, False])
-def test_the_photos_latents_count_where_the_recipe_says_so(tiny_recipe, photo_latents, tmp_path):
+def test_photo_latents_have_an_effect_if_the_recipe_uses_them(tiny_recipe, photo_latents, tmp_path):
     recipe = replace(tiny_recipe, photo_latents=photo_latents)
     pipe = checkpoints.build(recipe)
     tokens, latents = torch.rand(1, 5, 16), torch.rand(2, 1, 8, 8, 6)

@@ -158,19 +158,19 @@ def test_a_saved_pipeline_has_the_updates_in_its_weights(tiny_pipeline, tmp_path
         (2, (), "at least one"),
     ],
 )
-def test_impossible_updates_are_refused(tiny_pipeline, rank, targets, said):
+def test_impossible_updates_are_rejected(tiny_pipeline, rank, targets, said):
     with pytest.raises(InputError, match=said):
         lora.check_targets({"unet": tiny_pipeline.unet}, rank=rank, targets=targets)
 
 
-def test_updates_of_another_base_are_refused(tiny_pipeline, tiny_recipe, tmp_path):
+def test_updates_of_another_base_are_rejected(tiny_pipeline, tiny_recipe, tmp_path):
     make_subject(tmp_path / "anna", tiny_pipeline, "anna", 1)
     other = checkpoints.build(tiny_recipe, seed=5)
     with pytest.raises(InputError, match="'anna' must be finetuned from this base model"):
         other.load_subject(tmp_path / "anna")
 
 
-def test_damaged_files_are_refused_and_the_base_stays(tiny_pipeline, tmp_path):
+def test_damaged_files_are_rejected_and_the_base_stays(tiny_pipeline, tmp_path):
     make_subject(tmp_path / "anna", tiny_pipeline, "anna", 1)
     path = tmp_path / "anna" / lora.FILE
     whole, tensors = path.read_bytes(), load_file(path)
@@ -224,7 +224,7 @@ def test_metadata_is_pefts_configuration(tiny_pipeline, tmp_path):
      ("alpha_pattern", {"to_q": 1}), ("modules_to_save", ["conv_in"]),
      ("init_lora_weights", "pissa")],
 )  # fmt: skip
-def test_settings_that_are_not_applied_are_refused(tiny_pipeline, tmp_path, name, value):
+def test_settings_that_are_not_applied_are_rejected(tiny_pipeline, tmp_path, name, value):
     make_subject(tmp_path / "anna", tiny_pipeline, "anna", seed=1)
     path = tmp_path / "anna" / lora.FILE
     lora.read(path)

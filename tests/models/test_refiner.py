@@ -12,7 +12,7 @@ def inputs(height=32, width=24):
     return decoded, warped, confidence, (body > 0.5).float()
 
 
-def test_at_first_a_pixel_takes_as_much_of_the_warp_as_its_confidence_says():
+def test_initially_the_warp_is_weighted_by_its_confidence():
     decoded, warped, confidence, body = inputs()
     out = Refiner()(decoded, warped, confidence, body)
     share = 1 / (1 + torch.exp(-4 * (2 * confidence - 1)))

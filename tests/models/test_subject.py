@@ -41,7 +41,7 @@ def anna(tiny_pipeline, tmp_path):
     return tmp_path / "anna"
 
 
-def test_only_what_finetuning_changes_is_kept(anna):
+def test_only_weights_changed_by_finetuning_are_saved(anna):
     assert sorted(path.name for path in anna.iterdir()) == [
         "adapter",
         "subject.json",
@@ -76,14 +76,14 @@ def test_several_subjects_share_the_parts_that_do_not_change(tiny_pipeline, anna
     assert one.subject == two.subject
 
 
-def test_weights_of_another_base_model_are_refused(tiny_recipe, anna):
+def test_weights_of_another_base_model_are_rejected(tiny_recipe, anna):
     other = checkpoints.build(tiny_recipe, seed=1)
     with pytest.raises(InputError, match="'anna' must be finetuned from this base model"):
         other.load_subject(anna)
     assert other.subject is None
 
 
-def test_weights_of_another_recipe_are_refused(tiny_pipeline, anna):
+def test_weights_of_another_recipe_are_rejected(tiny_pipeline, anna):
     path = anna / "subject.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "recipe": "sd14"}))
     with pytest.raises(InputError, match="recipe 'catwalk', got 'sd14'"):
@@ -91,13 +91,13 @@ def test_weights_of_another_recipe_are_refused(tiny_pipeline, anna):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"looks": [], "photos": [], "x": 1}'])
-def test_broken_folders_are_refused(tiny_pipeline, anna, text):
+def test_broken_folders_are_rejected(tiny_pipeline, anna, text):
     (anna / "subject.json").write_text(text)
     with pytest.raises(InputError, match=r"subject.json"):
         tiny_pipeline.load_subject(anna)
 
 
-def test_damaged_weights_are_refused_and_the_base_model_stays(tiny_pipeline, anna):
+def test_damaged_weights_are_rejected_and_the_base_model_stays(tiny_pipeline, anna):
     before = tiny_pipeline.unet
     path = anna / "unet" / subject.WEIGHTS
     path.write_bytes(path.read_bytes()[:-100])

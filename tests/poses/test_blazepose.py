@@ -46,7 +46,7 @@ def test_a_full_turn_is_read_without_a_gap_close_to_the_truth(seen, truth):
     assert np.abs(turned).max() < 45
 
 
-def test_the_painted_body_lies_on_the_person(seen, truth):
+def test_the_painted_body_covers_the_person(seen, truth):
     body, person = (seen.maps[:, 0] > 0), (truth.maps[:, 0] > 0)
     # Clothes and hair reach beyond the painted body, the body hardly beyond the person.
     assert (body & person).sum() / body.sum() > 0.85
@@ -103,7 +103,7 @@ def test_the_larger_of_two_is_followed_and_named(turn, blazepose):
     assert named in str(said[0].message)
 
 
-def test_the_person_asked_for_is_followed(turn):
+def test_the_requested_person_is_tracked(turn):
     frames = np.stack([stage([(turn.frames[0], 1.3, 290), (turn.frames[3], 0.9, 20)])] * 2)
     with pytest.warns(SeveralPeopleWarning, match="nearest to the place given"):
         motion = extract(
@@ -141,7 +141,7 @@ def test_a_part_of_the_person_is_not_a_second_one(turn, blazepose):
     assert shoulders[1] < hips[1]
 
 
-def test_nobody_in_the_picture_is_refused(blazepose):
+def test_a_picture_without_a_person_is_rejected(blazepose):
     empty = np.stack([stage([])] * 3)
     noise = np.random.default_rng(0).integers(0, 256, (3, 160, 128, 3), np.uint8)
     for frames in (empty, noise):

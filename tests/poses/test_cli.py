@@ -96,7 +96,7 @@ def test_a_motion_file_is_edited(rendered, tmp_path):
     assert turned == pytest.approx(motion.joints[0, INDEX["right_hip"], 0], abs=1e-3)
 
 
-def test_strict_refuses_what_is_flagged_and_writes_nothing(rendered, tmp_path, capsys):
+def test_strict_rejects_what_is_flagged_and_writes_nothing(rendered, tmp_path, capsys):
     frames = video.read(rendered).frames[:1].repeat(12, axis=0).copy()
     frames[5] = 235
     path, out = tmp_path / "gap.mp4", tmp_path / "gap.npz"
@@ -112,7 +112,7 @@ def test_strict_refuses_what_is_flagged_and_writes_nothing(rendered, tmp_path, c
     assert Motion.load(out).quality.frames == {"filled": (5,)}
 
 
-def test_a_video_of_nobody_is_refused(tmp_path, capsys):
+def test_a_video_without_a_person_is_rejected(tmp_path, capsys):
     path, out = tmp_path / "empty.mp4", tmp_path / "empty.npz"
     video.write(path, np.full((3, 64, 64, 3), 200, np.uint8), 10)
     assert main(["pose", str(path), "--out", str(out)]) == 2

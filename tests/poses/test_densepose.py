@@ -202,7 +202,7 @@ def test_a_person_can_be_chosen_by_place(save):
     assert (columns.min(), columns.max()) == (2, 21)
 
 
-def test_somebody_elsewhere_is_no_continuation(save):
+def test_a_person_at_another_place_is_not_the_same_track(save):
     # The one who is followed leaves; another stands at the far side, as large.
     people = [[(0, 20, 30, 90)]] * 3 + [[(50, 20, 80, 90)]] + [[(2, 20, 32, 90)]]
     motion = extract(clip(5), estimator(save(people)), height=96, width=80)
@@ -210,7 +210,7 @@ def test_somebody_elsewhere_is_no_continuation(save):
     assert not motion.maps[:, :, :, 40:].any()
 
 
-def test_nobody_and_people_below_the_threshold_are_refused(save):
+def test_pictures_without_people_above_the_threshold_are_rejected(save):
     for name in (
         save([[], [], []]),
         save([[], [], []], scores=[0.9]),
@@ -268,12 +268,12 @@ class Plain(nn.Module):
         (Picky(), r"one 8-bit image \(3, height, width\).*channels come last"),
     ],
 )
-def test_models_that_answer_otherwise_are_refused(module, said, tmp_path):
+def test_models_with_other_outputs_are_rejected(module, said, tmp_path):
     with pytest.raises(InputError, match=said):
         extract(clip(1), estimator(store(module, tmp_path)), height=96, width=80)
 
 
-def test_files_that_are_no_model_are_refused(tmp_path):
+def test_files_other_than_models_are_rejected(tmp_path):
     path = tmp_path / "weights.pt"
     path.write_bytes(b"not a module")
     with pytest.raises(InputError, match=r"TorchScript file, got .*weights\.pt"):

@@ -74,14 +74,14 @@ def test_gaps_at_the_ends_repeat_the_nearest_pose(walk):
 @pytest.mark.parametrize(
     ("lost", "named"), [(range(7, 12), "7 to 11"), (range(15, 20), "15 to 19")]
 )
-def test_longer_gaps_are_refused_with_their_range_and_the_limit(walk, lost, named):
+def test_longer_gaps_are_rejected_with_their_range_and_the_limit(walk, lost, named):
     # 0.4 s at 10 frames a second are four frames; these are five.
     with pytest.raises(InputError, match=f"up to 4 frames.*5 frames.*{named}.*walk.mp4"):
         extract(CLIP, Scripted(without(walk, *lost)), height=160, width=128)
     assert extract(CLIP, Scripted(without(walk, *lost)), max_gap=0.5).num_filled == 5
 
 
-def test_nobody_in_the_picture_is_refused(walk):
+def test_a_picture_without_a_person_is_rejected(walk):
     with pytest.raises(InputError, match=r"nobody in any of the 20 frames of walk\.mp4"):
         extract(CLIP, Scripted(without(walk, *range(20))), height=160, width=128)
 

@@ -97,7 +97,7 @@ class TestArrays:
         head = motion.joints[0, motion.joint_names.index("head_right")]
         np.testing.assert_allclose(head, (24, 11, 0, 1))
 
-    def test_what_cannot_be_used_is_refused(self, folder, tmp_path, capsys):
+    def test_what_cannot_be_used_is_rejected(self, folder, tmp_path, capsys):
         words = (folder, "--from", "npy")
         assert "fps must be a positive number, got None" in said(capsys, tmp_path, *words)
         words = (*words, "--fps", 30)
@@ -154,7 +154,7 @@ class TestPictures:
         np.testing.assert_allclose(motion.maps[0], uv, atol=1 / 200)
         assert (motion.maps[0].all(axis=0) == (part > 0)).all()
 
-    def test_other_pictures_are_refused(self, tmp_path, capsys):
+    def test_other_pictures_are_rejected(self, tmp_path, capsys):
         path = tmp_path / "walk.mp4"
         video.write(path, np.full((2, 64, 48, 3), 200, np.uint8), 10)
         line = said(capsys, tmp_path, path, "--from", "iuv")
@@ -303,12 +303,12 @@ class TestPoints:
             ([], {}, ["--canvas", "9x9", "--channels", "3"], "channels must be 2"),
         ],
     )
-    def test_what_cannot_be_used_is_refused(self, people, more, words, message, tmp_path, capsys):
+    def test_what_cannot_be_used_is_rejected(self, people, more, words, message, tmp_path, capsys):
         folder = write_frames(tmp_path / "json", [people], **more)
         line = said(capsys, tmp_path, folder, "--from", "openpose", "--fps", 30, *words)
         assert message in line
 
-    def test_half_a_body_is_refused(self, skeleton, tmp_path):
+    def test_a_partial_body_is_rejected(self, skeleton, tmp_path):
         lost = ("left_ankle", "right_ankle")
         folder = write_frames(tmp_path / "json", [[openpose(skeleton()[0], COCO, lost=lost)]])
         with pytest.raises(
@@ -372,7 +372,7 @@ class TestForms:
         other = write_frames(tmp_path / "b", [[openpose(frame, BODY_25)] for frame in scaled])
         np.testing.assert_allclose(self.read(other).joints, self.read(plain).joints, atol=1e-3)
 
-    def test_a_canvas_with_its_sides_exchanged_is_refused(self, skeleton, tmp_path, capsys):
+    def test_a_canvas_with_its_sides_exchanged_is_rejected(self, skeleton, tmp_path, capsys):
         joints = np.concatenate([skeleton(x=900 + index, hip_y=300) for index in range(4)])
         folder = write_frames(tmp_path / "json", [[openpose(frame, COCO)] for frame in joints])
         words = (folder, "--from", "openpose", "--fps", "24", "--canvas", "1280x720")

@@ -43,14 +43,14 @@ def test_file_gives_back_every_bit(motion, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a motion", b"PK\x03\x04 broken"])
-def test_other_files_are_refused(content, tmp_path):
+def test_other_files_are_rejected(content, tmp_path):
     path = tmp_path / "motion.npz"
     path.write_bytes(content)
     with pytest.raises(InputError, match="motion must be a file written by"):
         Motion.load(path)
 
 
-def test_cut_off_missing_and_foreign_files_are_refused(motion, tmp_path):
+def test_cut_off_missing_and_foreign_files_are_rejected(motion, tmp_path):
     path = tmp_path / "motion.npz"
     with pytest.raises(InputError, match="must be an existing file"):
         Motion.load(path)

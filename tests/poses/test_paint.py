@@ -118,7 +118,7 @@ def test_thickness_is_steady_where_the_measured_height_is_not(skeleton):
     assert np.ptp(widths) <= 1
 
 
-def test_grid_cells_average_what_they_cover():
+def test_grid_cells_average_the_pixels_they_cover():
     maps = np.zeros((1, 2, 16, 16), np.float32)
     maps[0, :, :8, :4] = 0.5
     np.testing.assert_allclose(to_grid(maps, (2, 2))[0, 0], [[0.25, 0], [0, 0]])

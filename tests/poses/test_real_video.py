@@ -48,7 +48,7 @@ def test_the_walking_woman_is_followed_across_the_picture(walk):
     assert motion.num_filled == 0
 
 
-def test_the_man_on_the_roof_is_followed_where_asked(walk):
+def test_the_second_man_is_tracked_on_request(walk):
     first = replace(walk, frames=walk.frames[:3])
     with pytest.warns(SeveralPeopleWarning):
         motion = extract(first, BlazePose(person=(640, 300)), max_gap=1.0)

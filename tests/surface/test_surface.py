@@ -37,7 +37,7 @@ def coloured(surface):
 FRONT = [[0.014, 0, 0.05], [0, 0.012, 0.02]]
 
 
-def test_a_photo_warped_onto_itself_stays_as_it_is():
+def test_a_photo_warped_onto_itself_is_unchanged():
     surface = plane(FRONT)
     photo = coloured(surface)
     found = warp([build(photo, surface)], surface, NOTHING)

@@ -44,7 +44,7 @@ def test_target_and_poses_share_a_view_and_the_photo_is_another_frame(
         assert all(at != frame for _, at in photo)
 
 
-def test_tokens_learn_to_say_what_their_patch_shows(tiny_pipeline, tiny_recipe, tiny_data):
+def test_tokens_learn_to_predict_the_content_of_their_patch(tiny_pipeline, tiny_recipe, tiny_data):
     def error_after(num_steps: int, weight: float) -> float:
         settings = replace(
             tiny_recipe.base_stage, reading_weight=weight, learning_rate=1e-2, batch_size=8
@@ -100,7 +100,7 @@ def test_views_are_as_they_are_by_default(tiny_recipe):
     assert not photo.any()
 
 
-def test_latents_of_another_vae_are_refused(tiny_recipe, tiny_data, tmp_path):
+def test_latents_of_another_vae_are_rejected(tiny_recipe, tiny_data, tmp_path):
     other = checkpoints.build(tiny_recipe)
     other.vae.register_to_config(scaling_factor=2.0)
     other.save_pretrained(tmp_path / "other")
@@ -125,7 +125,7 @@ def test_latents_of_another_vae_are_refused(tiny_recipe, tiny_data, tmp_path):
         ("photo_latents", False, "model must have photo_latents false as in the recipe"),
     ],
 )
-def test_model_of_another_shape_is_refused(
+def test_model_of_another_shape_is_rejected(
     field, value, expected, tiny_recipe, tiny_data, tiny_model, tmp_path
 ):
     recipe = replace(tiny_recipe, **{field: value})
@@ -142,7 +142,7 @@ def test_model_of_another_shape_is_refused(
         )
 
 
-def test_unknown_stage_is_refused(tiny_recipe, tiny_data, tmp_path):
+def test_unknown_stage_is_rejected(tiny_recipe, tiny_data, tmp_path):
     with pytest.raises(InputError, match="stage must be one of vae, encoder, base, got 'bass'"):
         next(
             training.train(
@@ -183,7 +183,7 @@ def test_the_papers_layout_with_a_tenth_of_the_channels_trains():
 
 
 @pytest.mark.parametrize("deviation", [0.0, 0.5])
-def test_offset_noise_lifts_whole_channels_and_is_asked_for(
+def test_offset_noise_shifts_whole_channels_and_is_part_of_the_target(
     stage, tiny_pipeline, tiny_recipe, monkeypatch, deviation
 ):
     """Of a denoiser that says nothing the loss is the target's mean square: that of the noise."""
@@ -230,7 +230,7 @@ def test_offset_noise_is_that_of_training_alone(tiny_recipe, tiny_data, monkeypa
     torch.testing.assert_close(plain_held_out, held_out)
 
 
-def test_finer_poses_train_and_coarser_data_is_refused(
+def test_finer_poses_train_and_coarser_data_is_rejected(
     tiny_recipe, tiny_data, write_clips, tmp_path
 ):
     fine = replace(tiny_recipe, pose_detail=4)

@@ -84,7 +84,7 @@ def test_a_spoilt_step_leaves_no_trace(tmp_path, bad) -> None:
     assert float(spoilt.weight) == pytest.approx(1 - 3 * 0.1, abs=1e-4)
 
 
-def test_a_norm_is_not_too_large_unless_somebody_says_so(tmp_path) -> None:
+def test_gradient_norms_are_unlimited_by_default(tmp_path) -> None:
     reports = run(Slope([1.0, 1e3] * 3), tmp_path)
     assert not any(report.was_skipped for report in reports)
     assert reports[1].grad_norm == pytest.approx(1e3), "before it is scaled down"
@@ -101,7 +101,7 @@ def test_too_many_in_a_row_end_the_run_with_a_reason(tmp_path) -> None:
     assert float(stage.weight) == pytest.approx(0.9, abs=1e-4), "the weights are still good"
 
 
-def test_skipped_steps_are_remembered_when_a_run_goes_on(tmp_path) -> None:
+def test_skipped_steps_are_remembered_when_a_run_continues(tmp_path) -> None:
     config = replace(CONFIG, max_skipped_steps=3)
     stops = iter([False, False, True])
     first = run(Slope([1.0, NAN, NAN, 1.0, 1.0, 1.0]), tmp_path, config, stop=lambda: next(stops))
@@ -127,7 +127,7 @@ def test_the_weights_of_the_lowest_validation_loss_are_kept(tmp_path) -> None:
     assert weight_in(tmp_path / "model") == pytest.approx(0.4, abs=1e-3)
 
 
-def test_settings_that_make_no_sense_are_refused() -> None:
+def test_settings_that_make_no_sense_are_rejected() -> None:
     with pytest.raises(InputError, match="last_batch must be 'fill' or 'short', got 'drop'"):
         replace(CONFIG, last_batch="drop")
     with pytest.raises(InputError, match="max_skipped_steps must be at least 1, got 0"):

@@ -46,7 +46,7 @@ def test_recomputed_activations_and_an_average_on_the_cpu_change_nothing(
         torch.testing.assert_close(saved[key], value, rtol=1e-4, atol=1e-6)
 
 
-def test_8_bit_adam_learns_about_the_same_and_goes_on_exactly(tiny_recipe, tiny_data, tmp_path):
+def test_8_bit_adam_learns_about_the_same_and_resumes_exactly(tiny_recipe, tiny_data, tmp_path):
     pytest.importorskip("bitsandbytes")
     losses, plain = run(tiny_recipe, tiny_data, tmp_path / "plain")
     whole_losses, whole = run(tiny_recipe, tiny_data, tmp_path / "whole", optimizer="adamw8bit")
@@ -59,7 +59,7 @@ def test_8_bit_adam_learns_about_the_same_and_goes_on_exactly(tiny_recipe, tiny_
     assert all(torch.equal(parts[key], whole[key]) for key in whole)
 
 
-def test_an_average_that_nobody_asked_for_takes_no_memory():
+def test_a_disabled_moving_average_takes_no_memory():
     parameters = {"a": torch.nn.Parameter(torch.ones(3))}
     assert MovingAverage(parameters, 0.0).shadow == {}
     assert MovingAverage(parameters, 0.5).shadow["a"].tolist() == [1, 1, 1]
@@ -71,7 +71,7 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch):
         ways.check(Savings(optimizer="adamw8bit"))
 
 
-def test_precision_follows_the_machine_only_where_it_is_asked_to(monkeypatch):
+def test_precision_follows_the_machine_only_with_auto(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     assert [ways.mixed_precision(name) for name in ("auto", "fp32", "bf16")] == [

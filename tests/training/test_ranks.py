@@ -66,7 +66,7 @@ def alone(tiny_recipe, tiny_data, tmp_path_factory):
 
 @pytest.mark.slow
 class TestTwoRanks:
-    def test_they_do_what_one_does(self, alone, tiny_recipe, tiny_data, tmp_path) -> None:
+    def test_several_ranks_equal_one(self, alone, tiny_recipe, tiny_data, tmp_path) -> None:
         folder, expected = alone
         # A global batch of 14 leaves one sample for the second step, and a rank without any.
         large = settings(tiny_recipe, batch_size=7, num_epochs=1)
@@ -85,7 +85,7 @@ class TestTwoRanks:
         assert_alike(of_large, wanted)
         assert_same(tmp_path / "large", tmp_path / "alone")
 
-    def test_one_goes_on_when_the_other_was_killed_and_each_sample_counts_once(
+    def test_one_continues_when_the_other_was_killed_and_each_sample_counts_once(
         self, alone, tiny_recipe, tiny_data, tmp_path
     ) -> None:
         out = tmp_path / "run"

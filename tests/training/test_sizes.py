@@ -139,7 +139,7 @@ def test_a_clip_is_fitted_into_the_size_of_its_aspect(recipe, drawn):
     assert (frames == fit(clip.frames, 48, 64)).all()
 
 
-def test_data_of_a_size_that_the_recipe_lacks_is_refused(recipe, data):
+def test_data_of_a_size_that_the_recipe_lacks_is_rejected(recipe, data):
     fewer = replace(recipe, sizes=((48, 64),))
     with pytest.raises(InputError, match="at 64x48 or 48x64, got data .* at 56x56"):
         Dataset(data, recipe=fewer)

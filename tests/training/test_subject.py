@@ -138,7 +138,9 @@ def test_finetuning_takes_the_recipes_offset_noise(tiny_pipeline, drawn, monkeyp
     assert added.abs().min() > 0
 
 
-def test_another_subject_in_the_way_is_refused(tiny_pipeline, finetune, tmp_path) -> None:
+def test_an_existing_folder_of_another_subject_is_rejected(
+    tiny_pipeline, finetune, tmp_path
+) -> None:
     finetune(tiny_pipeline, tmp_path / "ada", num_vae_steps=0)
     assert not (tmp_path / "ada" / "vae").exists()
     with pytest.raises(InputError, match="out must be new or contain the same subject"):
@@ -190,7 +192,9 @@ class TestLora:
         tiny_pipeline.unload_subject()
         assert checkpoints.fingerprint(tiny_pipeline) == before
 
-    def test_refusals_come_before_the_work(self, tiny_pipeline, finetune, tmp_path) -> None:
+    def test_invalid_input_is_rejected_before_the_work(
+        self, tiny_pipeline, finetune, tmp_path
+    ) -> None:
         for options, said in (
             ({"method": "half"}, "method must be one of full, lora, got 'half'"),
             ({"method": "lora", "lora_rank": 0}, "rank must be at least 1, got 0"),

@@ -30,7 +30,7 @@ def test_curves_arrive(tmp_path: Path) -> None:
     assert [e.value for e in events.Scalars("skipped_steps")] == [1, 1]
 
 
-def test_unknown_and_missing_trackers_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_and_missing_trackers_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="track must be one of tensorboard, wandb, mlflow, got"):
         trackers.check(["tensorbord"])
     monkeypatch.setattr(trackers, "get_available_trackers", list)

@@ -122,7 +122,7 @@ def test_smoothing_is_a_gaussian_over_time_that_repeats_the_ends(still, rng):
         assert smoothed.maps[frame] == pytest.approx(expected, abs=1e-5)
 
 
-def test_smoothed_poses_are_what_the_row_renders(tiny_recipe, still):
+def test_the_row_renders_smoothed_poses(tiny_recipe, still):
     moving = replace(still, maps=np.linspace(0, 1, still.maps.size).reshape(still.maps.shape))
     moving = replace(moving, maps=moving.maps.astype(np.float32))
     pipe = with_eager_poses(tiny_recipe)
@@ -150,7 +150,7 @@ def test_every_row_is_rendered_once_for_each_person_and_seed(person):
     assert len({cell.name for cell in cells}) == len(cells)
 
 
-def test_variants_are_trained_alike_and_lack_what_they_should(
+def test_variants_are_trained_equally_and_lack_their_part(
     plan, tiny_model, tiny_recipe, write_data, tmp_path
 ):
     write_data(Path(plan.data))
@@ -217,7 +217,7 @@ def test_a_person_is_scored_once_and_leaves_scores_alone(cell, plan, tmp_path, m
     assert not list(ablation.score(plan, cell, tmp_path)), "finetuned a second time"
 
 
-def test_a_stopped_finetuning_is_not_scored_and_goes_on(cell, plan, tmp_path, monkeypatch):
+def test_a_stopped_finetuning_is_not_scored_and_continues(cell, plan, tmp_path, monkeypatch):
     monkeypatch.setattr(ablation, "NUM_PAIRS", 1)
     longer = replace(plan, num_steps=3)
     steps = list(ablation.score(longer, cell, tmp_path, stop=lambda: True))

@@ -68,7 +68,7 @@ def test_people_come_from_the_manifest_or_the_name(tmp_path):
     assert clips.identities(names, truth, None) == {"a": "a", "b/c": "b/c"}
 
 
-def test_other_frame_rates_than_the_truths_are_said(tmp_path, frames, save_pngs):
+def test_frame_rates_that_differ_from_the_truth_are_reported(tmp_path, frames, save_pngs):
     """Rates are those of players; 29.97 and 30 are one, and PNGs have none."""
     for name, fps in (("truth", 30), ("same", 29.97), ("slow", 12.5)):
         video.write(tmp_path / name / "a.mp4", frames, fps)
