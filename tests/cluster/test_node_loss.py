@@ -129,6 +129,16 @@ def rows(data):
     return sorted(found, key=lambda row: row["clip_id"])
 
 
+def test_what_no_node_holds_is_refused(jobs, folder):
+    process, log = jobs.start(
+        "preprocess", "--videos", folder / "clips", "--pose", "catwalk", "--recipe",
+        folder / "tiny.json", "--out", folder / "refused", "--cpus-per-worker", 1,
+    )  # fmt: skip
+    assert process.wait(PATIENCE) == 2, log.read_text()[-6000:]
+    # One CPU is there, but not beside the reads and writes.
+    assert "preprocess asks for 1 × {CPU: 1" in log.read_text()
+
+
 def test_preprocessing_loses_no_more_than_a_clip(jobs, folder):
     flags = ("--videos", folder / "clips", "--pose", "catwalk", "--recipe", folder / "tiny.json")
     data = folder / "data"
