@@ -151,7 +151,7 @@ def compare_ranges(
         for step in TIMESTEPS:
             noise = torch.randn(latents.shape, generator=generator).to(latents)
             times = torch.tensor([step], device=latents.device)
-            noisy = schedulers.add_noise(pipe.scheduler, latents, noise, times)
+            noisy = pipe.scheduler.add_noise(latents, noise, times)
             target = schedulers.training_target(pipe.scheduler, latents, noise, times)
             guess = Denoiser(unet=pipe.unet)(noisy, times[0], conditions)
             errors.append(float((guess - target).square().mean()))
