@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from jobs.evaluation import ablation
 
 PLAN = "plan.json"
-"""What the results in a folder depend on."""
+"""File with the options of the results in a folder."""
 EXAMPLES = """\
   # Test subjects, and training data encoded by a model
   python -m dreampose catwalk --out clips/test --identities 8 --frames 48 --split test --seed 3
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def ablate(args: argparse.Namespace) -> int:
-    """Checks everything, does what is missing, writes the report; returns the exit code."""
+    """Validates, computes missing results and writes the report; returns the exit code."""
     plan, seeds, subjects = check(args)
     from jobs.evaluation import ablation, ablation_report
 
@@ -100,7 +100,7 @@ def _run(
     out: Path,
     capacity: "Capacity",
 ) -> dict[str, str]:
-    """Trains, then finetunes from every trained base; returns what failed and why."""
+    """Trains, then finetunes from every trained base; returns failures and reasons."""
     from jobs.common import tasks
     from jobs.evaluation import ablation
 
@@ -132,10 +132,10 @@ def _run(
 
 
 def _options(args: argparse.Namespace) -> "ablation.AblationOptions":
-    """What is asked for, with the recipe's numbers where none are given.
+    """Options of the study, with defaults from the recipe.
 
     Raises:
-        InputError: model, data and weights of the scores do not belong together or are not there.
+        InputError: model, data or weights of the scores are missing or do not match.
     """
     from dreampose import checkpoints, metrics, poses
     from dreampose.data import Dataset, encoders_fingerprint
@@ -240,7 +240,7 @@ def estimate(args: argparse.Namespace) -> planning.Plan:
         InputError: as for the job itself.
     """
     options, seeds, subjects = check(args)
-    # Not above: it needs the packages of the scores, which `check` looks for.
+    # Imported here: it needs the packages of the scores, which `check` verifies.
     from jobs.evaluation import ablation
 
     recipe = planning.recipe_of(argparse.Namespace(model=args.vae_model))

@@ -42,13 +42,13 @@ EXAMPLES = """\
 
 
 class Renderer:
-    """Renders one clip per row; a rendered clip is its own record of being done."""
+    """Renders one clip per row; its MP4 marks it as done."""
 
     def __init__(self, out: str) -> None:
         self.out = out
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Renders the clips of a batch; the rows go on with nothing but their paths."""
+        """Renders the clips of a batch; returned rows only have paths."""
         names = list(batch)
         for values in zip(*(batch[name] for name in names), strict=True):
             task = ClipTask(**{k: _plain(v) for k, v in zip(names, values, strict=True)})
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def render(args: argparse.Namespace) -> int:
-    """Checks the flags, then renders what is not there yet; gives the exit code."""
+    """Validates the flags and renders missing clips; returns the exit code."""
     plan = catwalk.clip_tasks(args)
     if args.workers is not None and args.workers < 1:
         raise InputError(f"workers must be at least 1, got {args.workers}")
@@ -118,7 +118,7 @@ def _run(
 
 
 def _plain(value: Any) -> Any:
-    """Ray Data hands numbers over as numpy's."""
+    """Converts numpy scalars of Ray Data to Python's."""
     return value.item() if hasattr(value, "item") else value
 
 
@@ -141,7 +141,7 @@ def _render(out: str, task: ClipTask) -> None:
 
 
 def _missing(out: str, plan: Sequence[ClipTask]) -> list[ClipTask]:
-    """Clips of which a file is not there."""
+    """Clips with missing files."""
     filesystem, path = storage.resolve(out)
     listed = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
     there = {file.base_name for file in listed if file.type == fs.FileType.File}

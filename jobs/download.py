@@ -31,12 +31,12 @@ UBC_FASHION = {
 }
 """Where the University of British Columbia publishes the lists of its Fashion data set."""
 PAPER = {"train": 339, "test": 100}
-"""Videos of UBC Fashion that the paper trained and tested on; it does not say which."""
+"""Numbers of UBC Fashion videos in the paper's training and test, which it does not name."""
 MOST_AT_ONCE = 8
 FILES = "files"
 TABLES = (".csv", ".tsv", ".xlsx", ".parquet")
 COLUMNS = ("url", "path", "name", "split", "subject", "sha256")
-"""Of lists that are tables."""
+"""Columns of lists that are tables."""
 EXAMPLES = """\
   # UBC Fashion from its own lists: OUT/train.csv and OUT/test.csv are for jobs/preprocess.py
   jobs/download.py --ubc-fashion --out data/ubc
@@ -52,7 +52,7 @@ EXAMPLES = """\
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A file of a list: where it is, what it will be called, what is known of it."""
+    """An entry of a list: URL or path, name, and metadata."""
 
     source: str
     name: str
@@ -63,7 +63,7 @@ class Entry:
 
     @property
     def is_remote(self) -> bool:
-        """Whether it has to be fetched; the others stay where they are."""
+        """Whether the entry must be downloaded; other files are used in place."""
         return "://" in self.source and not self.error
 
 
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def download(args: argparse.Namespace) -> int:
-    """Fetches what is not there, writes the manifests; gives the exit code."""
+    """Downloads missing files and writes the manifests; returns the exit code."""
     lists = lists_of(args)
     if args.deepfashion is not None:
         return _list_photos(args.deepfashion, Path(args.out))
@@ -97,10 +97,10 @@ def download(args: argparse.Namespace) -> int:
 
 
 def lists_of(args: argparse.Namespace) -> list[str]:
-    """The lists that are asked for, each `[SPLIT=]FILE`; none for photos that are there already.
+    """Requested lists, each `[SPLIT=]FILE`; empty for photos that exist already.
 
     Raises:
-        InputError: a flag is out of its range, or not exactly one source is asked for.
+        InputError: a flag is out of range, or not exactly one source is requested.
     """
     if not 1 <= args.parallel <= MOST_AT_ONCE:
         raise InputError(f"parallel must be 1 to {MOST_AT_ONCE}, got {args.parallel}")
@@ -117,14 +117,14 @@ def lists_of(args: argparse.Namespace) -> list[str]:
 
 
 def place_of_list(given: str, out: Path) -> tuple[str, str, Path]:
-    """Split (empty if it is not said), place and file of a list; that of a URL lies in `out`."""
+    """Split (may be empty), URL or path, and file of a list; that of a URL is in `out`."""
     found = re.fullmatch(r"(\w+)=(.+)", given)
     split, place = found.groups() if found else ("", given)
     return split, place, out / "lists" / _name_of(place) if "://" in place else Path(place)
 
 
 def _list_photos(folder: Path, out: Path) -> int:
-    """Writes the manifests of DeepFashion's photos, which are there already."""
+    """Writes the manifests of DeepFashion's photos, which exist already."""
     sets = deepfashion.photo_sets(folder)
     for split in dict.fromkeys(split for split, _, _ in sets):
         rows = [
@@ -139,9 +139,9 @@ def _list_photos(folder: Path, out: Path) -> int:
 
 
 def read_lists(lists: Sequence[str], out: Path, fetcher: Fetcher) -> list[Entry]:
-    """The entries of `[SPLIT=]FILE` or `[SPLIT=]URL`, in their order.
+    """Entries of `[SPLIT=]FILE` or `[SPLIT=]URL`, in order.
 
-    What is wrong with a line is in `Entry.error` and leaves the others alone; of lines with one
+    The error of an invalid line is in `Entry.error` and does not affect others; of lines with one
     name the first counts.
 
     Raises:
@@ -197,7 +197,7 @@ def _read_table(path: Path) -> Sequence[tables.Row]:
 
 
 def _checked_entry(row: tables.Row, split: str, path: Path) -> Entry:
-    """The entry of a line, or one that says why there is none."""
+    """Entry of a line, with its error if the line is invalid."""
     try:
         if row.error:
             raise InputError(row.error)
@@ -251,9 +251,9 @@ def _name_of(url: str) -> str:
 def fetch_all(
     entries: Sequence[Entry], out: Path, fetcher: Fetcher, *, parallel: int
 ) -> dict[str, str]:
-    """Fetches the files that are not there, a few at a time; gives why others could not be had.
+    """Downloads missing files, a few at a time; returns the reasons of failures.
 
-    A file that is there is taken as it is, or, where its digest is known, only if it has that.
+    An existing file is kept, if its digest is unknown or correct.
     """
     failures: dict[str, str] = {}
     stop = threading.Event()
@@ -298,12 +298,12 @@ def _check_local(path: Path, digest: str) -> str:
 
 
 def place_of(entry: Entry, out: Path) -> Path:
-    """Where an entry's file is, or will be."""
+    """Path of the file of an entry."""
     return out / FILES / entry.split / entry.name if entry.is_remote else Path(entry.source)
 
 
 def write_manifests(entries: Sequence[Entry], out: Path, failures: Mapping[str, str]) -> None:
-    """OUT/SPLIT.csv of what is there, for `jobs/preprocess.py`, and OUT/failed.csv of the rest."""
+    """Writes OUT/SPLIT.csv for `jobs/preprocess.py`, and OUT/failed.csv with failures."""
     for split in dict.fromkeys(entry.split for entry in entries):
         rows = [
             (_relative(place_of(entry, out), out), entry.subject, split, entry.source)
@@ -328,7 +328,7 @@ def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]
 
 
 def estimate(args: argparse.Namespace) -> planning.Plan:
-    """Cost of fetching the files; asks no server.
+    """Cost of the downloads, without network requests.
 
     Raises:
         InputError: a flag or a list is not valid.

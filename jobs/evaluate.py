@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """Checks everything, measures what is not known yet, writes the report; gives the exit code."""
+    """Validates, computes missing scores and writes the report; returns the exit code."""
     try:
         from dreampose import metrics
         from jobs.evaluation import report, report_page, scoring
@@ -117,7 +117,7 @@ def _run(
     weights: str | None,
     capacity: "Capacity",
 ) -> dict[str, str]:
-    """Measures; gives the clips that could not be and why."""
+    """Computes scores; returns failed clips and their reasons."""
     import ray
 
     from cluster.capacity import reserve
@@ -164,10 +164,10 @@ def _run(
 def _require_sizes(
     pairs: Sequence[clips.Pair], chosen: "Sequence[Metric]", named: Collection[str]
 ) -> "list[Metric]":
-    """The scores that are defined for all clips; of a group the others are left out and said.
+    """Scores that are defined for all clips; others of a group are dropped with a message.
 
     Raises:
-        InputError: a score that was asked for by its name is not, or none is.
+        InputError: a score requested by name is not defined for all clips, or none is.
     """
     faults = {
         metric.name: fault

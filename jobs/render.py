@@ -64,7 +64,7 @@ def render(args: argparse.Namespace) -> int:
         chunk_size=args.chunk_size,
         frames_at_once=args.frames_at_once,
     )
-    # What is wrong with the size is said before anything is read.
+    # Validate the size before files are read.
     settings.recipe(args.size)
     contents = Contents()
     output = Output(
@@ -86,10 +86,10 @@ def render(args: argparse.Namespace) -> int:
     )
     failures: dict[str, str] = {}
     if groups:
-        # Serve's own log stays in its files: here it would tear the progress bar apart.
+        # Serve's log would interrupt the progress bar; it remains in Serve's files.
         os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
         with driver.ray_session(args.profile) as capacity:
-            # Here and not above: what is wrong with a catalogue is said without waiting for Ray.
+            # Imported here: errors of a catalogue are reported without loading Ray.
             from jobs.catalog.rendering import render_items
 
             request = worker_requests.from_flags("sample", capacity.profile, args)

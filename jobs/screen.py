@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dreampose.data.screening import ScreeningLimits
 
 MEASURES = "measures"
-"""Folder of what was measured, a JSON file a video."""
+"""Folder of the measurements, one JSON file per video."""
 EXAMPLES = """\
   # What is kept is a manifest for jobs/preprocess.py; report.md says what was dropped and why
   jobs/screen.py --videos data/ubc/train.csv --out data/ubc/screened
@@ -50,7 +50,7 @@ _HELP = {
 
 
 class Worker:
-    """Measures a video a row; its file is its own record of being done."""
+    """Measures one video per row; its file marks it as done."""
 
     def __init__(self, out: str, num_threads: int) -> None:
         from dreampose.data.screening import Screener
@@ -59,7 +59,7 @@ class Worker:
         self.screener = Screener(num_threads=num_threads)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Measures the videos of a batch; the rows go on with nothing but their paths."""
+        """Measures the videos of a batch; returned rows only have paths."""
         errors = batch.get("error", [""] * len(batch["path"]))
         for clip_id, path, error in zip(batch["clip_id"], batch["path"], errors, strict=True):
             values = {"error": error} if error else self._measure(path)
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def screen(args: argparse.Namespace) -> int:
-    """Measures what is not measured yet, judges all, writes the lists; gives the exit code."""
+    """Measures missing videos, applies the limits, writes lists; returns the exit code."""
     from dreampose.data.screening import VideoStatistics, rejection_reasons
 
     limits, found = check(args)
@@ -108,10 +108,10 @@ def screen(args: argparse.Namespace) -> int:
 
 
 def check(args: argparse.Namespace) -> "tuple[ScreeningLimits, list[Video]]":
-    """What is asked of videos, and which there are.
+    """Limits and videos of the job.
 
     Raises:
-        InputError: a limit is out of its range, or there are no videos.
+        InputError: a limit is out of range, or there are no videos.
     """
     from dreampose.data.screening import ScreeningLimits
 
@@ -170,7 +170,7 @@ def write_lists(
     reasons: Mapping[str, Sequence[str]],
     limits: Mapping[str, float],
 ) -> None:
-    """kept.csv, a manifest; dropped.csv, with the reasons; report.md, to read."""
+    """Writes kept.csv (a manifest), dropped.csv (with reasons) and report.md."""
     kept = [video for video in found if not reasons[video.clip_id]]
     dropped = [video for video in found if reasons[video.clip_id]]
     _write_csv(f"{out}/kept.csv", ("path", "subject"), [(v.path, v.subject) for v in kept])

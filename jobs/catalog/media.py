@@ -15,15 +15,15 @@ from jobs.catalog.page import Entry
 from serve.service.store import write_atomically
 
 PHOTO_HEIGHT = 640
-"""Photos are shown at most this high, in pixels; the originals may be of any size."""
+"""Maximum height of the copies of photos in pixels."""
 
 
 class Media:
-    """The folder `media/`: small copies that every browser shows, one for each content.
+    """The folder `media/` with small copies that every browser can show, one per content.
 
     Args:
         root: folder of the page.
-        digest_of: of a file's content.
+        digest_of: digest of the content of a file.
     """
 
     def __init__(self, root: Path, digest_of: Callable[[Path], str]) -> None:
@@ -66,7 +66,7 @@ class Media:
         return target.relative_to(self.root).as_posix()
 
     def _truth(self, truth: Path) -> str:
-        """Encoded anew, so that every browser plays it."""
+        """Re-encodes the true video, so that every browser can play it."""
         target = self._target("truth", truth, ".mp4")
         if not target.exists():
             clip = video.read(truth)
@@ -78,7 +78,7 @@ class Media:
 
 
 def entry(manifest: Mapping[str, Any], media: Mapping[str, Any]) -> Entry:
-    """A finished item as the page shows it, from its manifest and media files."""
+    """Page entry of a finished item, from its manifest and media files."""
     name = manifest["item"]
     width, height = (int(side) for side in manifest["size"].split("x"))
     settings = [

@@ -30,7 +30,7 @@ from serve.service.records import RenderRequest
 from serve.service.store import Store, VideoFolder, digest, write_atomically
 
 FILES = (".mp4", ".png", ".jpg")
-"""Of every item, besides its manifest."""
+"""Suffixes of the files of an item, besides its manifest."""
 VERSIONS = ("dreampose", "torch", "diffusers", "av", "ray")
 
 
@@ -38,11 +38,11 @@ class Output:
     """The output folder of a catalogue.
 
     Args:
-        root: the folder; made when something is written.
+        root: path of the folder, created on the first write.
         settings: model and subjects.
         align: fit motions to the photos' bodies.
         estimator: pose estimator for motions that are videos.
-        size: height and width of the videos; by default the model's own.
+        size: height and width of the videos; default: those of the model.
         contents: cache of file checks.
         signer: signs the videos.
     """
@@ -82,7 +82,7 @@ class Output:
         return self.digest_of_folder(self.settings.subject_folder(item.subject))
 
     def inputs(self, item: Item) -> dict[str, Any]:
-        """What an item's frames depend on, by content: equal inputs give an equal result."""
+        """Inputs of an item by content: equal inputs give equal frames."""
         facts: dict[str, Any] = {
             "model": self.model_digest,
             "subject": self.weights(item),
@@ -97,15 +97,15 @@ class Output:
         return facts | {"size": list(self.size)} if self.size else facts
 
     def key(self, item: Item) -> str:
-        """A name for the item's inputs."""
+        """Digest of the item's inputs."""
         return digest(json.dumps(self.inputs(item), sort_keys=True))
 
     def _video_id(self, item: Item) -> str:
-        """Of the item's folder in storage."""
+        """Id of the item's folder in storage."""
         return self.key(item)[:32]
 
     def is_finished(self, item: Item) -> bool:
-        """Whether the item's files are there and were made from the same inputs."""
+        """Whether the item's files exist and were made from the same inputs."""
         manifest = self.manifest(item)
         return (
             manifest is not None
@@ -114,7 +114,7 @@ class Output:
         )
 
     def unfinished(self, items: Sequence[Item]) -> list[list[Item]]:
-        """What is left to render: items of equal inputs together, since one video does for all.
+        """Items to render, grouped by equal inputs, which share one video.
 
         Those that equal a finished one are given its files here, and what a killed run left under
         way of finished ones is cleared. Videos that were finished without a signature are signed
@@ -142,7 +142,7 @@ class Output:
         return sorted(waiting.values(), key=sort_key)
 
     def manifest(self, item: Item) -> dict[str, Any] | None:
-        """What was written about the item when it was finished, if it was."""
+        """Manifest of a finished item; None if it is not finished."""
         return self._read(self.root / f"{item.name}.json")
 
     def _read(self, path: Path) -> dict[str, Any] | None:
@@ -152,7 +152,7 @@ class Output:
             return None
 
     def motion(self, item: Item) -> Path:
-        """The item's pose track: its own file, or where the one of its video will be."""
+        """Path of the item's pose track, which may still have to be extracted."""
         if item.motion.suffix == ".npz":
             return item.motion
         name = f"{self.digest_of(item.motion)}-{self.estimator_name}"
@@ -161,8 +161,8 @@ class Output:
         return self.root / ".work" / "motions" / f"{name}.npz"
 
     def video_folder(self, item: Item) -> VideoFolder:
-        """The item's folder in storage, of an interrupted run or new."""
-        # Weights that lie there under two names are loaded under one.
+        """Folder of the item in storage, new or from an interrupted run."""
+        # Weights with two names are loaded under one.
         weights = self.subjects.setdefault(self.weights(item), item.subject)
         name = self._video_id(item)
         folder = self.store.folder(name)
@@ -189,12 +189,12 @@ class Output:
     def publish(
         self, items: Sequence[Item], folder: VideoFolder, timings: Mapping[str, Any]
     ) -> None:
-        """Puts a completed video's files in place for every item, manifests last; clears its work.
+        """Publishes the files of a finished video for its items, manifests last.
 
         Args:
-            items: of equal inputs, at least one.
-            folder: of the video.
-            timings: when and how long it was worked on, for the manifest.
+            items: at least one item; all have equal inputs.
+            folder: folder of the video in storage.
+            timings: start and durations, for the manifest.
         """
         state, item = folder.video(), items[0]
         result = self.root / f"{item.name}.mp4"
@@ -233,7 +233,7 @@ class Output:
         remove_tree(folder.path)
 
     def adopt(self, item: Item, twin: Item) -> None:
-        """Gives an item the files of a finished one that has equal inputs."""
+        """Copies the files of a finished item with equal inputs to another item."""
         manifest = self.manifest(twin)
         assert manifest is not None, twin.name
         for suffix in FILES:
@@ -242,7 +242,7 @@ class Output:
         self._write_manifest(item, manifest | {"num_frames_rendered": 0})
 
     def _sign(self, item: Item) -> None:
-        """Signs a finished item that is not signed yet, if there is a certificate now."""
+        """Signs a finished, unsigned item, if a certificate is given."""
         manifest = self.manifest(item)
         if self.signer is None or manifest is None or manifest.get("signed"):
             return
@@ -263,11 +263,11 @@ class Output:
         write_atomically(self.root / f"{item.name}.json", text.encode())
 
     def write_page(self, items: Sequence[Item], failures: Mapping[str, str]) -> Path:
-        """Writes index.html, which shows all that lies in the folder, the catalogue's items first.
+        """Writes index.html with all items in the folder, those of the catalogue first.
 
         Args:
-            items: of the catalogue, in order; those that failed are left out.
-            failures: name and reason of those that failed.
+            items: items of the catalogue in order; failed ones are left out.
+            failures: reasons of failed items by name.
         """
         current = {item.name: item for item in items if item.name not in failures}
         manifests = {name: self.manifest(item) for name, item in current.items()}
@@ -292,12 +292,12 @@ class Output:
     def write_failed(
         self, items: Sequence[Item], broken: Sequence[Broken], failures: Mapping[str, str]
     ) -> None:
-        """Writes failed.csv, a catalogue of what failed and why, or removes it where nothing did.
+        """Writes failed.csv, a catalogue of failed items with reasons; removes it without failures.
 
         Args:
-            items: of the catalogue.
-            broken: lines of it that could not be read.
-            failures: name and reason of items that could not be rendered.
+            items: items of the catalogue.
+            broken: invalid lines of the catalogue.
+            failures: reasons of items that could not be rendered, by name.
         """
         rows = [{**line.cells, REASON: line.reason} for line in broken]
         rows += [
@@ -314,9 +314,9 @@ class Output:
         write_atomically(failed, text.getvalue().encode())
 
     def _media(self, item: Item, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The item's media files; `known` are those of an item of equal inputs."""
+        """Media files of an item; `known` are those of an item with equal inputs."""
         motion = self.motion(item)
-        # Poses that were read from a video lie in .work/, which may be gone when all is finished.
+        # Extracted poses are in .work/, which is deleted at the end.
         drawn = str(known["motion"]) if known and not motion.exists() else motion
         return self.media.files(item.photos, drawn, item.truth)
 
@@ -328,9 +328,9 @@ def digest_of_file(path: Path) -> str:
 
 
 def digest_of_folder(folder: Path) -> str:
-    """Digest of a folder's files, wherever they lie; hidden ones do not count.
+    """Digest of the files of a folder, without hidden ones.
 
-    A subject's name and model card do not either: the same weights are the same subject.
+    Name and model card of a subject are left out: equal weights are the same subject.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     parts: list[Path | str] = []

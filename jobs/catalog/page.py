@@ -74,18 +74,18 @@ class Entry:
     """One rendered item; every file is a path relative to the page.
 
     Attributes:
-        name: of the item.
-        photos: pictures.
+        name: name of the item.
+        photos: pictures of the photos.
         motion: video of the poses.
         result: the rendered video.
         poster: its first frame.
         sheet: frames of it side by side.
         truth: the true video, or `None`.
         manifest: the item's JSON file.
-        settings: what it was rendered with, in a few words each.
+        settings: short descriptions of the render settings.
         warnings: sentences for the reader.
-        width: of the result in pixels.
-        height: of the result in pixels.
+        width: width of the result in pixels.
+        height: height of the result in pixels.
     """
 
     name: str
@@ -107,8 +107,8 @@ def page(entries: Sequence[Entry], failures: Mapping[str, str], *, title: str) -
 
     Args:
         entries: finished items, in the order of the catalogue.
-        failures: names of items that failed, and why.
-        title: what the page calls itself.
+        failures: reasons of failed items by name.
+        title: title of the page.
     """
     summary = f"{len(entries)} rendered" + (f", {len(failures)} failed" if failures else "")
     articles = [_article(entry) for entry in entries]

@@ -29,7 +29,7 @@ from serve.service.store import VideoFolder, digest
 
 POLL_SECONDS = 0.5
 PRIVATE = "render-"
-"""What the names of applications begin with that serve one job and end with it."""
+"""Prefix of the names of applications that serve a single job."""
 
 logger = logging.getLogger("ray.serve")
 
@@ -45,8 +45,8 @@ def render_items(
     """Renders and publishes items; returns names and reasons of those that failed.
 
     Args:
-        groups: items of equal inputs each, none finished yet, in the order of work.
-        output: where they go, and the settings.
+        groups: unfinished items, grouped by equal inputs, in the order of work.
+        output: output folder and settings.
         capacity: of the cluster.
         request: of one sampler; by default the one of the stage sample.
         wait: seconds to wait for the first sampler's resources; None for no bound.
@@ -60,7 +60,7 @@ def render_items(
     serves_others = bool(ray_serve.status().proxies)
     handle, own = find_renderer(settings), ""
     if handle is None:
-        # Of this folder alone: another job's would end with that job.
+        # Specific to this folder: the application of another job ends with that job.
         own = PRIVATE + digest(str(output.root.absolute()))[:8]
         if own in ray_serve.status().applications:
             # Left by a killed run. Serve would put new replicas beside the old ones for a while,
@@ -70,7 +70,7 @@ def render_items(
         settings = with_own_samplers(settings, allocation.workers, elastic=allocation.elastic)
         with reserve(capacity, allocation, limit=wait):
             pass
-        # Nobody asks over HTTP here; a server that runs already is left as it is.
+        # HTTP is not needed here; a running proxy is not changed.
         ray_serve.start(proxy_location="Disabled")
         handle = ray_serve.run(renderer_app(settings, allocation), name=own, route_prefix=None)
     try:
@@ -79,19 +79,19 @@ def render_items(
         if own:
             ray_serve.delete(own)
         if own and not serves_others and not ray_serve.status().applications:
-            # Without a server for HTTP, a later `serve run` would be given none either.
+            # Without a proxy, a later `serve run` in this Serve instance would have none either.
             ray_serve.shutdown()
 
 
 def with_own_samplers(settings: Settings, samplers: int, *, elastic: bool) -> Settings:
-    """The settings with as many videos at once as keep all samplers busy, short videos too.
+    """Settings with enough concurrent videos to keep all samplers busy.
 
     A video may be a single chunk, and no other application uses these samplers.
 
     Args:
-        settings: of the job.
-        samplers: at most.
-        elastic: whether they come as the work needs them and nodes are there.
+        settings: settings of the job.
+        samplers: maximum number of samplers.
+        elastic: whether the number of samplers follows the work and the nodes.
     """
     enough = samplers * settings.max_held_calls
     changes: dict[str, Any] = {"videos_at_once": max(settings.videos_at_once, enough)}
@@ -117,7 +117,7 @@ def find_renderer(settings: Settings) -> DeploymentHandle[Any] | None:
 
 
 class _Batch:
-    """One run: videos side by side; one that fails does not stop the others."""
+    """One run: concurrent videos; a failed one does not stop the others."""
 
     def __init__(
         self,
@@ -134,15 +134,15 @@ class _Batch:
         self.motions: dict[Path, asyncio.Future[None]] = {}
         self.folders: dict[str, VideoFolder] = {}
         self.num_done = 0
-        """Frames of the videos that are through."""
+        """Number of frames of finished videos."""
         self.num_items = 0
         self.failures: dict[str, str] = {}
 
     async def run(self, groups: Sequence[Sequence[Item]]) -> dict[str, str]:
         num_frames = sum(group[0].num_frames for group in groups)
         num_items = sum(map(len, groups))
-        # The time left is told from a long mean, since what comes is much like what was; a log
-        # file is not filled with it.
+        # The remaining time is estimated from a long mean, since speed hardly changes; a log
+        # file gets few updates.
         interval = 0.1 if sys.stderr.isatty() else 30
         with ProgressBar(
             total=num_frames, unit="frame", desc="render", smoothing=0.02, mininterval=interval
@@ -218,7 +218,7 @@ class _Batch:
             await asyncio.sleep(POLL_SECONDS)
 
     def _show(self, bar: ProgressBar, num_items: int) -> None:
-        """Moves the bar by what lies in storage, so that it also counts what was found there."""
+        """Updates the bar from storage, which includes frames of earlier runs."""
         under_way = sum(len(folder.finished_frames()) for folder in list(self.folders.values()))
         failed = f", {len(self.failures)} failed" if self.failures else ""
         bar.set_postfix_str(f"{self.num_items} of {num_items} items{failed}", refresh=False)

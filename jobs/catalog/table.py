@@ -34,12 +34,12 @@ class Item:
     """One line of a catalogue.
 
     Attributes:
-        name: names the item's files; unique.
+        name: unique name of the item and its files.
         photos: photos of one person.
         motion: a pose track or a video.
         subject: name of finetuned weights; empty for the base model.
-        seed: of the start noise.
-        preset: how to sample.
+        seed: seed of the initial noise.
+        preset: sampling preset.
         truth: the true video, if there is one.
         num_frames: frames of the motion.
     """
@@ -54,7 +54,7 @@ class Item:
     num_frames: int
 
     def cells(self) -> dict[str, str]:
-        """The item as a line of a catalogue that may lie anywhere."""
+        """Cells of the item for a catalogue in any folder."""
         return {
             "item": self.name,
             "photos": ";".join(str(path.absolute()) for path in self.photos),
@@ -71,8 +71,8 @@ class Broken:
     """A line that cannot be rendered.
 
     Attributes:
-        name: of the item.
-        cells: of the line, by column; paths are absolute.
+        name: name of the item.
+        cells: cells of the line by column; paths are absolute.
         reason: one sentence.
     """
 
@@ -122,7 +122,7 @@ class Contents:
         """Checks that a file is a video, since the page shows all of it.
 
         Raises:
-            InputError: it cannot be decoded.
+            InputError: the file cannot be decoded.
         """
         key = self.digest(truth)
         if key not in self._lengths:
@@ -151,8 +151,8 @@ def read_catalog(
 
     Args:
         path: the CSV or Parquet file.
-        settings: which model and which subjects there are.
-        preset: for items that name none.
+        settings: model and subjects.
+        preset: default preset of items.
         contents: cache of file checks.
 
     Raises:
@@ -188,7 +188,7 @@ def read_catalog(
 
 
 def resolve_paths(cells: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """A line's cells by column, with absolute paths and without the reason of an earlier run."""
+    """Cells of a line by column, with absolute paths and without an earlier reason."""
     resolved = {column: cell for column, cell in cells.items() if column != REASON}
 
     def find(cell: str) -> str:

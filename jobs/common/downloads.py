@@ -19,11 +19,11 @@ LONGEST_WAIT = 120.0
 
 
 class FetchError(Exception):
-    """A file could not be fetched; the message says why."""
+    """A download failed; the message states the reason."""
 
 
 class _TransientError(Exception):
-    """A fault that a retry may not meet; `wait` is what the server asks for, in seconds."""
+    """A temporary failure; `wait` is the delay that the server requests, in seconds."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
@@ -64,18 +64,18 @@ class Fetcher:
     sleep: Callable[[float], None] = field(default=time.sleep)
 
     def fetch(self, url: str, target: Path, digest: str = "") -> None:
-        """Fetches a file; it appears whole or not at all.
+        """Downloads a file atomically.
 
         A partial download of this or an earlier run is kept in `.NAME.part` and resumed if the
         server still has the same file.
 
         Args:
-            url: of the file.
+            url: URL of the file.
             target: path of the file.
-            digest: SHA-256 that it must have; unchecked where empty.
+            digest: expected SHA-256; empty skips the check.
 
         Raises:
-            FetchError: it cannot be fetched.
+            FetchError: the download failed.
         """
         target.parent.mkdir(parents=True, exist_ok=True)
         reason = ""
@@ -140,7 +140,7 @@ class Fetcher:
 
 
 def _seconds(text: str | None) -> float | None:
-    """What a Retry-After header asks for: seconds, or a date."""
+    """Parses a Retry-After header: seconds or a date."""
     if text is None:
         return None
     if text.strip().isdecimal():

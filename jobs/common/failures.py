@@ -6,14 +6,14 @@ import traceback
 from dreampose.errors import InputError
 
 MAX_LENGTH = 400
-"""Characters of a reason."""
+"""Maximum number of characters of a reason."""
 
 
 def reason_of(error: BaseException) -> str:
-    """Why a row or an item failed, on one line: the sentence of an `InputError`, else its type too.
+    """Reason of a failed row or item in one line: the message, with the type of other errors.
 
-    Whatever is not an `InputError` is a fault of the program or of the machine: its trace goes to
-    stderr, and the other rows go on.
+    Errors other than `InputError` are faults of the program or the machine: their traceback goes to
+    stderr, and the other rows continue.
     """
     text = " ".join(str(error).split())
     if isinstance(error, InputError):

@@ -11,14 +11,14 @@ POLL_SECONDS = 1.0
 
 
 class PreemptionSignal:
-    """Stops a training when asked to, or when a node of it is about to be taken away.
+    """Stops a training on request, or when one of its nodes is about to be reclaimed.
 
     Called once a step by every rank alike, as Ray Train requires. After a notice the training
     saves a checkpoint and ends; `wait_for_restart` keeps the process until Ray Train starts the
     workers again elsewhere.
 
     Args:
-        stop: whether somebody asked to stop.
+        stop: whether a stop was requested.
     """
 
     def __init__(self, stop: Callable[[], bool]) -> None:
@@ -27,7 +27,7 @@ class PreemptionSignal:
         self.preempted = False
 
     def __call__(self) -> bool:
-        """Whether to save and end."""
+        """Whether to save a checkpoint and end."""
         self._calls += 1
         if not self.preempted and self._calls % STEPS_BETWEEN == 0:
             self.preempted = ray.train.get_preemption_info() is not None

@@ -18,12 +18,12 @@ from dreampose.io.paths import resolve
 
 
 def absolute(uri: str | Path) -> str:
-    """The path as it reads from any working directory: a URI, or an absolute path."""
+    """Path independent of the working directory: a URI or an absolute path."""
     return str(uri) if "://" in str(uri) else resolve(uri)[1]
 
 
 def model_path(uri: str) -> str:
-    """A model folder as every node finds it: a URI, or an absolute path.
+    """Path of a model folder on every node: a URI or an absolute path.
 
     A relative path that the job's upload left out is looked up in the node's checkout.
     """
@@ -31,9 +31,9 @@ def model_path(uri: str) -> str:
 
 
 def locate(uri: str | Path) -> tuple[fs.FileSystem, fs.FileInfo]:
-    """The filesystem of a path or URI, and what is there.
+    """Filesystem and file information of a path or URI.
 
-    A URI is taken as it is written; where there is nothing, percent-decoded.
+    A URI is first used literally, and percent-decoded if nothing exists there.
     """
     filesystem, path = resolve(uri)
     info = filesystem.get_file_info(path)
@@ -44,12 +44,12 @@ def locate(uri: str | Path) -> tuple[fs.FileSystem, fs.FileInfo]:
 
 
 def is_file(uri: str | Path) -> bool:
-    """Whether a file is there."""
+    """Whether a file exists."""
     return locate(uri)[1].type == fs.FileType.File
 
 
 def is_folder(uri: str | Path) -> bool:
-    """Whether a folder is there."""
+    """Whether a folder exists."""
     return locate(uri)[1].type == fs.FileType.Directory
 
 
@@ -66,7 +66,7 @@ def read_text(uri: str | Path) -> str:
 
 
 def write_text(uri: str | Path, text: str) -> None:
-    """Writes a small UTF-8 file that appears whole or not at all."""
+    """Writes a small UTF-8 file atomically."""
     filesystem, path = resolve(uri)
     filesystem.create_dir(str(PurePosixPath(path).parent), recursive=True)
     with filesystem.open_output_stream(f"{path}.part") as file:
@@ -77,7 +77,7 @@ def write_text(uri: str | Path, text: str) -> None:
 def find(uri: str) -> list[str]:
     """Files under a folder, or those that match a pattern (`*`, `?`, `[..]`), sorted; or the file.
 
-    An existing file or folder is itself, whatever signs are in its name.
+    An existing file or folder is not interpreted as a pattern.
     The names come back in the form in which the folder was given, URI scheme included.
     """
     filesystem, info = locate(uri)
@@ -108,7 +108,7 @@ def find(uri: str) -> list[str]:
 
 
 def folders(folder: str) -> list[str]:
-    """Names of the folders in a folder; none where it does not exist."""
+    """Names of the folders in a folder; empty if it does not exist."""
     filesystem, path = resolve(folder)
     listed = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
     return sorted(item.base_name for item in listed if item.type == fs.FileType.Directory)
@@ -122,13 +122,13 @@ def delete_file(uri: str) -> None:
 
 
 def delete_folder(folder: str) -> None:
-    """Deletes a folder and all that is in it."""
+    """Deletes a folder with its content."""
     filesystem, path = resolve(folder)
     filesystem.delete_dir(path)
 
 
 def parquet_files(folder: str) -> list[str]:
-    """Parquet files of a folder, sorted; none where there is no folder."""
+    """Sorted Parquet files of a folder; empty if it does not exist."""
     filesystem, path = resolve(folder)
     listed = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
     prefix, separator, _ = folder.rpartition("://")
@@ -144,7 +144,7 @@ def read_table(file: str, columns: Sequence[str]) -> pa.Table:
 def upload_folder(source: Path, uri: str, *, last: str) -> None:
     """Uploads a folder, replacing the target.
 
-    On this disk it appears whole or not at all. Object stores have no such thing: there the file
+    On a local disk this is atomic. Object stores cannot replace folders atomically: there the file
     `last`, without which the folder is not usable, is written after all others.
     """
     filesystem, path = resolve(uri)
@@ -163,11 +163,11 @@ def upload_folder(source: Path, uri: str, *, last: str) -> None:
 
 @contextmanager
 def local_copy(uri: str, sidecars: tuple[str, ...] = ()) -> Generator[Path, None, None]:
-    """A file's path on this disk for the length of the block; a remote one is copied.
+    """Context manager with a local path of a file; a remote one is copied.
 
     Args:
         uri: the file.
-        sidecars: suffixes of files of the same stem that come along where they exist.
+        sidecars: suffixes of files with the same stem that are copied as well, if they exist.
     """
     if "://" not in uri:
         yield Path(uri)

@@ -12,7 +12,7 @@ from dreampose.io import tables, video
 class SubjectPhotos:
     """A subject and its photos, as absolute paths.
 
-    error: why the line of the table cannot be used; empty where nothing is wrong.
+    error: why the line of the table is invalid; empty for a valid line.
     """
 
     subject: str
@@ -24,11 +24,11 @@ def read(path: str | Path) -> list[SubjectPhotos]:
     """Reads a table with the columns `subject` and `photos` (paths or patterns, `;` between them).
 
     See `dreampose.io.tables` for its forms. Relative paths start at the file. Every photo is
-    decoded once, so that a broken one is found before anything starts. What is wrong with a line
-    is in `SubjectPhotos.error` and leaves the others alone.
+    decoded once, so that a broken one is found before anything starts. The error of a line
+    is in `SubjectPhotos.error` and does not affect other lines.
 
     Raises:
-        InputError: it is no table, a column is missing, or no line can be used.
+        InputError: the file is not a table, a column is missing, or no line is valid.
     """
     path = Path(path)
     table = tables.read(path, required=("subject", "photos"), unique="subject", name="subjects")
@@ -57,10 +57,10 @@ def _subject(row: tables.Row, folder: Path) -> SubjectPhotos:
 
 
 def _photos(row: tables.Row, folder: Path) -> tuple[str, ...]:
-    """The photos of a line, each of which can be decoded.
+    """Decodable photos of a line.
 
     Raises:
-        InputError: the subject's name cannot be a folder's, or a photo is missing or broken.
+        InputError: the subject's name is not a valid folder name, or a photo is missing or broken.
     """
     subject = row.cells["subject"]
     if not re.fullmatch(r"[\w-][\w .-]*", subject):

@@ -12,7 +12,7 @@ SUFFIXES = (
     *(".mpg", ".mpeg", ".wmv", ".flv", ".ogv"),
 )
 TABLES = (".csv", ".tsv", ".xlsx", ".parquet")
-"""Ends of the names of manifests."""
+"""Suffixes of manifests."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +37,10 @@ def find(source: str) -> list[Video]:
     A manifest is a table (`dreampose.io.tables`) with a column `path` (relative ones start at the
     manifest) and may have `subject`; without one, each video is a subject of its own, named after
     the file. Several photos of one subject, with ';' between, may stand in place of a video. What
-    is wrong with a line is in `Video.error` and leaves the others alone.
+    is wrong with a line is in `Video.error` and does not affect other lines.
 
     Raises:
-        InputError: nothing is there, no video is among it, or the manifest is no table.
+        InputError: the path is missing or contains no video, or the manifest is not a table.
     """
     if source.lower().endswith(TABLES) and not storage.is_folder(source):
         return _read_manifest(source)
@@ -98,7 +98,7 @@ def _video_of(row: tables.Row, source: str) -> Video:
 
 
 def _beside(prefix: str, folder: PurePosixPath, cell: str) -> str:
-    """The file that a cell names, from the manifest's folder on."""
+    """File of a cell, relative to the manifest."""
     if not prefix and (found := tables.match(str(folder), cell)):
         return str(found[0])
     return prefix + str(folder / cell)

@@ -60,13 +60,13 @@ class Row:
     """A row of the table.
 
     Attributes:
-        name: in files.
-        title: in the table, the paper's row of the same name beside it.
+        name: name in files.
+        title: title in the table, the same as that of the paper's row.
         base: key of `VARIANTS`.
-        num_photos: to finetune on and to render from.
-        decoder: whether the finetuned decoder is used, or that of the base model.
+        num_photos: number of photos for finetuning and rendering.
+        decoder: whether to use the finetuned decoder instead of the base model's.
         smoothed: whether pose maps are smoothed over time.
-        own_noise: whether each frame starts at noise of its own instead of one that all share.
+        own_noise: whether each frame has its own initial noise instead of a common one.
     """
 
     name: str
@@ -102,7 +102,7 @@ ROWS = {
 
 @dataclass(frozen=True, kw_only=True)
 class AblationOptions:
-    """What every result depends on, the same for all rows.
+    """Settings of all results, equal for all rows.
 
     model: whose VAE and image encoder all share. fingerprint: of its weights. data: what bases are
     trained on. truth: folder of the test subjects' clips.
@@ -137,11 +137,11 @@ class Base:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Name of its folder."""
         return f"{self.variant}-{self.seed}"
 
     def is_done(self, out: Path) -> bool:
-        """Whether it is trained."""
+        """Whether its training is finished."""
         return (out / "bases" / self.name / "model").is_dir()
 
 
@@ -155,22 +155,22 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Of its files."""
+        """Name of its files."""
         return f"{self.base.name}-{self.num_photos}/{self.subject.name}"
 
     @property
     def rows(self) -> list[Row]:
-        """What is rendered from it."""
+        """Rows of the table that use it."""
         key = (self.base.variant, self.num_photos)
         return [row for row in ROWS.values() if (row.base, row.num_photos) == key]
 
     def result(self, out: Path) -> Path:
-        """Where its scores lie; the file is written last."""
+        """Path of its scores; the file is written last."""
         return out / "scores" / f"{self.name}.json"
 
 
 def cells(seeds: Sequence[int], subjects: Sequence[HeldOutSubject]) -> list[Cell]:
-    """Every finetuning that the rows need."""
+    """All finetuning runs that the rows need."""
     kinds = dict.fromkeys((row.base, row.num_photos) for row in ROWS.values())
     return [
         Cell(base=Base(variant=variant, seed=seed), num_photos=num_photos, subject=subject)
@@ -197,13 +197,13 @@ def recipe_of(recipe: Recipe, variant: str) -> Recipe:
 def train_base(
     plan: AblationOptions, base: Base, out: Path, *, stop: Callable[[], bool] = lambda: False
 ) -> Iterator[StepReport]:
-    """Trains one variant; its model lies in `out/bases/NAME/model`.
+    """Trains one variant into `out/bases/NAME/model`.
 
-    VAE and image encoder start as the plan's model has them, UNet and adapter anew from the seed.
-    Order of the data and noise depend on the seed alone, so all variants see the same.
+    VAE and image encoder are those of the plan's model; UNet and adapter start from the seed.
+    Data order and noise depend only on the seed, so they are equal for all variants.
 
     Raises:
-        InputError: data and model do not belong together.
+        InputError: the data were not encoded by the model.
     """
     if base.is_done(out):
         return
@@ -228,7 +228,7 @@ def train_base(
         keep=1,
     )
     if base.is_done(out):
-        # Nothing of it is needed any more, and it takes five times the model's space.
+        # These are not needed any more and take five times the space of the model.
         for name in ("start", "checkpoints"):
             shutil.rmtree(folder / name, ignore_errors=True)
 
@@ -238,10 +238,10 @@ def score(
 ) -> Iterator[StepReport]:
     """Finetunes on one subject and scores their clips in every row of the cell.
 
-    Only the scores stay: finetuned weights are deleted.
+    Finetuned weights are deleted afterwards.
 
     Raises:
-        InputError: nobody is in a clip.
+        InputError: a clip shows no person.
     """
     result = cell.result(out)
     subject = out / "subjects" / cell.name
@@ -317,16 +317,16 @@ def render(
     preset: str,
     seed: int,
 ) -> UInt8[np.ndarray, "n h w 3"]:
-    """Frames of a video in a row's way; the motion stays where it is.
+    """Renders frames of a motion for a row, without alignment.
 
     Args:
         pipe: the finetuned model.
-        photos: one is picked at random at every call of the model.
-        motion: of the whole clip.
-        indices: of the frames wanted.
-        row: whose poses and noise.
-        preset: how to sample.
-        seed: of all noise.
+        photos: photos; every call of the model uses a random one.
+        motion: motion of the whole clip.
+        indices: indices of the frames to render.
+        row: row with the settings of poses and noise.
+        preset: sampling preset.
+        seed: seed of the noise.
     """
     if row.smoothed:
         motion = smooth(motion)
@@ -344,7 +344,7 @@ def render(
 
 
 def _motion(file: Path, film: Clip, pipe: DreamPosePipeline, plan: AblationOptions) -> Motion:
-    """The clip's motion, as from any video; read once and kept."""
+    """Motion of a clip, extracted once and cached."""
     if not file.is_file():
         height, width = dataset.working_size(film, pipe.recipe)
         estimator = poses.estimator(plan.estimator, channels=pipe.recipe.pose_channels)

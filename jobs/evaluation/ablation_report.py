@@ -36,7 +36,7 @@ WANTED_FLICKER = 0.5
 def write(
     plan: AblationOptions, people: Sequence[HeldOutSubject], seeds: Sequence[int], out: Path
 ) -> str:
-    """Writes `report.md`, `report.csv` and `people.csv`; gives the report."""
+    """Writes `report.md`, `report.csv` and `people.csv`; returns the report."""
     grids = collect(people, seeds, out)
     text = markdown(plan, grids)
     storage.write_text(out / "report.md", text + "\n")
@@ -66,7 +66,7 @@ def collect(
 
 
 def markdown(plan: AblationOptions, grids: Mapping[str, Mapping[str, Grid]]) -> str:
-    """Table, verdicts, and how it was measured."""
+    """Table, verdicts and protocol in Markdown."""
     lines = [sentence(ROWS[name], grids) for name in ROWS if claims(ROWS[name])]
     return "\n\n".join(
         [
@@ -83,7 +83,7 @@ def markdown(plan: AblationOptions, grids: Mapping[str, Mapping[str, Grid]]) -> 
 
 
 def table(grids: Mapping[str, Mapping[str, Grid]]) -> str:
-    """Our scores with their intervals, the paper's beside them."""
+    """Scores with intervals, beside those of the paper."""
     chosen = [metrics.METRICS[name] for name in ablation.METRICS]
     head = [
         "variant",
@@ -109,7 +109,7 @@ def table(grids: Mapping[str, Mapping[str, Grid]]) -> str:
 
 
 def claims(row: Row) -> dict[str, str]:
-    """What the paper says of a row against the full model, by our score.
+    """Claim of the paper about a row against the full model, per score.
 
     Of its table, which is better; of photos it says in words that three help and that more than
     five add little.
@@ -132,9 +132,9 @@ def claims(row: Row) -> dict[str, str]:
 
 
 def verdict(claim: str, difference: Interval, *, higher_is_better: bool) -> str:
-    """Whether a claim holds, of the interval of a row's score minus the full model's.
+    """Verdict on a claim from the interval of a row's score minus the full model's.
 
-    An interval with 0 in it bears out that two are alike, and says nothing of which is better.
+    An interval that contains 0 supports equality and decides no ordering.
     """
     if not (difference.low > 0 or difference.high < 0):
         return HOLDS if claim == ALIKE and not np.isnan(difference.low) else UNCLEAR
@@ -143,7 +143,7 @@ def verdict(claim: str, difference: Interval, *, higher_is_better: bool) -> str:
 
 
 def sentence(row: Row, grids: Mapping[str, Mapping[str, Grid]]) -> str:
-    """What became of the paper's ordering of a row and the full model."""
+    """Sentence on the paper's ordering of a row and the full model."""
     parts: list[str] = []
     for name, claim in claims(row).items():
         metric = metrics.METRICS[name]
@@ -162,7 +162,7 @@ def difference(grids: Mapping[str, Mapping[str, Grid]], row: str, metric: str) -
 
 
 def flicker(grids: Mapping[str, Mapping[str, Grid]]) -> str:
-    """How much less the full model flickers than one of one pose whose frames share no noise."""
+    """Ratio of the flicker of the full model to that with one pose and no shared noise."""
     ratio = bootstrap_ratio(grids[FULL]["tde"], grids["own_noise"]["tde"])
     met = "met" if ratio.value <= WANTED_FLICKER else "NOT met"
     return (
@@ -173,7 +173,7 @@ def flicker(grids: Mapping[str, Mapping[str, Grid]]) -> str:
 
 
 def protocol(plan: AblationOptions, grids: Mapping[str, Mapping[str, Grid]]) -> list[str]:
-    """How the figures came about, a sentence or two each."""
+    """Sentences on the protocol."""
     num_people, num_seeds = grids[FULL]["l1"].shape
     return [
         f"Means are of {num_people} test people with {num_seeds} seed(s); a person's score is that "
@@ -199,7 +199,7 @@ def protocol(plan: AblationOptions, grids: Mapping[str, Mapping[str, Grid]]) -> 
 
 
 def rows_csv(grids: Mapping[str, Mapping[str, Grid]]) -> str:
-    """A line per row and score: value, and difference from full, with their intervals."""
+    """CSV with one line per row and score: value and difference from full, with intervals."""
     rows: list[list[object]] = []
     for row, scores in grids.items():
         for metric, grid in scores.items():
@@ -214,7 +214,7 @@ def rows_csv(grids: Mapping[str, Mapping[str, Grid]]) -> str:
 def people_csv(
     people: Sequence[HeldOutSubject], seeds: Sequence[int], grids: Mapping[str, Mapping[str, Grid]]
 ) -> str:
-    """A line per row, person, seed and score."""
+    """CSV with one line per row, person, seed and score."""
     rows: list[list[object]] = [
         [row, person.name, seed, metric, float(grid[i, j])]
         for row, scores in grids.items()
@@ -226,7 +226,7 @@ def people_csv(
 
 
 def _between(interval: Interval, form: str) -> str:
-    """A value and its interval; of one person there is none."""
+    """Text of a value and its interval, without the interval for one person."""
     value = f"{interval.value:{form}}"
     if np.isnan(interval.low):
         return value

@@ -1,7 +1,7 @@
 """Pairs of predicted and true clips on disk.
 
-A clip is a video file, or a folder with PNGs and no video in it, at any depth; its name is its path
-without the suffix. Folders must lie on a disk that every node reaches.
+A clip is a video file, or a folder with PNGs and without videos, at any depth; its name is its path
+without the suffix. Every node must be able to read the folders.
 """
 
 import hashlib
@@ -29,17 +29,17 @@ _PNG_FPS = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """One clip of one method, and the true one.
+    """A clip of a method and the corresponding true clip.
 
     Attributes:
-        method: who made it.
-        clip: its name, the same in both folders.
+        method: name of the method.
+        clip: name of the clip, equal in both folders.
         pred: file or folder of PNGs.
         truth: file or folder of PNGs.
-        num_frames: of both.
-        height: of both, as they are scored.
-        width: of both, as they are scored.
-        fitted: whether frames are brought to that size first.
+        num_frames: number of frames of both clips.
+        height: height in pixels at which they are compared.
+        width: width in pixels at which they are compared.
+        fitted: whether frames are resized to that size first.
     """
 
     method: str
@@ -53,7 +53,7 @@ class Pair:
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """What `read` brings frames to; `None` leaves them."""
+        """Size argument of `read`; `None` without resizing."""
         return (self.height, self.width) if self.fitted else None
 
 
@@ -137,16 +137,16 @@ def pair(
 
 
 def left_out(pairs: Sequence[Pair], preds: Mapping[str, str], truth: str) -> list[str]:
-    """Names of the clips that some folder holds and no pair does."""
+    """Names of the clips that are in a folder but in no pair."""
     paired = {pair.clip for pair in pairs}
     folders = [(truth, "truth"), *((folder, "pred") for folder in preds.values())]
     return sorted({clip for folder in folders for clip in find(*folder)} - paired)
 
 
 def other_rates(pairs: Sequence[Pair]) -> list[str]:
-    """What is to be said of clips that play faster or slower than the true ones.
+    """Descriptions of clips whose frame rate differs from that of the true ones.
 
-    No score asks how long a frame lasts, and pictures have no rate: nothing is refused for it.
+    Scores do not depend on the frame rate, so this is not an error.
     """
     truths = {path: _rate(path) for path in dict.fromkeys(pair.truth for pair in pairs)}
     found: list[str] = []
@@ -161,7 +161,7 @@ def find(folder: str, field: str) -> dict[str, Path]:
     """Clips of a folder by their names, sorted.
 
     Raises:
-        InputError: the folder is missing, holds no clip, or holds two of the same name.
+        InputError: the folder is missing or empty, or contains two clips of the same name.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
@@ -187,10 +187,10 @@ def find(folder: str, field: str) -> dict[str, Path]:
 
 
 def measure(path: Path) -> tuple[int, int, int]:
-    """Number, height and width of a clip's frames, of a video from its header and first frame.
+    """Number, height and width of the frames of a clip, from the header of a video.
 
     Raises:
-        InputError: it cannot be read, or its pictures differ in size.
+        InputError: the clip cannot be read, or its pictures differ in size.
     """
     if path.is_dir():
         sizes = {file: _picture_size(file) for file in _pictures(path)}
@@ -214,7 +214,7 @@ def _stated_size(path: Path) -> tuple[int, int, int]:
     """Number, height and width of the frames that the header of a damaged video states.
 
     Raises:
-        InputError: it states none.
+        InputError: the header states none.
     """
     try:
         with av.open(str(path), metadata_errors="replace") as container:
@@ -229,14 +229,14 @@ def _stated_size(path: Path) -> tuple[int, int, int]:
 def read(
     path: Path, size: tuple[int, int] | None = None
 ) -> tuple[UInt8[np.ndarray, "t H W 3"], float]:
-    """Frames of a clip and how many of them make a second.
+    """Frames of a clip and frames per second.
 
     Args:
         path: file or folder of PNGs.
-        size: height and width that frames are brought to, whole; `None` leaves them.
+        size: height and width to which frames are fitted; `None` keeps them.
 
     Raises:
-        InputError: it cannot be decoded.
+        InputError: the clip cannot be decoded.
     """
     if path.is_dir():
         frames, fps = np.stack([video.read_photo(file) for file in _pictures(path)]), _PNG_FPS
@@ -247,7 +247,7 @@ def read(
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 of a clip's file, or of its pictures in order."""
+    """SHA-256 of the file of a clip, or of its pictures in order."""
     digest = hashlib.sha256()
     for file in _pictures(path) if path.is_dir() else [path]:
         with file.open("rb") as opened:
@@ -256,14 +256,14 @@ def fingerprint(path: Path) -> str:
 
 
 def identities(clips: Sequence[str], truth: str, rule: str | None) -> dict[str, str]:
-    """Who is seen in each clip.
+    """Person in each clip.
 
     Args:
         clips: names of clips.
-        truth: folder of the true clips, with a `manifest.csv` where a column is asked for.
-        rule: `column:NAME`, a column of the manifest; or a regular expression that is searched for
-            in the clip's name, whose first group (or whole match) is the person. `None` stands for
-            the manifest's column `subject` where there is one, else for a person a clip.
+        truth: folder of the true clips, with a `manifest.csv` if the rule is a column.
+        rule: `column:NAME` for a column of the manifest; or a regular expression that is searched
+            in the name of the clip, whose first group (or whole match) is the person. `None` means
+            the manifest's column `subject` if it exists, else one person per clip.
 
     Raises:
         InputError: the rule cannot be applied to every clip.
@@ -320,7 +320,7 @@ def _require_all(
 
 
 def _rate(path: Path) -> float | None:
-    """Frames per second by a video's header; None for pictures."""
+    """Frames per second in the header of a video; None for pictures."""
     if path.is_dir():
         return None
     try:

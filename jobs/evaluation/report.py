@@ -19,12 +19,12 @@ from jobs.evaluation.clips import Pair
 from jobs.evaluation.scoring import CURVE, PRED, TRUTH, Work, code_fingerprint
 
 RANKED_BY = ("lpips-lite", "lpips", "ssim", "l1", "vgg", "psnr")
-"""The score that says which clip is best, the first of these that was asked for."""
+"""Scores that rank clips, in order of preference."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A score of a method: its value and interval, and how many people and clips it is of."""
+    """Score of a method: value, interval, and number of people and clips."""
 
     interval: Interval
     num_people: int
@@ -33,17 +33,17 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that is shown.
+    """Content of a report.
 
     Attributes:
         metrics: scores, in the order of tables.
         pairs: clips by method and name.
-        people: who is seen in each clip.
+        people: person in each clip.
         cells: by method and score.
         clips: mean of every curve, by method, clip and score.
         curves: mean over clips at every frame, by score and method.
-        resamples: of means and of sets.
-        seed: of the bootstrap.
+        resamples: numbers of resamples of means and of sets.
+        seed: seed of the bootstrap.
         notes: sentences on what was compared.
     """
 
@@ -74,20 +74,20 @@ def collect(
     seed: int,
     notes: Sequence[str] = (),
 ) -> Report:
-    """Puts together what was measured.
+    """Collects the measurements of a report.
 
-    People weigh the same, whatever the number of their clips, and clips of a person do. A clip for
-    which a score does not exist (no pixel of it stands still) is left out and not counted.
+    People have equal weight, and so have the clips of a person. A clip for
+    which a score does not exist (no static pixels) is left out and not counted.
 
     Args:
         work: pairs of clips, all of them measured.
         chosen: scores.
-        people: who is seen in each clip.
-        folder: of the measurements.
-        resamples: of the bootstrap of means.
-        set_resamples: of the bootstrap of distances between sets.
-        seed: of both.
-        notes: sentences on what is compared.
+        people: person in each clip.
+        folder: folder of the measurements.
+        resamples: number of resamples of means.
+        set_resamples: number of resamples of distances between sets.
+        seed: seed of both.
+        notes: sentences on the comparison.
     """
     by_method: dict[str, list[Work]] = {}
     for one in work:
@@ -121,12 +121,12 @@ def collect(
 
 
 def groups(report: Report) -> list[str]:
-    """Kinds of scores that the report holds; each has tables of its own."""
+    """Groups of scores in the report; each has separate tables."""
     return [group for group in GROUPS if any(m.group == group for m in report.metrics)]
 
 
 def table(report: Report, group: str) -> str:
-    """One kind of scores as a Markdown table under its heading."""
+    """Markdown table of one group of scores, with its heading."""
     chosen = [metric for metric in report.metrics if metric.group == group]
     head = ["method", *(f"{m.title} {'↑' if m.higher_is_better else '↓'}" for m in chosen)]
     rows = [
@@ -137,7 +137,7 @@ def table(report: Report, group: str) -> str:
 
 
 def text(cell: Cell, metric: Metric) -> str:
-    """A value and its interval; a dash where there is none."""
+    """Text of a value and its interval; a dash without a value."""
     interval, digits = cell.interval, metric.digits
     if np.isnan(interval.value):
         return "–"
@@ -148,7 +148,7 @@ def text(cell: Cell, metric: Metric) -> str:
 
 
 def summary(report: Report) -> str:
-    """What was compared and how, in a few sentences."""
+    """Sentences on data and method of the comparison."""
     clips = {pair.clip: pair for pair in report.pairs.values()}
     sizes = sorted({f"{pair.height}x{pair.width}" for pair in clips.values()})
     lengths = sorted({pair.num_frames for pair in clips.values()})
@@ -179,7 +179,7 @@ def paper_table() -> str:
 
 
 def explanations(report: Report, weights: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Each score's title and how it is to be read, the weights' SHA-256 included."""
+    """Title and documentation of each score, with the SHA-256 of its weights."""
     found: list[tuple[str, str]] = []
     for metric in report.metrics:
         used = [f"{b.title}, SHA-256 {weights[b.file]}" for b in metric.backbones]
@@ -199,7 +199,7 @@ def markdown(report: Report, weights: Mapping[str, str]) -> str:
 
 
 def cells_csv(report: Report) -> str:
-    """A line per method and score."""
+    """CSV with one line per method and score."""
     rows = [
         [
             method, metric.name, metric.group, cell.interval.value, cell.interval.low,
@@ -213,7 +213,7 @@ def cells_csv(report: Report) -> str:
 
 
 def clips_csv(report: Report) -> str:
-    """A line per method, clip and score that clips have."""
+    """CSV with one line per method, clip and score."""
     rows = [
         [method, clip, report.people[clip], metric, value]
         for (method, clip, metric), value in report.clips.items()
@@ -222,7 +222,7 @@ def clips_csv(report: Report) -> str:
 
 
 def extremes(report: Report) -> dict[str, list[str]]:
-    """Clips worth looking at, and what each is: best or worst of which methods."""
+    """Best and worst clips of each method."""
     metric = next((m for name in RANKED_BY for m in report.metrics if m.name == name), None)
     if metric is None:
         return {}
@@ -296,7 +296,7 @@ def _set_cell(
 
 
 def _mean_curve(curves: Sequence[Float[np.ndarray, " _"]]) -> Float[np.ndarray, " t"]:
-    """Mean at every frame over the clips that have it and whose score exists."""
+    """Mean per frame over the clips that have this frame and this score."""
     longest = max(map(len, curves))
     padded = np.full((len(curves), longest), np.nan)
     for row, curve in zip(padded, curves, strict=True):
@@ -307,7 +307,7 @@ def _mean_curve(curves: Sequence[Float[np.ndarray, " _"]]) -> Float[np.ndarray, 
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table as Markdown, all but its first column flush right."""
+    """Markdown table with all columns but the first one right-aligned."""
     cells = [[cell.replace("|", "\\|") for cell in row] for row in [head, *rows]]
     lines = [f"| {' | '.join(row)} |" for row in cells]
     lines.insert(1, "|---" + "|---:" * (len(head) - 1) + "|")

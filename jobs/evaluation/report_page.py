@@ -63,7 +63,7 @@ def page(found: Report, weights: Mapping[str, str]) -> str:
     """The page's HTML.
 
     Args:
-        found: what was measured.
+        found: content of the report.
         weights: SHA-256 of the weights files used, by name.
     """
     sections = [_table_section(found, group) for group in report.groups(found)]
@@ -139,7 +139,7 @@ def _colour(index: int) -> str:
 def _plot(
     metric: Metric, curves: Mapping[str, Float[np.ndarray, " _"]], methods: Sequence[str]
 ) -> str:
-    """Curves of all methods as SVG; where a score does not exist, a curve is broken."""
+    """Curves of all methods as SVG, with gaps where a score does not exist."""
     width, height, left, bottom, top = 340, 180, 44, 20, 8
     finite = np.concatenate([curve[np.isfinite(curve)] for curve in curves.values()])
     if not len(finite):
@@ -188,7 +188,7 @@ def _plot(
 
 
 def _clip(found: Report, clip: str, why: Sequence[str]) -> str:
-    """The truth and every method side by side in one video, so that they run in step."""
+    """One video with the truth and all methods side by side."""
     pairs = [found.pairs[method, clip] for method in found.methods if (method, clip) in found.pairs]
     truth, fps = clips.read(pairs[0].truth, pairs[0].size)
     columns = [truth, *(clips.read(pair.pred, pair.size)[0] for pair in pairs)]

@@ -29,7 +29,7 @@ CURVE, PRED, TRUTH = "curve", "pred", "truth"
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One thing to measure on a pair of clips.
+    """One measurement on a pair of clips.
 
     metric: its name. side: both clips (`curve`) or the one whose features are taken. file: where
     the result lies.
@@ -42,13 +42,13 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A pair of clips and all that is to be known of it."""
+    """A pair of clips and its measurements."""
 
     pair: Pair
     items: tuple[Item, ...]
 
     def file(self, metric: Metric, side: str) -> str:
-        """Where a result lies."""
+        """Name of the file of a result."""
         wanted = _feature_name(metric) if metric.is_set else metric.name
         return next(
             item.file
@@ -57,12 +57,12 @@ class Work:
         )
 
     def missing(self, folder: Path) -> tuple[Item, ...]:
-        """What has not been measured yet."""
+        """Measurements without a result."""
         return tuple(item for item in self.items if not (folder / item.file).is_file())
 
 
 def plan(pairs: Sequence[Pair], chosen: Sequence[Metric], weights: Mapping[str, str]) -> list[Work]:
-    """What is to be known of each pair, and where it lies.
+    """Measurements of each pair and the files of their results.
 
     Args:
         pairs: clips.
@@ -93,7 +93,7 @@ def plan(pairs: Sequence[Pair], chosen: Sequence[Metric], weights: Mapping[str, 
 
 
 def todo(work: Sequence[Work], folder: Path) -> list[dict[str, str]]:
-    """Rows for Ray Data: what is missing, each thing once, although methods share their truth."""
+    """Rows for Ray Data: missing measurements, without duplicates for shared true clips."""
     rows: list[dict[str, str]] = []
     planned: set[str] = set()
     for one in work:
@@ -114,7 +114,7 @@ def todo(work: Sequence[Work], folder: Path) -> list[dict[str, str]]:
 
 
 class Scorer:
-    """Measures what is missing of one row; a process of its own, its networks loaded once."""
+    """Computes the missing measurements of a row; loads its networks once."""
 
     def __init__(self, folder: str, weights: str | None, num_threads: int, device: str) -> None:
         import torch
@@ -124,7 +124,7 @@ class Scorer:
         self.networks = Networks(weights, device=device)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Rows of `todo` in; clips and what was wrong with them out, empty where nothing was."""
+        """Maps rows of `todo` to clips with their errors, empty without an error."""
         columns = zip(*(batch[name] for name in batch), strict=True)
         rows = [{k: str(v) for k, v in zip(batch, row, strict=True)} for row in columns]
         errors: list[str] = []
@@ -154,18 +154,18 @@ def measure(
     *,
     size: tuple[int, int] | None,
 ) -> None:
-    """Measures these things on two clips; each result appears whole or not at all.
+    """Computes measurements of two clips; each result is written atomically.
 
     Args:
-        pred: file or folder of PNGs of a method.
-        truth: that of the true clip.
-        items: what is to be measured.
-        folder: where results go.
-        networks: what the scores need.
-        size: height and width that both are brought to; `None` leaves them.
+        pred: clip of a method, a file or a folder of PNGs.
+        truth: true clip.
+        items: measurements.
+        folder: folder of the results.
+        networks: networks of the scores.
+        size: height and width to which both are fitted; `None` keeps them.
 
     Raises:
-        InputError: a clip cannot be decoded, or differs from what its header says.
+        InputError: a clip cannot be decoded, or differs from its header.
     """
     first, second = clips.read(pred, size)[0], clips.read(truth, size)[0]
     if first.shape != second.shape:
@@ -185,7 +185,7 @@ def measure(
 
 @cache
 def code_fingerprint() -> str:
-    """Of all code that scores depend on: ours, and the versions of what it calls."""
+    """Hash of the code of the scores and of the versions of their libraries."""
     digest = hashlib.sha256()
     sources = sorted(Path(metrics.__file__).parent.glob("*.py"))
     for file in [*sources, Path(video.__file__), Path(clips.__file__)]:
