@@ -106,7 +106,7 @@ def test_any_multiple_of_eight_is_rendered_and_the_nearest_size_is_chosen(recipe
         assert frames.shape == (2, *expected, 3)
     with pytest.raises(InputError, match="height must be a multiple of 8, got 50"):
         generation.prepare(pipe, [clip.frames[0]], motion, size=(50, 64), **options)
-    with pytest.raises(InputError, match="frames' aspect 64x48, got 48x64"):
+    with pytest.raises(InputError, match="aspect ratio of the frames, 64x48, got 48x64"):
         generation.prepare(pipe, [clip.frames[0]], motion, size=(64, 48), **options)
 
 
