@@ -212,16 +212,34 @@ def _crop(random: np.random.Generator, body: np.ndarray, side: int) -> tuple[sli
 class Trainer:
     """UNet, adapter and refiner with optimizers and moving averages."""
 
-    def __init__(self, pipe: DreamPosePipeline, *, rate: float, refiner_rate: float) -> None:
-        """Widens the pipeline's UNet by the surface condition, in place."""
+    def __init__(
+        self,
+        pipe: DreamPosePipeline,
+        *,
+        rate: float,
+        refiner_rate: float,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Widens the pipeline's UNet by the surface condition, in place.
+
+        Args:
+            pipe: with the weights to start from.
+            rate: learning rate of UNet and adapter.
+            refiner_rate: learning rate of the refiner.
+            device: that computes.
+            dtype: of activations; weights and moments are float32.
+        """
         self.pipe, self.recipe = pipe, pipe.recipe
+        self.device, self.dtype = torch.device(device), dtype
         extra = self.recipe.latent_channels + DETAIL**2
         widen(pipe.unet, extra)
+        pipe.to(self.device)
         pipe.unet.requires_grad_(True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         pipe.adapter.requires_grad_(True)
         pipe.image_encoder.requires_grad_(False)
         pipe.vae.requires_grad_(False)
-        self.refiner = Refiner().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.refiner = Refiner().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.codec = LatentCodec(vae=pipe.vae, image_range=self.recipe.image_range)
         entry = list(pipe.unet.conv_in.parameters())
         names = {id(p) for p in entry}
@@ -238,7 +256,7 @@ class Trainer:
         }
         self.step = 0
         self.seconds = 0.0
-        self.network = metrics.Networks().get(metrics.METRICS["lpips-lite"])
+        self.network = metrics.Networks().get(metrics.METRICS["lpips-lite"]).to(self.device)
 
     def state(self) -> dict[str, Any]:
         """All that a run needs to go on."""
@@ -286,13 +304,22 @@ class Trainer:
         Returns:
             The losses.
         """
-        recipe, codec, pipe = self.recipe, self.codec, self.pipe
+        with torch.autocast(
+            self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32
+        ):
+            return self._train(samples, scale, random)
+
+    def _train(
+        self, samples: Sequence[Drawn], scale: int, random: np.random.Generator
+    ) -> dict[str, float]:
+        recipe, codec, pipe, device = self.recipe, self.codec, self.pipe, self.device
         count = len(samples)
-        target, photo = _tensor([s.target for s in samples]), _tensor([s.photo for s in samples])
-        warped = _tensor([s.warped.picture for s in samples])
-        confidence = _planes([s.warped.confidence for s in samples])
-        body = _planes([s.warped.body for s in samples])
-        blank = torch.from_numpy(random.random(count) < NO_WARP)[:, None, None, None]
+        target = _tensor([s.target for s in samples]).to(device)
+        photo = _tensor([s.photo for s in samples]).to(device)
+        warped = _tensor([s.warped.picture for s in samples]).to(device)
+        confidence = _planes([s.warped.confidence for s in samples]).to(device)
+        body = _planes([s.warped.body for s in samples]).to(device)
+        blank = torch.from_numpy(random.random(count) < NO_WARP)[:, None, None, None].to(device)
         warped, confidence = warped.masked_fill(blank, 0), confidence.masked_fill(blank, 0)
         with torch.no_grad():
             latents = codec.encode(_halve(target, scale))
@@ -304,16 +331,17 @@ class Trainer:
             condition = condition.masked_fill(blank, 0)
             photo_latents = codec.encode(small)
             poses = torch.from_numpy(np.stack([s.window for s in samples]).astype(np.float32))
-            poses = pose_condition(poses, recipe.pose_range)
-        drawn = torch.from_numpy(random.random(count))
+            poses = pose_condition(poses.to(device), recipe.pose_range)
+        drawn = torch.from_numpy(random.random(count)).to(device)
         no_pose = (drawn < DROPPED) | ((drawn >= 2 * DROPPED) & (drawn < 3 * DROPPED))
         no_photo = (drawn >= DROPPED) & (drawn < 3 * DROPPED)
         conditions = pipe.adapter(tokens, photo_latents)
         conditions = conditions.masked_fill(no_photo[:, None, None], 0)
         poses = poses.masked_fill(no_pose[:, None, None, None], 0)
         condition = condition.masked_fill((no_pose | no_photo)[:, None, None, None], 0)
-        steps = torch.from_numpy(random.integers(1000, size=count))
+        steps = torch.from_numpy(random.integers(1000, size=count)).to(device)
         noise = torch.from_numpy(random.standard_normal(latents.shape).astype(np.float32))
+        noise = noise.to(device)
         noisy = pipe.scheduler.add_noise(latents, noise, steps)
         wanted = schedulers.training_target(pipe.scheduler, latents, noise, steps)
         inputs = torch.cat([noisy, poses, condition], dim=1)
@@ -334,7 +362,8 @@ class Trainer:
                 shown = functional.interpolate(
                     shown, scale_factor=2.0, mode="bilinear", align_corners=False
                 )
-            bare = torch.from_numpy(random.random(count) < 0.2)[:, None, None, None] & ~blank
+            bare = torch.from_numpy(random.random(count) < 0.2)[:, None, None, None].to(device)
+            bare &= ~blank
             shown = torch.where(bare, warped, shown.clamp(-1, 1))
         side = 96 if scale == 2 else 128
         parts: list[list[Tensor]] = []
@@ -365,7 +394,7 @@ class Trainer:
 
     def _guess(self, noisy: Tensor, predicted: Tensor, steps: Tensor) -> Tensor:
         """Latents without noise, as the denoiser's prediction implies them."""
-        alpha = self.pipe.scheduler.alphas_cumprod[steps][:, None, None, None]
+        alpha = self.pipe.scheduler.alphas_cumprod.to(self.device)[steps][:, None, None, None]
         if self.pipe.scheduler.config["prediction_type"] == "v_prediction":
             return alpha.sqrt() * noisy - (1 - alpha).sqrt() * predicted
         return (noisy - (1 - alpha).sqrt() * predicted) / alpha.sqrt()
@@ -394,14 +423,13 @@ class Trainer:
             conditions: poses, surface condition and tokens.
             random: of what is spoilt and of the noise.
         """
-        spoilt = latents + 0.15 * float(random.random()) * torch.randn(
-            latents.shape, generator=torch.Generator().manual_seed(int(random.integers(2**31)))
-        )
+        noise = torch.from_numpy(random.standard_normal(latents.shape).astype(np.float32))
+        spoilt = latents + 0.15 * float(random.random()) * noise.to(self.device)
         chosen = torch.where(dropped[:, None, None, None], spoilt, guessed)
         low = torch.nonzero((steps < 600) & ~dropped).flatten()
         if len(low):
             poses, surface, tokens = (values.detach()[low] for values in conditions)
-            chosen[low] = self._sample(poses, surface, tokens, random)
+            chosen[low] = self._sample(poses, surface, tokens, random).to(chosen)
         return self.codec.decode(chosen)
 
     def _sample(
@@ -415,6 +443,7 @@ class Trainer:
         )
         shape = (len(poses), self.recipe.latent_channels, *self.recipe.latent_size)
         latents = torch.from_numpy(random.standard_normal(shape).astype(np.float32))
+        latents = latents.to(self.device)
 
         def model(x: Tensor, t: Tensor) -> Tensor:
             inputs = torch.cat([x, poses, surface], dim=1)
@@ -430,10 +459,11 @@ class Trainer:
     ) -> tuple[Tensor, Tensor]:
         """Frames in [-1, 1] by eight steps of one branch: before the refiner and after it."""
         pipe, codec = self.pipe, self.codec
-        photo = _halve(_tensor([s.photo for s in samples]), scale)
-        warped = _tensor([s.warped.picture for s in samples])
-        confidence = _planes([s.warped.confidence for s in samples])
-        body = _planes([s.warped.body for s in samples])
+        device = self.device
+        photo = _halve(_tensor([s.photo for s in samples]).to(device), scale)
+        warped = _tensor([s.warped.picture for s in samples]).to(device)
+        confidence = _planes([s.warped.confidence for s in samples]).to(device)
+        body = _planes([s.warped.body for s in samples]).to(device)
         tokens = pipe.adapter(
             clip_tokens(pipe.image_encoder, photo, fit=self.recipe.photo_fit), codec.encode(photo)
         )
@@ -441,14 +471,14 @@ class Trainer:
             codec, _halve(warped, scale), _halve(confidence, scale), DETAIL
         )
         poses = torch.from_numpy(np.stack([s.window for s in samples]).astype(np.float32))
-        poses = pose_condition(poses, self.recipe.pose_range)
+        poses = pose_condition(poses.to(device), self.recipe.pose_range)
         scheduler = scheduler_by_name(
             "DPMSolverMultistepScheduler", pipe.scheduler.config, timestep_spacing="trailing"
         )
         size = self.recipe.latent_size
         noise = torch.randn(
             1, self.recipe.latent_channels, *size, generator=torch.Generator().manual_seed(0)
-        )
+        ).to(device)
 
         def model(x: Tensor, t: Tensor) -> Tensor:
             inputs = torch.cat([x, poses, condition], dim=1)
