@@ -30,7 +30,7 @@ SHUTDOWN_SECONDS = 1.0
 """Grace period of a replica that is stopped; unfinished work is resumed from storage."""
 ROUTER_BACKOFF_SECONDS = 0.005
 """First back-off of the request router when all samplers look busy."""
-CONNECTIONS = 256
+CONNECTIONS = 1000
 """Requests that one ingress handles at a time, event streams included."""
 MAX_SAMPLERS = 64
 """Samplers of one renderer where no number is set; those of one machine's cores are fewer still."""
@@ -146,7 +146,8 @@ def renderer_app(
     sampler = deployment(
         Sampler,
         name="Sampler",
-        max_ongoing_requests=settings.max_held_calls,
+        # One more than the renderer sends, so that readiness probes are answered under load.
+        max_ongoing_requests=settings.max_held_calls + 1,
         request_router_config=router(
             request_router_class=LeastLoadedRouter,
             initial_backoff_s=ROUTER_BACKOFF_SECONDS,

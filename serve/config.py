@@ -24,6 +24,10 @@ class Limits(BaseModel):
         posts_per_minute: uploads of one key.
         requests_per_minute: requests of one key, uploads included.
         streams_per_key: event streams that one key holds open.
+        streams: event streams of all keys together, per ingress replica.
+        uploads_per_key: uploads that one key sends at a time.
+        uploads: uploads of all keys together at a time, per ingress replica.
+        stored_mb_per_key: megabytes of inputs that one key may keep in storage.
         subjects_waiting: subjects that may wait for finetuning.
         motions_waiting: uploaded motions that may wait for pose extraction.
         max_upload_mb: largest request body in megabytes.
@@ -42,6 +46,7 @@ class Limits(BaseModel):
             take from its start.
         finetune_timeout_s: seconds that one finetuning may take.
         keep_hours: hours after which finished videos and cached poses are deleted.
+        keep_motions_hours: hours after the last use of a stored motion until it is deleted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,6 +56,10 @@ class Limits(BaseModel):
     posts_per_minute: int = Field(default=60, ge=1)
     requests_per_minute: int = Field(default=1200, ge=1)
     streams_per_key: int = Field(default=16, ge=1)
+    streams: int = Field(default=400, ge=1)
+    uploads_per_key: int = Field(default=4, ge=1)
+    uploads: int = Field(default=32, ge=1)
+    stored_mb_per_key: int = Field(default=4000, ge=1)
     subjects_waiting: int = Field(default=8, ge=0)
     motions_waiting: int = Field(default=20, ge=0)
     max_upload_mb: int = Field(default=200, ge=1)
@@ -67,6 +76,7 @@ class Limits(BaseModel):
     render_timeout_s: float = Field(default=3600, gt=0)
     finetune_timeout_s: float = Field(default=14400, gt=0)
     keep_hours: float = Field(default=168, gt=0)
+    keep_motions_hours: float = Field(default=2160, gt=0)
 
 
 class Autoscaling(BaseModel):
@@ -164,7 +174,7 @@ class Settings(Limits):
     videos_at_once: int = Field(default=4, ge=1)
     max_tries: int = Field(default=10, ge=1)
     first_delay: float = Field(default=0.5, gt=0)
-    ready_timeout_s: float = Field(default=10, gt=0)
+    ready_timeout_s: float = Field(default=1.5, gt=0)
     finetunes_at_once: int = Field(default=1, ge=1)
     finetune_gpus: float | None = Field(default=None, ge=0)
     finetune_steps: int | None = Field(default=None, ge=1)

@@ -1,92 +1,34 @@
 """Authentication, rate limits and body limits of requests.
 
-Without keys only this machine is answered: the connection must come from a loopback address, not
-be forwarded by a proxy, and name a loopback host, since a page in a browser can have other names
-lead here.
+All checks use the headers alone: the body of a request that is rejected is never read.
+Without keys only loopback clients are served: the connection must come from a loopback address,
+without a proxy, and name a loopback host, since DNS rebinding could point another name here.
 """
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
-import math
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated
+from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
-from pydantic import BaseModel, Field
-from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
-from starlette.requests import HTTPConnection
-from starlette.responses import JSONResponse
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dreampose.errors import InputError
-from serve.service.metrics import Metrics
+from serve.api.errors import BodyLimitError, error_response
 from serve.service.request_errors import RequestError
 from serve.service.service import Service
 from serve.web import page
-from serve.web.visit import FORWARDED, KEY
 
-
-class ErrorDetail(BaseModel):
-    """What was wrong with a request."""
-
-    message: str = Field(description="one sentence, for people")
-    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
-    code: str = Field(description="for programs")
-    param: str | None = Field(description="the field at fault, if one is")
-
-
-class ErrorBody(BaseModel):
-    """The body of every answer that refuses a request."""
-
-    error: ErrorDetail
-
-
-ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": ErrorBody, "description": "The request is refused, and why."},
-    429: {
-        "model": ErrorBody,
-        "description": "Too much at once: a full queue, a rate, or what one key may have.",
-        "headers": {
-            "Retry-After": {
-                "description": "seconds after which another try may succeed",
-                "schema": {"type": "integer", "minimum": 1},
-            }
-        },
-    },
-    "5XX": {"model": ErrorBody, "description": "The service failed."},
-}
-"""For the OpenAPI document."""
-PUBLIC_PATHS = ("/healthz", "/readyz")
-"""Answered to anybody, since whoever probes them has no key to show."""
-
-
-class BodyLimitError(HTTPException):
-    """A body that is refused while it is read; FastAPI lets no other exception out of there."""
-
-    def __init__(self, refusal: RequestError) -> None:
-        super().__init__(refusal.status, refusal.message)
-        self.refusal = refusal
-
-
-def answer(refusal: RequestError, metrics: Metrics) -> JSONResponse:
-    """The error object that clients of the videos API expect."""
-    metrics.count("dreampose_refused", code=refusal.code)
-    kind = "invalid_request_error" if refusal.status < 500 else "server_error"
-    problem = ErrorDetail(
-        message=refusal.message,
-        type="rate_limit_error" if refusal.status == 429 else kind,
-        code=refusal.code,
-        param=refusal.field,
-    )
-    headers: dict[str, str] = {}
-    if refusal.retry_after:
-        headers["Retry-After"] = str(math.ceil(refusal.retry_after))
-    if refusal.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    body = ErrorBody(error=problem).model_dump()
-    return JSONResponse(body, status_code=refusal.status, headers=headers)
+PUBLIC_PATHS = ("/healthz", "/readyz", "/openapi.json")
+"""Served without a key: probes have none, and the document describes public code."""
+FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
+"""Headers by which a proxy names the client."""
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
 
 
 def _owner_of(request: Request) -> str:
@@ -94,60 +36,98 @@ def _owner_of(request: Request) -> str:
 
 
 Owner = Annotated[str, Depends(_owner_of)]
-"""Name of the key that a request showed; empty where no keys are in use."""
+"""Name of the request's key; empty without keys."""
+
+
+def route_path(scope: Scope) -> str:
+    """The path of a request without the prefix of the application."""
+    return scope["path"].removeprefix(scope.get("root_path", ""))
+
+
+class HeadersMiddleware:
+    """Adds security and cache headers to every response that has none of its own.
+
+    Args:
+        app: the application.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles a request."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("X-Content-Type-Options", "nosniff")
+                headers.setdefault("Referrer-Policy", "same-origin")
+                static = route_path(scope).startswith(page.PUBLIC_FOLDER)
+                headers.setdefault("Cache-Control", "no-cache" if static else "no-store")
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers if scope["type"] == "http" else send)
 
 
 class AuthMiddleware:
-    """An ASGI application around another.
+    """Admits requests by key or address, rate and capacity, and bounds their bodies.
 
     Args:
-        app: what answers the requests that pass.
-        service: whose keys and limits hold.
+        app: the application.
+        service: whose keys and limits apply.
     """
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.service = app, service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a refused request itself, without reading its body."""
+        """Handles a request; a rejected one is answered without reading its body."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        path = page.route(scope)
-        try:
-            is_free = path in PUBLIC_PATHS or page.is_free(path)
-            owner = "" if is_free else self._admit(scope, path)
-            body = Body(receive, scope, self.service)
-        except RequestError as refusal:
-            refused = answer(refusal, self.service.metrics)
-            if page.is_part(path):
-                refused = page.refused(refusal, path)
-            await refused(scope, receive, send)
-            return
-        scope.setdefault("state", {})["owner"] = owner
-        await self.app(scope, body, send)
+        path, headers = route_path(scope), Headers(scope=scope)
+        with contextlib.ExitStack() as held:
+            try:
+                if path in PUBLIC_PATHS or page.is_public(path):
+                    owner, receive = "", _no_body
+                else:
+                    owner = self._admit(scope, headers, path)
+                    if scope["method"] not in SAFE_METHODS:
+                        held.enter_context(self.service.uploads.hold(""))
+                        held.enter_context(self.service.uploads_per_key.hold(owner))
+                    receive = LimitedBody(receive, headers, self.service)
+            except RequestError as error:
+                response = error_response(error, self.service.metrics, close=_has_body(headers))
+                await response(scope, receive, send)
+                return
+            scope.setdefault("state", {})["owner"] = owner
+            await self.app(scope, receive, send)
 
-    def _admit(self, scope: Scope, path: str) -> str:
+    def _admit(self, scope: Scope, headers: Headers, path: str) -> str:
         service = self.service
         try:
-            owner = self._owner(scope, path)
+            owner = self._owner(scope, headers)
         except InputError as error:
             logging.getLogger("ray.serve").exception("keys")
-            raise RequestError(503, "no_keys", "keys cannot be read by the service") from error
+            raise RequestError(503, "no_keys", "the service cannot read its keys") from error
         service.requests.take(owner)
-        if scope["method"] == "POST" and (not page.is_part(path) or path == page.UPLOAD):
+        if scope["method"] == "POST":
             service.posts.take(owner)
-            if path.rstrip("/") == "/v1/videos":
+            content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+            if content_type not in FORM_TYPES:
+                raise RequestError(
+                    415,
+                    "unsupported_media_type",
+                    f"Content-Type must be {FORM_TYPES[0]}, got {content_type[:80]!r}",
+                )
+            # A repetition must get the first response even if the queue is full by now.
+            if path.rstrip("/") == "/v1/videos" and "idempotency-key" not in headers:
                 service.videos.check_capacity(owner)
         return owner
 
-    def _owner(self, scope: Scope, path: str) -> str:
-        headers = Headers(scope=scope)
+    def _owner(self, scope: Scope, headers: Headers) -> str:
         if self.service.keys.in_use:
             scheme, _, key = headers.get("authorization", "").partition(" ")
-            if page.is_part(path):
-                # A cookie opens the page alone, since other pages can have a browser send it.
-                scheme, key = "bearer", HTTPConnection(scope).cookies.get(KEY, "")
             owner = self.service.keys.owner(key.strip()) if scheme.lower() == "bearer" else None
             if owner is None:
                 raise RequestError(
@@ -158,14 +138,18 @@ class AuthMiddleware:
             raise RequestError(
                 403,
                 "not_open",
-                "without API keys only this machine is answered: whoever runs the service can set "
-                "keys, or open=true behind something else that guards it",
+                "without API keys only this machine is served; the operator can set keys, or "
+                "open=true behind other access control",
+            )
+        if scope["method"] not in SAFE_METHODS and is_cross_site(headers):
+            raise RequestError(
+                403, "cross_site", "requests from pages of other sites are rejected without a key"
             )
         return ""
 
 
 def is_local(scope: Scope, headers: Headers) -> bool:
-    """Whether a request comes from this machine and was meant for it."""
+    """Whether a request comes from this machine and names it as its host."""
     client = scope.get("client")
     if client is None or not _is_loopback(client[0]):
         return False
@@ -176,6 +160,20 @@ def is_local(scope: Scope, headers: Headers) -> bool:
     return name.lower() == "localhost" or _is_loopback(name)
 
 
+def is_cross_site(headers: Headers) -> bool:
+    """Whether a browser sent the request for a page of another site.
+
+    Programs send neither `Sec-Fetch-Site` nor `Origin`; browsers send at least one of them with
+    every unsafe method, and pages cannot change them.
+    """
+    if site := headers.get("sec-fetch-site"):
+        return site not in ("same-origin", "none")
+    if origin := headers.get("origin"):
+        hosts = {headers.get("host", ""), headers.get("x-forwarded-host", "")} - {""}
+        return urlsplit(origin).netloc not in hosts
+    return False
+
+
 def _is_loopback(address: str) -> bool:
     try:
         return ipaddress.ip_address(address).is_loopback
@@ -183,24 +181,33 @@ def _is_loopback(address: str) -> bool:
         return False
 
 
-class Body:
-    """A request's body, cut off where it is too long or comes too slowly.
+def _has_body(headers: Headers) -> bool:
+    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+
+
+async def _no_body() -> Message:
+    """The body of requests to public paths, none of which reads one."""
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+class LimitedBody:
+    """A request's body, limited in bytes and seconds.
 
     Raises:
-        RequestError: the length that it announces is too long already.
+        RequestError: the declared length exceeds the limit.
     """
 
-    def __init__(self, receive: Receive, scope: Scope, service: Service) -> None:
+    def __init__(self, receive: Receive, headers: Headers, service: Service) -> None:
         limits = service.live.limits
         self.receive, self.megabytes = receive, limits.max_upload_mb
         self.seconds, self.deadline = limits.upload_timeout_s, 0.0
         self.num_bytes, self.ended = 0, False
-        announced = Headers(scope=scope).get("content-length", "0")
-        if announced.isdecimal() and int(announced) > self.megabytes * 2**20:
+        declared = headers.get("content-length", "0")
+        if declared.isdecimal() and int(declared) > self.megabytes * 2**20:
             raise self._too_large()
 
     async def __call__(self) -> Message:
-        """The next part of the body, then whether the client is gone, however long that takes."""
+        """The next part of the body, then the client's disconnect, which has no time limit."""
         if self.ended:
             return await self.receive()
         self.deadline = self.deadline or time.monotonic() + self.seconds
@@ -208,10 +215,9 @@ class Body:
             async with asyncio.timeout(self.deadline - time.monotonic()):
                 message = await self.receive()
         except TimeoutError as error:
-            refusal = RequestError(
-                408, "too_slow", f"the body must arrive within {self.seconds:g} s, got less of it"
-            )
-            raise BodyLimitError(refusal) from error
+            raise BodyLimitError(
+                RequestError(408, "too_slow", f"the body did not arrive within {self.seconds:g} s")
+            ) from error
         self.ended = message["type"] != "http.request" or not message.get("more_body", False)
         self.num_bytes += len(message.get("body", b""))
         if self.num_bytes > self.megabytes * 2**20:
@@ -219,5 +225,4 @@ class Body:
         return message
 
     def _too_large(self) -> RequestError:
-        message = f"the body must hold at most {self.megabytes} MB, got more"
-        return RequestError(413, "too_large", message)
+        return RequestError(413, "too_large", f"the body exceeds {self.megabytes} MB")

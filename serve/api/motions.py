@@ -31,11 +31,9 @@ def router(service: Service) -> APIRouter:
         owner: Owner,
         file: Annotated[UploadFile, File(description="a video, or a motion file (.npz)")],
     ) -> StoredMotion:
-        """Keeps a motion; its id is made from the file's content, so twice gives the same one."""
-        async with service.upload_slots:
-            content = await file.read()
-            facts = await service.inspect_motion(content, service.recipe)
-            return await service.motions.add(owner, content, facts)
+        """Stores a motion; its id follows from its content, so repetitions give the same one."""
+        async with service.received_motion(file.file, service.recipe) as received:
+            return await service.motions.add(owner, received)
 
     @routes.get("/v1/motions")
     async def list_motions(owner: Owner) -> MotionList:
@@ -44,19 +42,19 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/v1/motions/{motion_id}")
     async def retrieve(motion_id: str, owner: Owner) -> StoredMotion:
-        """What is known of a motion."""
+        """The motion's status and properties."""
         return await asyncio.to_thread(service.motions.get, motion_id, owner)
 
     @routes.head("/v1/motions/{motion_id}/preview", include_in_schema=False)
     @routes.get("/v1/motions/{motion_id}/preview", response_class=FileResponse)
     async def preview(motion_id: str, owner: Owner) -> FileResponse:
-        """The poses drawn over the video that they were read from, as an MP4.
+        """MP4 of the poses drawn over the motion's video.
 
-        `default` in place of an id shows the motion of videos that name none.
+        `default` in place of an id shows the motion of requests without one.
         """
         if motion_id == "default":
-            content, _ = await service.default_motion()
-            path = await service.motions.preview_of(content)
+            default = await service.default_motion(service.recipe)
+            path = await service.motions.preview_of(default.path)
         else:
             path = await service.motions.preview(motion_id, owner)
         file = await asyncio.to_thread(on_disk, path)
@@ -64,7 +62,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.delete("/v1/motions/{motion_id}")
     async def delete(motion_id: str, owner: Owner) -> Deleted:
-        """Forgets a motion; videos that were asked for with it are rendered all the same."""
+        """Deletes a motion; videos that were queued with it are still rendered."""
         await service.motions.delete(motion_id, owner)
         return Deleted(id=motion_id, object="motion.deleted")
 

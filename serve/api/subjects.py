@@ -7,7 +7,7 @@ from fastapi import APIRouter, File, Form, UploadFile
 from pydantic import BaseModel
 
 from serve.api.middleware import Owner
-from serve.api.videos import Deleted, read_photos
+from serve.api.videos import Deleted
 from serve.service.request_errors import RequestError
 from serve.service.service import Service
 from serve.service.subject_library import Subject
@@ -29,15 +29,15 @@ def router(service: Service) -> APIRouter:
     async def create(
         owner: Owner,
         photos: Annotated[list[UploadFile], File(description="photos of one person")],
-        name: Annotated[str, Form(max_length=100, description="for people to read")] = "",
+        name: Annotated[str, Form(max_length=100, description="display name")] = "",
     ) -> Subject:
-        """Finetunes on a person in the background.
+        """Finetunes the model on a person in the background.
 
-        A video that names the subject while that lasts is rendered with the base model and says so
-        among its warnings. The same photos again give the same subject.
+        Until it is finished, videos with this subject are rendered with the base model and have a
+        warning. The same photos give the same subject.
         """
-        async with service.upload_slots:
-            return service.subjects.add(owner, name, await read_photos(service, photos, "photos"))
+        files = [photo.file for photo in photos]
+        return service.subjects.add(owner, name, await service.normalize_photos(files, "photos"))
 
     @routes.get("/v1/subjects")
     async def list_subjects(owner: Owner) -> SubjectList:
@@ -51,11 +51,11 @@ def router(service: Service) -> APIRouter:
 
     @routes.delete("/v1/subjects/{subject_id}")
     async def delete(subject_id: str, owner: Owner) -> Deleted:
-        """Stops finetuning where it is not finished, and removes photos and weights."""
+        """Stops finetuning if it is not finished, and deletes photos and weights."""
         folder = service.subjects.find(subject_id, owner)
         if await service.videos.uses_subject(subject_id):
             raise RequestError(
-                409, "in_use", "id must be of a subject that no unfinished video uses", field="id"
+                409, "in_use", "an unfinished video uses this subject; cancel it first", field="id"
             )
         await service.subjects.delete(folder)
         return Deleted(id=subject_id, object="subject.deleted")

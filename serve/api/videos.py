@@ -1,7 +1,8 @@
 """Routes of `/v1/videos`."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, File, Form, Query, Request, UploadFile
@@ -10,19 +11,19 @@ from pydantic import BaseModel
 
 from dreampose.config import PRESETS, Recipe
 from dreampose.errors import InputError
-from dreampose.io.paths import on_disk
+from dreampose.io.paths import Place, on_disk
 from serve.api.middleware import Owner
 from serve.service import previews
 from serve.service.records import RenderRequest, Video
 from serve.service.request_errors import RequestError
 from serve.service.service import Service
-from serve.service.uploads import MotionInfo, check_photo
+from serve.service.uploads import MotionInfo
 
 FIELDS = {
     "prompt", "input_reference", "input_reference[]", "motion", "model", "subject", "preset",
     "seed", "size", "seconds", "align",
 }  # fmt: skip
-PROMPT_NOTE = "prompt is ignored: photo and motion alone decide"
+PROMPT_NOTE = "prompt is ignored: the video follows from photo and motion alone"
 
 
 class VideoList(BaseModel):
@@ -36,70 +37,54 @@ class VideoList(BaseModel):
 
 
 class Deleted(BaseModel):
-    """What is answered when something was deleted."""
+    """Response to a deletion."""
 
     id: str
     object: str
     deleted: Literal[True] = True
 
 
-async def read_photos(service: Service, files: Sequence[UploadFile], field: str) -> list[bytes]:
-    """The photos of a request, each decoded once.
-
-    Raises:
-        InputError: there is none, there are too many, or one cannot be used.
-    """
-    limits = service.live.limits
-    if not 1 <= len(files) <= limits.max_photos:
-        raise InputError(
-            f"{field} must hold 1 to {limits.max_photos} photos as files, got {len(files)}"
-        )
-    photos = [await file.read() for file in files]
-    for number, photo in enumerate(photos, start=1):
-        await asyncio.to_thread(check_photo, photo, limits, number=number)
-        await asyncio.to_thread(service.moderator.check, photo, number)
-    return photos
-
-
-async def read_motion(
+@asynccontextmanager
+async def motion_of(
     service: Service, motion: UploadFile | str | None, owner: str, recipe: Recipe
-) -> tuple[bytes, MotionInfo]:
+) -> AsyncGenerator[tuple[Place, MotionInfo], None]:
     """A request's motion: a file, the id of a stored one, or the default.
 
     Raises:
-        InputError: it is none of these, or its poses have another aspect than the recipe's frames.
+        InputError: it is none of these, or its poses have another aspect than the frames.
     """
     if not motion:
-        content, facts = await service.default_motion()
-        is_known = recipe is service.recipe
-        return content, facts if is_known else await service.inspect_motion(content, recipe)
-    if isinstance(motion, str):
+        default = await service.default_motion(recipe)
+        yield default.path, default.info
+    elif isinstance(motion, str):
         try:
-            return await asyncio.to_thread(service.motions.content, motion, owner, recipe)
-        except RequestError as refusal:
+            stored = await asyncio.to_thread(service.motions.content, motion, owner, recipe)
+        except RequestError as error:
             raise InputError(
                 "motion must be a file or the id of a stored motion (URLs are not fetched), "
                 f"got {motion[:120]!r}"
-            ) from refusal
-    content = await motion.read()
-    return content, await service.inspect_motion(content, recipe)
+            ) from error
+        yield stored
+    else:
+        async with service.received_motion(motion.file, recipe) as received:
+            yield received.path, received.info
 
 
-def clip_motion(facts: MotionInfo, seconds: float | None, num_poses: int) -> tuple[int, list[str]]:
-    """How many frames of a motion are rendered, and what to tell about that.
+def clip_motion(info: MotionInfo, seconds: float | None, num_poses: int) -> tuple[int, list[str]]:
+    """Number of frames of the first `seconds` of a motion, and warnings.
 
     Raises:
-        InputError: fewer than the model's pose window.
+        InputError: they are fewer than the model's pose window.
     """
     if seconds is None:
-        return facts.num_frames, []
-    if seconds > facts.seconds:
-        note = f"motion lasts {facts.seconds:g} s, so that not all of {seconds:g} s are rendered"
-        return facts.num_frames, [note]
-    num_frames = min(facts.num_frames, max(1, round(seconds * facts.fps)))
+        return info.num_frames, []
+    if seconds > info.seconds:
+        note = f"motion lasts {info.seconds:g} s, shorter than the requested {seconds:g} s"
+        return info.num_frames, [note]
+    num_frames = min(info.num_frames, max(1, round(seconds * info.fps)))
     if num_frames < num_poses:
         raise InputError(
-            f"seconds must be at least {num_poses / facts.fps:g}, {num_poses} frames, "
+            f"seconds must be at least {num_poses / info.fps:g}, {num_poses} frames, "
             f"got {seconds:g}"
         )
     return num_frames, []
@@ -124,18 +109,23 @@ def router(service: Service) -> APIRouter:
             File(description="a video, a motion file (.npz), or a stored motion's id"),
         ] = None,
         prompt: Annotated[str, Form(description="accepted and ignored")] = "",
-        model: Annotated[str, Form(description="this service's model, or nothing")] = "",
+        model: Annotated[str, Form(description="the name of the model, or empty")] = "",
         subject: Annotated[str, Form(description="id of a subject")] = "",
         preset: Annotated[str, Form(description=f"one of {', '.join(PRESETS)}")] = "balanced",
         seed: Annotated[int, Form(ge=0, lt=2**63)] = 0,
         size: Annotated[str, Form(description="WIDTHxHEIGHT; by default the model's")] = "",
         seconds: Annotated[
             float | None,
-            Form(gt=0, le=86400, allow_inf_nan=False, description="of the motion's beginning"),
+            Form(
+                gt=0,
+                le=86400,
+                allow_inf_nan=False,
+                description="length to render from the start of the motion",
+            ),
         ] = None,
         align: Annotated[bool, Form(description="fit the motion to the photo's body")] = True,
     ) -> Video:
-        """Accepts a video to render; poll it under its id."""
+        """Queues a video for rendering; poll it by its id."""
         fields = set((await request.form()).keys())
         if any(field.startswith("input_reference[") for field in fields - FIELDS):
             raise InputError("input_reference must hold files; URLs and file ids are not fetched")
@@ -146,13 +136,13 @@ def router(service: Service) -> APIRouter:
             raise InputError(f"preset must be one of {', '.join(PRESETS)}, got {preset[:120]!r}")
         recipe = service.recipe_for(size)
         chosen, notes = service.subjects.weights_for(subject, owner)
-        async with service.upload_slots:
-            photos = await read_photos(
-                service, [*(input_reference or []), *(more_references or [])], "input_reference"
-            )
-            content, facts = await read_motion(service, motion, owner, recipe)
-            num_frames, more_notes = clip_motion(facts, seconds, recipe.num_poses)
-            notes += [PROMPT_NOTE] * bool(prompt) + more_notes
+        references = [*(input_reference or []), *(more_references or [])]
+        photos = await service.normalize_photos(
+            [reference.file for reference in references], "input_reference"
+        )
+        async with motion_of(service, motion, owner, recipe) as (source, info):
+            num_frames, warnings = clip_motion(info, seconds, recipe.num_poses)
+            notes += [PROMPT_NOTE] * bool(prompt) + warnings
             notes += [f"{name[:120]} is not a field and is ignored" for name in fields - FIELDS]
             return await service.videos.accept(
                 RenderRequest(
@@ -168,21 +158,21 @@ def router(service: Service) -> APIRouter:
                     notes=notes,
                 ),
                 photos=photos,
-                motion=content,
-                motion_suffix=facts.suffix,
+                motion=source,
+                motion_suffix=info.suffix,
                 size=f"{recipe.width}x{recipe.height}",
-                seconds=f"{num_frames / facts.fps:g}",
-                fps=facts.fps,
+                seconds=f"{num_frames / info.fps:g}",
+                fps=info.fps,
             )
 
     @routes.get("/v1/videos")
     async def list_videos(
         owner: Owner,
-        after: Annotated[str, Query(description="last id of the page before")] = "",
+        after: Annotated[str, Query(description="last id of the previous page")] = "",
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         order: Literal["asc", "desc"] = "desc",
     ) -> VideoList:
-        """Videos by age, the newest first unless asked otherwise, page by page."""
+        """A page of videos by age, newest first by default."""
         data, has_more = await service.videos.page(
             owner, limit=limit, after=after, newest_first=order == "desc"
         )
@@ -208,7 +198,7 @@ def router(service: Service) -> APIRouter:
             raise RequestError(
                 409,
                 "not_completed",
-                f"id must be of a completed video, got one {state.status}",
+                f"the video is not completed, its status is {state.status}",
                 field="id",
             )
         make, media_type, suffix = {
@@ -221,7 +211,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.delete("/v1/videos/{video_id}")
     async def delete(video_id: str, owner: Owner) -> Deleted:
-        """Cancels the video where it is not finished, and removes it and all its inputs."""
+        """Cancels the video if it is not finished, and deletes it and its inputs."""
         folder, _ = await service.videos.find(video_id, owner)
         await service.videos.delete(folder)
         return Deleted(id=video_id, object="video.deleted")

@@ -28,7 +28,7 @@ from serve.service.store import VideoFolder, in_thread, write_atomically
 CANCEL_POLL_SECONDS = 0.25
 """Interval at which storage is checked for a cancellation."""
 
-READY_SECONDS = 60.0
+READY_SECONDS = 1.0
 """Time for which a sampler's last response counts as proof of readiness."""
 
 logger = logging.getLogger("ray.serve")

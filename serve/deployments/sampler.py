@@ -115,8 +115,12 @@ class Sampler:
             raise RuntimeError("the model failed on its device") from self.fault
 
     async def ready(self) -> None:
-        """Returns after the render thread has used the model."""
-        await self._do(lambda: self.model.check(self.base))
+        """Returns at once if the model works, also while a batch is rendered.
+
+        Raises:
+            RuntimeError: as `check_health`.
+        """
+        await self.check_health()
 
     async def _pipe(self) -> "DreamPosePipeline":
         """The base model, or a copy with the weights of the call's subject."""

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from dreampose.config import Recipe
 from dreampose.errors import InputError
-from dreampose.io.paths import Place, modified, on_disk, place, remove_tree
+from dreampose.io.paths import Place, modified, on_disk, place, remove_tree, touch
 from dreampose.poses.motion import Motion
 from serve.config import Settings
 from serve.service import previews
@@ -28,8 +28,8 @@ from serve.service.limits import LiveLimits
 from serve.service.metrics import log
 from serve.service.records import JobError, Status
 from serve.service.request_errors import RequestError, busy, fault, not_found
-from serve.service.store import digest, in_thread, write_atomically
-from serve.service.uploads import MotionInfo, check_aspect
+from serve.service.store import copy_atomically, digest, in_thread, write_atomically
+from serve.service.uploads import MotionInfo, ReceivedMotion, check_aspect
 
 ESTIMATOR = "blazepose"
 PREFIX = "motion_"
@@ -138,42 +138,41 @@ class MotionLibrary:
             task.cancel()
         await asyncio.gather(*self.tasks.values(), return_exceptions=True)
 
-    async def add(self, owner: str, content: bytes, facts: MotionInfo) -> StoredMotion:
+    async def add(self, owner: str, received: ReceivedMotion) -> StoredMotion:
         """Keeps a motion that was looked at; the same content is kept once, whoever sends it.
 
         Raises:
             RequestError: too many wait for their poses to be read.
         """
-        folder = MotionFolder(self.root / motion_id(content))
+        folder = MotionFolder(self.root / motion_id(received.path))
         async with self.owning:
-            motion = await in_thread(self._add, folder, owner, content, facts)
+            motion = await in_thread(self._add, folder, owner, received)
             if motion.status == "queued" and folder.id not in self.tasks:
                 self._start(folder)
         return motion
 
-    def _add(
-        self, folder: MotionFolder, owner: str, content: bytes, facts: MotionInfo
-    ) -> StoredMotion:
+    def _add(self, folder: MotionFolder, owner: str, received: ReceivedMotion) -> StoredMotion:
+        info = received.info
         entry = folder.entry()
         if entry and entry.motion.status != "failed":
             owners = entry.owners if owner in entry.owners else [*entry.owners, owner]
             return folder.write(entry.motion, owners)
-        is_track = facts.suffix == ".npz"
+        is_track = info.suffix == ".npz"
         most = self.live.limits.motions_waiting + self.most_at_once
         if not is_track and len(self.tasks) >= most:
             raise busy(f"motions must have room, got {len(self.tasks)} whose poses are unread", 10)
-        target = folder.track(*self.size) if is_track else folder.path / f"upload{facts.suffix}"
-        write_atomically(target, content)
+        target = folder.track(*self.size) if is_track else folder.path / f"upload{info.suffix}"
+        copy_atomically(received.path, target)
         now = int(time.time())
         motion = StoredMotion(
             id=folder.id,
             status="completed" if is_track else "queued",
             created_at=now,
             completed_at=now if is_track else None,
-            num_frames=facts.num_frames,
+            num_frames=info.num_frames,
             num_filled=Motion.load(on_disk(target)).num_filled if is_track else 0,
-            fps=facts.fps,
-            seconds=f"{facts.seconds:g}",
+            fps=info.fps,
+            seconds=f"{info.seconds:g}",
         )
         log("motion accepted", motion=folder.id)
         return folder.write(motion, [owner])
@@ -197,7 +196,7 @@ class MotionLibrary:
         assert entry is not None
         return entry.motion
 
-    def content(self, name: str, owner: str, recipe: Recipe) -> tuple[bytes, MotionInfo]:
+    def content(self, name: str, owner: str, recipe: Recipe) -> tuple[Place, MotionInfo]:
         """What a video needs of a motion: its poses, or its video where they are to be read yet.
 
         Args:
@@ -219,8 +218,9 @@ class MotionLibrary:
             if not path.is_file():
                 raise RequestError(409, "not_ready", "motion must be uploaded again for this model")
             check_aspect(Motion.load(on_disk(path)), recipe)
-        facts = MotionInfo(suffix=path.suffix, num_frames=motion.num_frames, fps=motion.fps)
-        return path.read_bytes(), facts
+        info = MotionInfo(suffix=path.suffix, num_frames=motion.num_frames, fps=motion.fps)
+        touch(folder.path)
+        return path, info
 
     async def preview(self, name: str, owner: str) -> Place:
         """The poses of an owner's motion, drawn over the video they were read from.
@@ -240,11 +240,11 @@ class MotionLibrary:
 
         return await self._draw(*await in_thread(look))
 
-    async def preview_of(self, content: bytes) -> Place:
+    async def preview_of(self, path: Place) -> Place:
         """The same of a motion file that nobody need have uploaded."""
-        track = MotionFolder(self.root / motion_id(content)).track(*self.size)
+        track = MotionFolder(self.root / motion_id(path)).track(*self.size)
         if not await in_thread(track.is_file):
-            await in_thread(write_atomically, track, content)
+            await in_thread(copy_atomically, path, track)
         return await self._draw(track, None)
 
     async def _draw(self, track: Place, upload: Place | None) -> Place:

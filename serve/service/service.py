@@ -3,30 +3,41 @@
 import asyncio
 import logging
 import re
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
 from dreampose.config import Recipe
 from dreampose.errors import InputError
+from dreampose.io.paths import place
 from serve.config import Settings
 from serve.keys import Keys
 from serve.service.backend import Backend
+from serve.service.idempotency import IdempotencyStore
 from serve.service.limits import ConcurrencyLimiter, LiveLimits, RateLimiter
 from serve.service.metrics import Metrics, log
 from serve.service.moderation import PhotoModerator
 from serve.service.motion_library import MotionLibrary
 from serve.service.subject_library import SubjectLibrary
-from serve.service.uploads import MotionInfo, check_motion
+from serve.service.uploads import (
+    ReceivedMotion,
+    check_motion,
+    normalize_photo,
+    rewrite_motion,
+)
 from serve.service.video_queue import VideoQueue
 
 SWEEP_SECONDS = 600.0
 """How often what is too old is looked for."""
-MAX_PARALLEL_UPLOADS = 4
-"""Uploads that are looked at side by side; bounds memory, since they are read whole."""
+MAX_PARALLEL_CHECKS = 4
+"""Uploads that are checked at a time; bounds memory."""
+MIN_PHOTO_SIDE = 1024
+"""Photos are stored with this side at least: enough to detect a pose, whatever the model."""
 SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 
 
@@ -52,10 +63,20 @@ class Service:
         self.subjects = SubjectLibrary(settings, live, backend, metrics)
         self.requests = RateLimiter(lambda: live.limits.requests_per_minute, "requests")
         self.posts = RateLimiter(lambda: live.limits.posts_per_minute, "uploads")
-        self.streams = ConcurrencyLimiter(lambda: live.limits.streams_per_key, "event streams")
-        self.upload_slots = asyncio.Semaphore(MAX_PARALLEL_UPLOADS)
+        self.streams_per_key = ConcurrencyLimiter(
+            lambda: live.limits.streams_per_key, "event streams per key"
+        )
+        self.streams = ConcurrencyLimiter(lambda: live.limits.streams, "event streams")
+        self.uploads_per_key = ConcurrencyLimiter(
+            lambda: live.limits.uploads_per_key, "parallel uploads per key"
+        )
+        self.uploads = ConcurrencyLimiter(lambda: live.limits.uploads, "parallel uploads")
+        self.checking = asyncio.Semaphore(MAX_PARALLEL_CHECKS)
+        self.idempotency = IdempotencyStore(place(settings.storage) / ".idempotency")
+        self.photo_side = max(MIN_PHOTO_SIDE, 2 * max(self.recipe.height, self.recipe.width))
+        self.model_changed = int(Path(settings.model, "model_index.json").stat().st_mtime)
         self.sweeper: asyncio.Task[None] | None = None
-        self._default: tuple[bytes, MotionInfo] | None = None
+        self._default: dict[tuple[int, int], ReceivedMotion] = {}
 
     @property
     def size(self) -> str:
@@ -111,6 +132,7 @@ class Service:
             try:
                 await self.videos.sweep()
                 await self.motions.sweep()
+                await asyncio.to_thread(self.idempotency.expire)
             except OSError:
                 # Storage that hiccups is no reason to stop looking.
                 logging.getLogger("ray.serve").exception("sweep")
@@ -130,41 +152,76 @@ class Service:
             raise InputError(f"{name} must be a limit of the service: {first['msg']}") from error
         log("limits set", **dict(user_config))
 
-    async def inspect_motion(self, content: bytes, recipe: Recipe) -> MotionInfo:
-        """What an uploaded motion is.
+    async def normalize_photos(self, files: Sequence[BinaryIO], field: str) -> list[bytes]:
+        """Checks the photos of a request and reduces them to what the model can use.
+
+        Raises:
+            InputError: there is none, there are too many, or one cannot be used.
+        """
+        limits = self.live.limits
+        if not 1 <= len(files) <= limits.max_photos:
+            raise InputError(
+                f"{field} must hold 1 to {limits.max_photos} photos as files, got {len(files)}"
+            )
+
+        def normalize() -> list[bytes]:
+            found: list[bytes] = []
+            for number, file in enumerate(files, start=1):
+                photo = normalize_photo(
+                    file.read(), limits, max_side=self.photo_side, number=number
+                )
+                self.moderator.check(photo, number)
+                found.append(photo)
+            return found
+
+        async with self.checking:
+            return await asyncio.to_thread(normalize)
+
+    @asynccontextmanager
+    async def received_motion(
+        self, file: BinaryIO, recipe: Recipe
+    ) -> AsyncGenerator[ReceivedMotion, None]:
+        """Checks an uploaded motion; gives a temporary file with the part that is stored.
 
         Args:
-            content: of the file.
+            file: the upload.
             recipe: of the frames; a pose track must have their aspect.
 
         Raises:
             InputError: it cannot be used.
         """
 
-        def look() -> MotionInfo:
-            with tempfile.TemporaryDirectory() as name:
-                path = Path(name, "motion")
-                path.write_bytes(content)
-                return check_motion(path, self.live.limits, recipe)
+        def receive(folder: str) -> ReceivedMotion:
+            upload = Path(folder, "upload")
+            with upload.open("wb") as copy:
+                shutil.copyfileobj(file, copy, 2**20)
+            info = check_motion(upload, self.live.limits, recipe)
+            kept = Path(folder, f"motion{info.suffix}")
+            rewrite_motion(upload, kept, info)
+            return ReceivedMotion(path=kept, info=info)
 
-        return await asyncio.to_thread(look)
+        with tempfile.TemporaryDirectory() as folder:
+            async with self.checking:
+                received = await asyncio.to_thread(receive, folder)
+            yield received
 
-    async def default_motion(self) -> tuple[bytes, MotionInfo]:
-        """The motion of requests that name none.
+    async def default_motion(self, recipe: Recipe) -> ReceivedMotion:
+        """The motion of requests without one.
 
         Raises:
-            InputError: there is none, or it does not fit the model.
+            InputError: there is none, or it does not fit the recipe.
         """
-        if self._default is None:
-            path = Path(self.settings.default_motion or ".")
-            if not path.is_file():
-                raise InputError("motion must be given: a file, or the id of a stored motion")
-            content = await asyncio.to_thread(path.read_bytes)
+        path = Path(self.settings.default_motion or ".")
+        if not path.is_file():
+            raise InputError("motion must be given: a file, or the id of a stored motion")
+        size = recipe.height, recipe.width
+        if size not in self._default:
             try:
-                self._default = content, await self.inspect_motion(content, self.recipe)
+                info = await asyncio.to_thread(check_motion, path, self.live.limits, recipe)
             except InputError as error:
                 raise InputError(f"motion must be given; the default one: {error}") from error
-        return self._default
+            self._default[size] = ReceivedMotion(path=path, info=info)
+        return self._default[size]
 
     async def ready(self) -> None:
         """Goes the way of a request: storage, renderer, sampler.

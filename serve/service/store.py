@@ -19,8 +19,10 @@ Storage is a disk shared by all replicas, or any pyarrow filesystem (S3).
 import asyncio
 import hashlib
 import logging
+import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,7 +35,7 @@ from jaxtyping import UInt8
 
 from dreampose.errors import InputError
 from dreampose.io import watermark
-from dreampose.io.paths import Place, modified, new_file, place, remove_tree
+from dreampose.io.paths import Place, modified, new_file, on_disk, place, remove_tree
 from serve.service.records import JobError, RenderRequest, Video
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -104,6 +106,15 @@ def write_atomically(
         if mode is not None:
             part.touch(mode)
         part.write_bytes(content)
+
+
+def copy_atomically(source: bytes | Place, target: Place) -> None:
+    """Writes the content of a file, or bytes, as `write_atomically`, in constant memory."""
+    if isinstance(source, bytes):
+        write_atomically(target, source)
+        return
+    with new_file(target, durable=True) as part:
+        shutil.copyfile(on_disk(source), part)
 
 
 class VideoFolder:
@@ -281,7 +292,7 @@ class Store:
         *,
         request: RenderRequest,
         photos: Sequence[bytes],
-        motion: bytes,
+        motion: bytes | Place,
         motion_suffix: str,
         video_id: str | None = None,
         **known: Any,
@@ -300,7 +311,7 @@ class Store:
         for number, photo in enumerate(photos):
             write_atomically(folder.path / "photos" / f"{number}.img", photo)
         name = "motion.npz" if motion_suffix == ".npz" else f"upload{motion_suffix}"
-        write_atomically(folder.path / name, motion)
+        copy_atomically(motion, folder.path / name)
         video = Video(
             id=folder.id,
             created_at=int(time.time()),
@@ -384,10 +395,15 @@ def stamp(folder: Path) -> str:
 
 
 def digest(*parts: bytes | Place | str) -> str:
-    """SHA-256 over strings and the bytes of files, in order."""
+    """SHA-256 over strings and the bytes of files, in order; reads files in pieces."""
     total = hashlib.sha256()
     for part in parts:
         content = part.encode() if isinstance(part, str) else part
-        content = content if isinstance(content, bytes) else content.read_bytes()
-        total.update(len(content).to_bytes(8, "big") + content)
+        if isinstance(content, bytes):
+            total.update(len(content).to_bytes(8, "big") + content)
+            continue
+        with on_disk(content).open("rb") as file:
+            total.update(os.fstat(file.fileno()).st_size.to_bytes(8, "big"))
+            while piece := file.read(2**20):
+                total.update(piece)
     return total.hexdigest()

@@ -7,7 +7,9 @@ format of the first bytes, so that it never opens a playlist, which could name o
 
 import io
 import math
+import shutil
 import time
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +18,18 @@ from typing import Any
 import av
 import numpy as np
 from av.error import FFmpegError
-from PIL import Image, ImageOps
+from PIL import Image
 
 from dreampose.config import Recipe
 from dreampose.errors import InputError
+from dreampose.io import formats, photos
+from dreampose.io.decoder import VideoReader
 from dreampose.poses.motion import Motion
 from serve.config import Limits
 
-PHOTOS = {"PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff"}
-CONTAINERS = {"mp4": "mov", "webm": "matroska", "avi": "avi"}
-"""Suffix of a stored upload, and FFmpeg's name of the format."""
+PHOTO_KINDS = ("PNG", "JPEG", "WEBP", "HEIC", "AVIF")
+CONTAINERS = {kind: formats.FFMPEG_FORMAT[kind] for kind in ("mp4", "webm", "avi")}
+"""Suffix of a stored video, and FFmpeg's name of its format."""
 MIN_SIDE, MAX_SIDE = 16, 16384
 """Side of a photo or frame in pixels."""
 MAX_TRACK_BYTES = 256 * 2**20
@@ -49,46 +53,46 @@ class MotionInfo:
         return self.num_frames / self.fps
 
 
-def sniff(head: bytes) -> str:
-    """File type from the first 16 bytes: 'PNG', 'JPEG', 'WEBP', 'mp4', …, '' if unknown."""
-    for name, magic in PHOTOS.items():
-        if head.startswith(magic):
-            return name
-    if head[:4] == b"RIFF":
-        return {b"WEBP": "WEBP", b"AVI ": "avi"}.get(head[8:12], "")
-    if head[4:8] == b"ftyp":
-        return "mp4"
-    if head.startswith(b"\x1a\x45\xdf\xa3"):
-        return "webm"
-    return "npz" if head.startswith(b"PK\x03\x04") else ""
+@dataclass(frozen=True, kw_only=True)
+class ReceivedMotion:
+    """A checked motion on this disk.
+
+    Attributes:
+        path: of the file to store.
+        info: its properties.
+    """
+
+    path: Path
+    info: MotionInfo
 
 
-def check_photo(content: bytes, limits: Limits, *, number: int = 1) -> None:
-    """Checks the declared size of a photo, then decodes it.
+def normalize_photo(content: bytes, limits: Limits, *, max_side: int, number: int = 1) -> bytes:
+    """Re-encodes a photo as an upright sRGB PNG without metadata.
 
     Args:
         content: the file.
-        limits: largest size.
+        limits: largest size, checked before decoding.
+        max_side: longest side in pixels of the result; larger photos are reduced.
         number: of the photo in its request, for error messages.
 
     Raises:
-        InputError: the photo is not PNG, JPEG or WebP, is broken, too small or too large.
+        InputError: the photo has another format, is broken, too small or too large.
     """
-    kind = sniff(content[:16])
-    if kind not in ("PNG", "JPEG", "WEBP"):
-        raise InputError(
-            f"photo {number} is not a PNG, JPEG or WebP file; convert it to one of them"
-        )
+    name = f"photo {number}"
+    if formats.sniff(content[: formats.HEAD_BYTES]) not in PHOTO_KINDS:
+        raise InputError(f"{name} is not a PNG, JPEG, WebP, HEIC or AVIF file; convert it to PNG")
     try:
-        with Image.open(io.BytesIO(content), formats=[kind]) as image:
-            _check_size(f"photo {number}", *image.size, limits.photo_megapixels)
-            ImageOps.exif_transpose(image).convert("RGB")
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(
-            f"photo {number} cannot be decoded ({type(error).__name__}); the file is damaged"
-        ) from error
+        height, width = photos.size(content)
+        _check_size(name, width, height, limits.photo_megapixels)
+        if min(height, width) * max_side < MIN_SIDE * max(height, width):
+            raise InputError(f"{name} is too elongated: {width}x{height} pixels; crop it")
+        pixels = photos.read(content, max_side=max_side)
+    except InputError as error:
+        message = str(error).removeprefix("photo: ").replace("the upload", name)
+        raise InputError(message if message.startswith(name) else f"{name}: {message}") from error
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=3)
+    return buffer.getvalue()
 
 
 def check_motion(path: Path, limits: Limits, recipe: Recipe) -> MotionInfo:
@@ -103,7 +107,7 @@ def check_motion(path: Path, limits: Limits, recipe: Recipe) -> MotionInfo:
         InputError: the file is neither, is broken, or exceeds a limit.
     """
     with path.open("rb") as file:
-        kind = sniff(file.read(16))
+        kind = formats.sniff(file.read(formats.HEAD_BYTES))
     if kind == "npz":
         facts = _check_track(path, limits, recipe)
     elif kind in CONTAINERS:
@@ -165,7 +169,49 @@ def _check_video(path: Path, kind: str, limits: Limits) -> MotionInfo:
         raise InputError(
             f"motion must be a video file that can be decoded ({type(error).__name__})"
         ) from error
-    return MotionInfo(suffix=f".{kind}", num_frames=num_frames, fps=fps)
+    # What the extractor will read: a constant rate, by the time stamps of the file.
+    reader = VideoReader(path)
+    _check_amount(reader.num_frames, *size, limits)
+    return MotionInfo(
+        suffix=f".{kind}",
+        num_frames=min(num_frames, reader.num_frames) if reader.fps == fps else reader.num_frames,
+        fps=_check_fps(reader.fps, limits),
+    )
+
+
+def rewrite_motion(source: Path, target: Path, info: MotionInfo) -> None:
+    """Writes the part of a checked motion that is used: poses, or the video stream alone.
+
+    The packets of the stream are copied, not encoded again.
+
+    Args:
+        source: the upload.
+        target: of the stored file.
+        info: of the upload.
+    """
+    if info.suffix == ".npz":
+        Motion.load(source).save(target)
+        return
+    name = CONTAINERS[info.suffix[1:]]
+    try:
+        with av.open(str(source), format=name) as given, av.open(str(target), "w", name) as kept:
+            stream = given.streams.video[0]
+            copy = kept.add_stream_from_template(stream)
+            for packet in given.demux(stream):
+                if packet.dts is not None:
+                    packet.stream = copy
+                    kept.mux(packet)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            before, after = VideoReader(source), VideoReader(target)
+        same = (before.num_frames, before.fps, before.height, before.width) == (
+            after.num_frames, after.fps, after.height, after.width
+        )  # fmt: skip
+    except (FFmpegError, ValueError):
+        same = False
+    if not same:
+        # A stream that FFmpeg decodes but does not write to this container.
+        shutil.copyfile(source, target)
 
 
 def _check_track(path: Path, limits: Limits, recipe: Recipe) -> MotionInfo:

@@ -9,6 +9,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any
 
+from dreampose.io.paths import Place
 from serve.config import Settings
 from serve.service.backend import Backend
 from serve.service.limits import LiveLimits
@@ -111,7 +112,7 @@ class VideoQueue:
         request: RenderRequest,
         *,
         photos: Sequence[bytes],
-        motion: bytes,
+        motion: bytes | Place,
         motion_suffix: str,
         **known: Any,
     ) -> Video:

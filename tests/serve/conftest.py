@@ -138,7 +138,7 @@ def recording_metrics():
     return RecordingMetrics
 
 
-def start(folder, model, with_page=False, **settings):
+def start(folder, model, **settings):
     """API of a service in a folder with a fake backend.
 
     Returns `client` (loopback), `service`, `backend`, `metrics`, and `app` for other clients.
@@ -153,7 +153,7 @@ def start(folder, model, with_page=False, **settings):
     }
     backend, metrics = FakeBackend(), RecordingMetrics()
     service = Service(Settings(**(defaults | settings)), backend, metrics)
-    app = build(service, manage=True, with_page=with_page)
+    app = build(service, manage=True)
     client = TestClient(app, base_url="http://127.0.0.1:8000", client=HERE)
     return SimpleNamespace(
         client=client, service=service, backend=backend, metrics=metrics, app=app

@@ -100,7 +100,7 @@ def test_fifty_clients_share_a_queue_of_twenty(start_service, tmp_path, caplog, 
                 held.append(measure())
 
     async def go():
-        app = build(service, manage=True, with_page=False)
+        app = build(service, manage=True)
         async with app.router.lifespan_context(app), asyncio.timeout(PATIENCE):
             await work(app)
 
