@@ -16,6 +16,7 @@ from cluster.worker_requests import StageRequest
 from dreampose.errors import InputError
 from serve.api import build
 from serve.config import Autoscaling, Settings
+from serve.deployments.cells import cell_sizes
 from serve.deployments.extractor import Extractor
 from serve.deployments.ray_backend import RayBackend
 from serve.deployments.renderer import Renderer
@@ -54,18 +55,19 @@ logger = logging.getLogger("ray.serve")
 class Ingress:
     """HTTP ingress.
 
-    A single replica: it holds the queue and resumes what an earlier one left unfinished.
+    All state is in storage: there may be any number of replicas, and each resumes what another one
+    left unfinished.
     """
 
     async def __init__(
         self,
         settings: Settings,
         capacity: Capacity,
-        renderer: DeploymentHandle[Any],
+        renderers: list[DeploymentHandle[Any]],
         extractor: DeploymentHandle[Any],
     ) -> None:
         metrics = RayMetrics()
-        backend = RayBackend(settings, capacity, renderer, extractor, metrics)
+        backend = RayBackend(settings, capacity, renderers, extractor, metrics)
         self.service = Service(settings, backend, metrics)
         self.configured = False
         await self.service.open()
@@ -128,7 +130,7 @@ def renderer_app(
     allocation: Allocation,
     extractor: ray_serve.Application | None = None,
 ) -> ray_serve.Application:
-    """Renderer and samplers alone, for callers that use a handle instead of HTTP.
+    """One renderer with all samplers, for callers that use a handle instead of HTTP.
 
     Args:
         settings: of the application.
@@ -139,13 +141,35 @@ def renderer_app(
         InputError: the model folder holds no model.
     """
     settings.recipe()
+    return cell_app(settings, allocation, allocation.workers, extractor)
+
+
+def cell_app(
+    settings: Settings,
+    allocation: Allocation,
+    num_samplers: int,
+    extractor: ray_serve.Application | None,
+    *,
+    suffix: str = "",
+    scaling: Autoscaling | None = None,
+) -> ray_serve.Application:
+    """A renderer with its samplers.
+
+    Args:
+        settings: of the application.
+        allocation: of a sampler.
+        num_samplers: of this cell.
+        extractor: as for `renderer_app`.
+        suffix: of the names of the deployments.
+        scaling: of the cell's samplers; by default that of the settings.
+    """
     # Ray's `deployment` is untyped where it is not a decorator.
     deployment: Any = ray_serve.deployment
     # Its router options are typed too narrowly.
     router: Any = RequestRouterConfig
     sampler = deployment(
         Sampler,
-        name="Sampler",
+        name=f"Sampler{suffix}",
         # One more than the renderer sends, so that readiness probes are answered under load.
         max_ongoing_requests=settings.max_held_calls + 1,
         request_router_config=router(
@@ -157,16 +181,37 @@ def renderer_app(
         # One line per call would repeat what the renderer's metrics show.
         logging_config=LoggingConfig(enable_access_log=False),
         ray_actor_options={**allocation.remote_args, "runtime_env": {"env_vars": SERVE_ENV}},
-        **replicas(settings.sampler_autoscaling, allocation.workers),
+        **replicas(scaling or settings.sampler_autoscaling, num_samplers),
     ).bind(settings, settings.threads or allocation.threads)
     return deployment(
         Renderer,
-        name="Renderer",
+        name=f"Renderer{suffix}",
         # Queued videos are pending calls; health checks must get through beside them.
         max_ongoing_requests=CONNECTIONS,
         graceful_shutdown_timeout_s=SHUTDOWN_SECONDS,
         ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": SERVE_ENV}},
-    ).bind(settings, allocation.workers, sampler, extractor, with_metrics=True)
+    ).bind(settings, num_samplers, sampler, extractor, with_metrics=True)
+
+
+def cell_apps(
+    settings: Settings, allocation: Allocation, extractor: ray_serve.Application
+) -> list[ray_serve.Application]:
+    """All cells; a single one has the names `Renderer` and `Sampler` without a number."""
+    sizes = cell_sizes(allocation.workers, settings.samplers_per_cell, settings.cells)
+    scaling = settings.sampler_autoscaling
+    apps: list[ray_serve.Application] = []
+    for index, size in enumerate(sizes):
+        own = scaling and scaling.model_copy(
+            update={
+                "min_replicas": -(-scaling.min_replicas // len(sizes)),
+                "max_replicas": max(size, -(-scaling.min_replicas // len(sizes))),
+            }
+        )
+        suffix = str(index) if len(sizes) > 1 else ""
+        apps.append(
+            cell_app(settings, allocation, size, extractor, suffix=suffix, scaling=own or None)
+        )
+    return apps
 
 
 def replicas(scaling: Autoscaling | None, number: int) -> dict[str, Any]:
@@ -177,7 +222,7 @@ def replicas(scaling: Autoscaling | None, number: int) -> dict[str, Any]:
 
 
 def service_app(settings: Settings, capacity: Capacity) -> ray_serve.Application:
-    """The whole application: ingress, renderer, samplers, extractors.
+    """The whole application: ingress, cells of a renderer with its samplers, extractors.
 
     Args:
         settings: of the application.
@@ -199,12 +244,16 @@ def service_app(settings: Settings, capacity: Capacity) -> ray_serve.Application
         ray_actor_options=capacity.allocate("extract").remote_args,
         **replicas(settings.extractor_autoscaling, 1),
     ).bind()
+    settings.recipe()
+    cells = cell_apps(settings, allocation, extractor)
+    settings = settings.model_copy(update={"cells": len(cells)})
     ingress: Any = Ingress
     return ingress.options(
+        num_replicas=settings.ingress_replicas,
         max_ongoing_requests=CONNECTIONS,
         graceful_shutdown_timeout_s=SHUTDOWN_SECONDS,
         ray_actor_options={"num_cpus": 0},
-    ).bind(settings, capacity, renderer_app(settings, allocation, extractor), extractor)
+    ).bind(settings, capacity, cells, extractor)
 
 
 def app(settings: Settings) -> ray_serve.Application:

@@ -143,6 +143,10 @@ class Settings(Limits):
             cluster takes the CPUs of a sampler's request.
         subjects_in_memory: subjects whose weights one sampler keeps (least recently used evicted).
         videos_at_once: videos that one renderer works on.
+        samplers_per_cell: largest number of samplers of one renderer; with more samplers there are
+            several renderers, each with its own.
+        cells: renderers; 0 derives the number from that of the samplers.
+        ingress_replicas: HTTP replicas. Rate limits count per replica.
         max_tries: attempts per chunk when replicas die or are full.
         first_delay: seconds before the second attempt; doubles up to 8 s.
         ready_timeout_s: seconds within which renderer and sampler must answer to count as ready.
@@ -172,6 +176,9 @@ class Settings(Limits):
     threads: int = Field(default=0, ge=0)
     subjects_in_memory: int = Field(default=4, ge=1)
     videos_at_once: int = Field(default=4, ge=1)
+    samplers_per_cell: int = Field(default=64, ge=1)
+    cells: int = Field(default=0, ge=0)
+    ingress_replicas: int = Field(default=1, ge=1)
     max_tries: int = Field(default=10, ge=1)
     first_delay: float = Field(default=0.5, gt=0)
     ready_timeout_s: float = Field(default=1.5, gt=0)
@@ -221,6 +228,11 @@ class Settings(Limits):
     def max_held_calls(self) -> int:
         """Calls that a sampler holds, in whole batches."""
         return self.calls_per_sampler * max(1, self.frames_at_once // self.chunk_size)
+
+    @property
+    def videos_in_progress(self) -> int:
+        """Videos that all renderers together work on."""
+        return self.videos_at_once * max(1, self.cells)
 
     @property
     def motions_at_once(self) -> int:

@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterable, Generator
+from collections.abc import AsyncGenerator, AsyncIterable
 from typing import Annotated, Any
 
 import numpy as np
@@ -101,7 +101,7 @@ def router(service: Service) -> APIRouter:
         folder, _ = await service.videos.find(video_id, owner)
         return folder
 
-    def stream(owner: Owner) -> Generator[None, None, None]:
+    async def stream(owner: Owner) -> AsyncGenerator[None, None]:
         with service.streams.hold(""), service.streams_per_key.hold(owner):
             yield
 

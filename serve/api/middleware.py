@@ -56,13 +56,13 @@ class HeadersMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles a request."""
+        static = scope["type"] == "http" and route_path(scope).startswith(page.PUBLIC_FOLDER)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.setdefault("X-Content-Type-Options", "nosniff")
                 headers.setdefault("Referrer-Policy", "same-origin")
-                static = route_path(scope).startswith(page.PUBLIC_FOLDER)
                 headers.setdefault("Cache-Control", "no-cache" if static else "no-store")
             await send(message)
 
@@ -89,7 +89,7 @@ class AuthMiddleware:
         with contextlib.ExitStack() as held:
             try:
                 if path in PUBLIC_PATHS or page.is_public(path):
-                    owner, receive = "", _no_body
+                    owner, receive = "", _without_body(receive)
                 else:
                     owner = self._admit(scope, headers, path)
                     if scope["method"] not in SAFE_METHODS:
@@ -113,6 +113,9 @@ class AuthMiddleware:
         service.requests.take(owner)
         if scope["method"] == "POST":
             service.posts.take(owner)
+            # A repetition must get the first response even if the queue is full by now.
+            if path.rstrip("/") == "/v1/videos" and "idempotency-key" not in headers:
+                service.videos.check_capacity(owner)
             content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
             if content_type not in FORM_TYPES:
                 raise RequestError(
@@ -120,9 +123,6 @@ class AuthMiddleware:
                     "unsupported_media_type",
                     f"Content-Type must be {FORM_TYPES[0]}, got {content_type[:80]!r}",
                 )
-            # A repetition must get the first response even if the queue is full by now.
-            if path.rstrip("/") == "/v1/videos" and "idempotency-key" not in headers:
-                service.videos.check_capacity(owner)
         return owner
 
     def _owner(self, scope: Scope, headers: Headers) -> str:
@@ -185,9 +185,20 @@ def _has_body(headers: Headers) -> bool:
     return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
 
-async def _no_body() -> Message:
-    """The body of requests to public paths, none of which reads one."""
-    return {"type": "http.request", "body": b"", "more_body": False}
+def _without_body(receive: Receive) -> Receive:
+    """Hides the body of a request to a public path, none of which needs one."""
+    started = False
+
+    async def next_message() -> Message:
+        nonlocal started
+        if not started:
+            started = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        while (message := await receive())["type"] != "http.disconnect":
+            del message
+        return message
+
+    return next_message
 
 
 class LimitedBody:

@@ -47,7 +47,7 @@ def router(service: Service) -> APIRouter:
     @routes.get("/v1/subjects/{subject_id}")
     async def retrieve(subject_id: str, owner: Owner) -> Subject:
         """The subject's status and progress."""
-        return service.subjects.find(subject_id, owner).job().subject
+        return service.subjects.find(subject_id, owner).record().subject
 
     @routes.delete("/v1/subjects/{subject_id}")
     async def delete(subject_id: str, owner: Owner) -> Deleted:

@@ -41,7 +41,7 @@ def finetune(path: str, request: FinetuneRequest) -> None:
         model.load(request.model),
         [video.read_photo(photo) for photo in job.photos],
         job.weights,
-        name=job.job().subject.name or job.id,
+        name=job.record().subject.name or job.id,
         accelerator=Accelerator(),
         num_steps=request.num_steps,
         num_vae_steps=request.num_vae_steps,

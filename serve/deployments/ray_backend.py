@@ -1,7 +1,9 @@
 """Backend of the service on Ray deployments and tasks."""
 
 import asyncio
-from collections.abc import Mapping
+import itertools
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
@@ -10,13 +12,17 @@ from ray.serve.handle import DeploymentHandle
 from cluster import worker_requests
 from cluster.capacity import Allocation, Capacity
 from dreampose.errors import InputError
+from dreampose.io.paths import place
 from serve.config import Settings
+from serve.deployments.cells import cells_by_preference
 from serve.deployments.finetuning import FinetuneRequest, finetune
 from serve.deployments.retries import call_with_retries
 from serve.service.metrics import Metrics
 from serve.service.records import Video
 
 MAX_RETRIES = 3
+TRIES_PER_CELL = 4
+"""Attempts in one cell before a video moves to the next one."""
 
 
 class RayBackend:
@@ -25,7 +31,7 @@ class RayBackend:
     Args:
         settings: of the application.
         capacity: of the cluster.
-        renderer: deployment handle.
+        renderers: deployment handles, one per cell.
         extractor: deployment handle.
         metrics: counts retries.
     """
@@ -34,19 +40,26 @@ class RayBackend:
         self,
         settings: Settings,
         capacity: Capacity,
-        renderer: DeploymentHandle[Any],
+        renderers: Sequence[DeploymentHandle[Any]],
         extractor: DeploymentHandle[Any],
         metrics: Metrics,
     ) -> None:
         self.settings = settings
         self.capacity = capacity
-        self.renderer = renderer
+        self.renderers = renderers
         self.extractor = extractor
         self.metrics = metrics
 
     async def render(self, folder: str) -> Video:
-        """Renders a video, retrying on another renderer if one dies."""
-        return await self._try(lambda: self.renderer.render.remote(folder), f"{folder}: renderer")
+        """Renders a video in its cell, or in the next one if its renderer does not come back."""
+        cells = cells_by_preference(place(folder).name, len(self.renderers))
+        attempts = itertools.count()
+
+        def call() -> Any:
+            cell = cells[next(attempts) // TRIES_PER_CELL % len(cells)]
+            return self.renderers[cell].render.remote(folder)
+
+        return await self._try(call, f"{folder}: renderer")
 
     async def extract(self, upload: str, target: str, estimator: str) -> None:
         """Writes the pose track of a video, retrying on another replica if one dies."""
@@ -80,8 +93,24 @@ class RayBackend:
             raise
 
     async def ready(self) -> None:
-        """Checks renderer and sampler."""
-        await self.renderer.ready.remote()
+        """Checks that at least one cell has a working renderer and sampler."""
+        calls = [asyncio.ensure_future(self._ready(renderer)) for renderer in self.renderers]
+        try:
+            for call in asyncio.as_completed(calls):
+                if await call:
+                    return
+        finally:
+            for call in calls:
+                call.cancel()
+        raise RuntimeError("no cell has a working sampler")
+
+    async def _ready(self, renderer: DeploymentHandle[Any]) -> bool:
+        try:
+            await renderer.ready.remote()
+        except Exception as error:  # noqa: BLE001 - another cell may be ready
+            logging.getLogger("ray.serve").warning("cell: %r", error)
+            return False
+        return True
 
     async def _try(self, call: Any, what: str) -> Any:
         return await call_with_retries(

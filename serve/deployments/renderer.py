@@ -4,6 +4,7 @@ All state is in the video folder: a restarted renderer continues with the missin
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -19,6 +20,7 @@ from dreampose.poses.motion import Motion
 from serve.config import Settings
 from serve.deployments.retries import call_with_retries
 from serve.deployments.video_writer import ChunkTracker, write_result
+from serve.service.lease import HEARTBEAT_SECONDS, Lease, LeaseLostError, LeaseManager
 from serve.service.metrics import Metrics, NullMetrics, RayMetrics
 from serve.service.motion_library import MotionFolder, motion_id
 from serve.service.records import Prepared, RenderRequest, Video
@@ -27,6 +29,9 @@ from serve.service.store import VideoFolder, in_thread, write_atomically
 
 CANCEL_POLL_SECONDS = 0.25
 """Interval at which storage is checked for a cancellation."""
+
+LEASE_POLL_SECONDS = 1.0
+"""Interval at which a lease of another renderer is checked."""
 
 READY_SECONDS = 1.0
 """Time for which a sampler's last response counts as proof of readiness."""
@@ -77,6 +82,8 @@ class Renderer:
         self.extractor = extractor
         self.metrics: Metrics = RayMetrics() if with_metrics else NullMetrics()
         self.running: dict[str, asyncio.Task[Video]] = {}
+        self.leases: dict[str, LeaseManager] = {}
+        """By the root folder of the videos."""
         # Calls of all videos: no more than samplers hold, since waiting here is free and waiting in
         # Serve's router is not.
         self.places = asyncio.Semaphore(num_samplers * settings.max_held_calls)
@@ -110,17 +117,50 @@ class Renderer:
         return await asyncio.shield(self.running[folder])
 
     async def _in_turn(self, folder: VideoFolder) -> Video:
-        async with self.videos:
-            return await self._render(folder)
+        """Renders a video once its lease is free, or waits for the renderer that holds it."""
+        while True:
+            async with self.videos:
+                state = await in_thread(folder.video)
+                if state.finished:
+                    return state
+                try:
+                    lease = await in_thread(self._leases(folder).claim, folder.path)
+                    if lease is not None:
+                        return await self._with_lease(folder, lease)
+                except LeaseLostError:
+                    logger.warning("%s: taken over by another renderer", folder.id)
+                except FileNotFoundError:
+                    return state.model_copy(update={"status": "cancelled"})
+            await asyncio.sleep(LEASE_POLL_SECONDS)
 
-    async def _render(self, folder: VideoFolder) -> Video:
-        state = await in_thread(folder.video)
-        if state.finished:
-            return state
-        await in_thread(folder.update, status="in_progress")
+    def _leases(self, folder: VideoFolder) -> LeaseManager:
+        root = folder.path.parent
+        return self.leases.setdefault(str(root), LeaseManager(root))
+
+    async def _with_lease(self, folder: VideoFolder, lease: Lease) -> Video:
+        heart = asyncio.create_task(self._beat(lease.manager))
+        try:
+            return await self._render(folder, lease)
+        finally:
+            heart.cancel()
+            with contextlib.suppress(OSError):
+                await in_thread(lease.release)
+
+    async def _beat(self, manager: LeaseManager) -> None:
+        while True:
+            try:
+                await in_thread(manager.beat)
+            except OSError:
+                logger.exception("heartbeat")
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    async def _render(self, folder: VideoFolder, lease: Lease) -> Video:
+        state = await in_thread(folder.update, status="in_progress")
         try:
             request = await in_thread(folder.request)
-            return await self._supervise(folder, request)
+            return await self._supervise(folder, request, lease)
+        except LeaseLostError:
+            raise
         except InputError as error:
             return await in_thread(folder.fail, "invalid_input", reason(error))
         except Exception as error:  # one video must not affect others
@@ -132,10 +172,11 @@ class Renderer:
             logger.exception("%s failed", folder.id, extra={"video_id": folder.id})
             return await in_thread(folder.fail, "render_failed", reason(error))
 
-    async def _supervise(self, folder: VideoFolder, request: RenderRequest) -> Video:
-        """Renders a video; stops when it is deleted in storage or takes too long."""
+    async def _supervise(self, folder: VideoFolder, request: RenderRequest, lease: Lease) -> Video:
+        """Renders a video; stops when it is deleted, takes too long, or the lease is lost."""
         timeout, began = request.timeout_s, time.monotonic()
-        work = asyncio.create_task(self._render_frames(folder, request))
+        checked = began
+        work = asyncio.create_task(self._render_frames(folder, request, lease))
         try:
             while True:
                 await asyncio.wait({work}, timeout=CANCEL_POLL_SECONDS)
@@ -145,6 +186,9 @@ class Renderer:
                 deleted = await in_thread(folder.is_deleted)
                 if too_long or deleted:
                     break
+                if time.monotonic() - checked > HEARTBEAT_SECONDS:
+                    await in_thread(lease.check)
+                    checked = time.monotonic()
         finally:
             work.cancel()
         await asyncio.gather(work, return_exceptions=True)
@@ -154,7 +198,9 @@ class Renderer:
         message = f"rendering took longer than the limit of {timeout:g} s"
         return await in_thread(folder.fail, "timed_out", message)
 
-    async def _render_frames(self, folder: VideoFolder, request: RenderRequest) -> Video:
+    async def _render_frames(
+        self, folder: VideoFolder, request: RenderRequest, lease: Lease
+    ) -> Video:
         await self._extract(folder, request)
         subject = await in_thread(self.settings.subject_id, request.subject)
         sampler = self.sampler.options(multiplexed_model_id=subject)
@@ -207,6 +253,7 @@ class Renderer:
             await asyncio.wait([writing])
             # Retrieves the exception of a stopped writer, which is expected.
             _ = writing.cancelled() or writing.exception()
+        await in_thread(lease.check)
         done = await in_thread(
             folder.update,
             status="completed",

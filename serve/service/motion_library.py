@@ -1,12 +1,12 @@
 """Stored motions and their pose extraction.
 
-A motion's id is the hash of the file that was uploaded. Layout of one motion's folder:
+The id of a motion is the hash of its content. Layout of a motion's folder:
 
-    motion.json          who uploaded it and what is known of it; absent where the poses were only
-                         read for a video, in which case they go after a while
-    upload.*             the video; absent where the upload was a motion file
+    motion.json          owners and state; absent if the poses were only extracted for one video, in
+                         which case they expire
+    upload.*             the video; absent if the upload was a motion file
     HxW-ESTIMATOR.npz    the poses
-    HxW-ESTIMATOR.mp4    the poses drawn over the video, made when first asked for
+    HxW-ESTIMATOR.mp4    the poses drawn over the video, made on first request
 """
 
 import asyncio
@@ -25,11 +25,12 @@ from serve.config import Settings
 from serve.service import previews
 from serve.service.backend import Backend
 from serve.service.limits import LiveLimits
-from serve.service.metrics import log
+from serve.service.metrics import Metrics, log
 from serve.service.records import JobError, Status
-from serve.service.request_errors import RequestError, busy, fault, not_found
+from serve.service.request_errors import RequestError, busy, job_error
 from serve.service.store import copy_atomically, digest, in_thread, write_atomically
 from serve.service.uploads import MotionInfo, ReceivedMotion, check_aspect
+from serve.service.work_queue import WorkQueue
 
 ESTIMATOR = "blazepose"
 PREFIX = "motion_"
@@ -37,7 +38,7 @@ ID = re.compile(PREFIX + "[0-9a-f]{32}")
 
 
 class StoredMotion(BaseModel):
-    """The motion object of the HTTP interface. Times are Unix seconds."""
+    """Motion object of the API. Times are Unix seconds."""
 
     id: str
     object: Literal["motion"] = "motion"
@@ -46,14 +47,16 @@ class StoredMotion(BaseModel):
     completed_at: int | None = None
     num_frames: int
     num_filled: int = 0
-    """Frames without a pose of their own, filled from neighbours."""
+    """Frames without a pose of their own, interpolated from neighbours."""
     fps: float
     seconds: str
+    num_bytes: int = 0
+    """Of the stored upload."""
     error: JobError | None = None
 
 
-class Entry(BaseModel):
-    """What lies in `motion.json`."""
+class MotionRecord(BaseModel):
+    """Content of `motion.json`."""
 
     motion: StoredMotion
     owners: list[str]
@@ -67,7 +70,7 @@ class MotionFolder:
 
     @property
     def id(self) -> str:
-        """Of the motion."""
+        """Motion id, the name of the folder."""
         return self.path.name
 
     @property
@@ -76,91 +79,104 @@ class MotionFolder:
         return next(iter(sorted(self.path.glob("upload.*"))), None)
 
     def track(self, height: int, width: int, estimator: str = ESTIMATOR) -> Place:
-        """Where the poses are, or will be."""
+        """File of the poses for a frame size, whether or not it exists."""
         return self.path / f"{height}x{width}-{estimator}.npz"
 
-    def is_kept(self) -> bool:
-        """Whether somebody uploaded it for keeping."""
+    def exists(self) -> bool:
+        """Whether the motion was uploaded to be stored."""
         return (self.path / "motion.json").is_file()
 
-    def entry(self) -> Entry | None:
-        """What is known, None where nobody uploaded it for keeping."""
+    def owners(self) -> list[str]:
+        """Names of the keys that uploaded it."""
+        record = self.record()
+        return record.owners if record else []
+
+    def record(self) -> MotionRecord | None:
+        """Owners and state; None if it was not uploaded to be stored."""
         try:
-            return Entry.model_validate_json((self.path / "motion.json").read_bytes())
+            return MotionRecord.model_validate_json((self.path / "motion.json").read_bytes())
         except FileNotFoundError:
             return None
 
     def write(self, motion: StoredMotion, owners: list[str]) -> StoredMotion:
-        """Keeps what is known."""
-        text = Entry(motion=motion, owners=owners).model_dump_json(indent=1)
+        """Writes owners and state."""
+        text = MotionRecord(motion=motion, owners=owners).model_dump_json(indent=1)
         write_atomically(self.path / "motion.json", text.encode())
         return motion
 
     def update(self, **changes: Any) -> StoredMotion:
         """Writes some fields of the motion."""
-        entry = self.entry()
-        if entry is None:
+        record = self.record()
+        if record is None:
             raise FileNotFoundError(str(self.path))
-        motion = StoredMotion.model_validate(entry.motion.model_dump() | changes)
-        return self.write(motion, entry.owners)
+        motion = StoredMotion.model_validate(record.motion.model_dump() | changes)
+        return self.write(motion, record.owners)
 
 
 def motion_id(content: bytes | Place) -> str:
-    """The id of a file's content."""
+    """Id of a motion with that content."""
     return PREFIX + digest(content)[:32]
 
 
-class MotionLibrary:
-    """Keeps motions and has their poses read in the background."""
+class MotionLibrary(WorkQueue[MotionFolder]):
+    """Stores motions and extracts their poses in the background.
 
-    def __init__(self, settings: Settings, live: LiveLimits, backend: Backend) -> None:
-        self.live = live
-        self.backend = backend
-        self.root = place(settings.motions)
+    Args:
+        settings: of the application.
+        live: current limits.
+        backend: extracts.
+        metrics: sink for metrics.
+    """
+
+    kind = "motion"
+
+    def __init__(
+        self, settings: Settings, live: LiveLimits, backend: Backend, metrics: Metrics
+    ) -> None:
+        super().__init__(place(settings.motions), settings.motions_at_once, live, backend, metrics)
         recipe = settings.recipe()
         self.size = recipe.height, recipe.width
-        self.slots = asyncio.Semaphore(settings.motions_at_once)
-        self.most_at_once = settings.motions_at_once
-        self.tasks: dict[str, asyncio.Task[None]] = {}
         self.drawing = asyncio.Lock()
-        self.owning = asyncio.Lock()
-        """Held while an entry is read and written, which would else undo another's change."""
+        self.writing = asyncio.Lock()
+        """Held from reading a record to writing it."""
 
-    async def open(self) -> None:
-        """Takes up what is unfinished in storage."""
-        for entry in await in_thread(self._entries):
-            if entry.motion.status in ("queued", "in_progress"):
-                self._start(MotionFolder(self.root / entry.motion.id))
+    def folder(self, name: str) -> MotionFolder:
+        """The folder of an id, whether or not it exists."""
+        return MotionFolder(self.root / name)
 
-    async def close(self) -> None:
-        """Lets go; what is unfinished is taken up later."""
-        for task in list(self.tasks.values()):
-            task.cancel()
-        await asyncio.gather(*self.tasks.values(), return_exceptions=True)
+    def pending(self) -> list[MotionFolder]:
+        """Motions whose poses are not extracted."""
+        unfinished = [
+            record.motion
+            for record in self._records()
+            if record.motion.status in ("queued", "in_progress")
+        ]
+        return [self.folder(motion.id) for motion in sorted(unfinished, key=lambda m: m.created_at)]
 
     async def add(self, owner: str, received: ReceivedMotion) -> StoredMotion:
-        """Keeps a motion that was looked at; the same content is kept once, whoever sends it.
+        """Stores a checked motion; equal content is stored once for all owners.
 
         Raises:
-            RequestError: too many wait for their poses to be read.
+            RequestError: too many motions wait for extraction, or the key's storage is full.
         """
-        folder = MotionFolder(self.root / motion_id(received.path))
-        async with self.owning:
+        folder = self.folder(await in_thread(motion_id, received.path))
+        async with self.writing:
             motion = await in_thread(self._add, folder, owner, received)
             if motion.status == "queued" and folder.id not in self.tasks:
-                self._start(folder)
+                self.start(folder)
         return motion
 
     def _add(self, folder: MotionFolder, owner: str, received: ReceivedMotion) -> StoredMotion:
-        info = received.info
-        entry = folder.entry()
-        if entry and entry.motion.status != "failed":
-            owners = entry.owners if owner in entry.owners else [*entry.owners, owner]
-            return folder.write(entry.motion, owners)
+        info, record = received.info, folder.record()
+        if record and record.motion.status != "failed":
+            touch(folder.path)
+            owners = record.owners if owner in record.owners else [*record.owners, owner]
+            return folder.write(record.motion, owners)
         is_track = info.suffix == ".npz"
-        most = self.live.limits.motions_waiting + self.most_at_once
-        if not is_track and len(self.tasks) >= most:
-            raise busy(f"motions must have room, got {len(self.tasks)} whose poses are unread", 10)
+        if not is_track and len(self.tasks) >= self.live.limits.motions_waiting + self.max_running:
+            raise busy(f"{len(self.tasks)} motions are waiting for pose extraction", 10)
+        num_bytes = received.path.stat().st_size
+        self._check_quota(owner, num_bytes)
         target = folder.track(*self.size) if is_track else folder.path / f"upload{info.suffix}"
         copy_atomically(received.path, target)
         now = int(time.time())
@@ -173,44 +189,50 @@ class MotionLibrary:
             num_filled=Motion.load(on_disk(target)).num_filled if is_track else 0,
             fps=info.fps,
             seconds=f"{info.seconds:g}",
+            num_bytes=num_bytes,
         )
         log("motion accepted", motion=folder.id)
         return folder.write(motion, [owner])
+
+    def _check_quota(self, owner: str, num_bytes: int) -> None:
+        limit = self.live.limits.stored_mb_per_key
+        used = sum(motion.num_bytes for motion in self.all(owner))
+        if used + num_bytes > limit * 2**20:
+            raise RequestError(
+                413,
+                "storage_full",
+                f"stored motions of this key take {used >> 20} of {limit} MB; delete some",
+            )
 
     def find(self, name: str, owner: str) -> MotionFolder:
         """An owner's motion.
 
         Raises:
-            RequestError: there is none of that id.
+            RequestError: it does not exist.
         """
-        # Anything but such an id might name another folder.
-        folder = MotionFolder(self.root / name) if ID.fullmatch(name) else None
-        entry = folder.entry() if folder else None
-        if folder is None or entry is None or owner not in entry.owners:
-            raise not_found("motion", name)
-        return folder
+        return self.find_folder(name if ID.fullmatch(name) else "", owner)
 
     def get(self, name: str, owner: str) -> StoredMotion:
-        """What is known of an owner's motion; raises as `find`."""
-        entry = self.find(name, owner).entry()
-        assert entry is not None
-        return entry.motion
+        """State of an owner's motion; raises as `find`."""
+        record = self.find(name, owner).record()
+        assert record is not None
+        return record.motion
 
     def content(self, name: str, owner: str, recipe: Recipe) -> tuple[Place, MotionInfo]:
-        """What a video needs of a motion: its poses, or its video where they are to be read yet.
+        """File that a video needs: the poses, or the motion's video if they must be extracted.
 
         Args:
             name: id of the motion.
-            owner: who asks.
-            recipe: of the video's frames; poses of another size come from the motion's video.
+            owner: of the request.
+            recipe: of the frames; poses of another size come from the motion's video.
 
         Raises:
-            RequestError: there is none of that id.
-            InputError: its poses could not be read, or are of another aspect and there is no video.
+            RequestError: the motion does not exist.
+            InputError: the extraction failed, or the poses have another aspect and no video.
         """
         folder, motion = self.find(name, owner), self.get(name, owner)
         if motion.error is not None:
-            raise InputError(f"motion must show a pose, got: {motion.error.message}")
+            raise InputError(f"motion has no poses: {motion.error.message}")
         track = folder.track(recipe.height, recipe.width)
         path = track if track.is_file() else folder.upload
         if path is None:
@@ -219,14 +241,15 @@ class MotionLibrary:
                 raise RequestError(409, "not_ready", "motion must be uploaded again for this model")
             check_aspect(Motion.load(on_disk(path)), recipe)
         info = MotionInfo(suffix=path.suffix, num_frames=motion.num_frames, fps=motion.fps)
+        # Resets its age.
         touch(folder.path)
         return path, info
 
     async def preview(self, name: str, owner: str) -> Place:
-        """The poses of an owner's motion, drawn over the video they were read from.
+        """MP4 of the poses of an owner's motion over its video.
 
         Raises:
-            RequestError: there is none of that id, or its poses are not read yet.
+            RequestError: the motion does not exist, or its poses are not extracted.
         """
 
         def look() -> tuple[Place, Place | None]:
@@ -234,92 +257,88 @@ class MotionLibrary:
             track = folder.track(*self.size)
             if not track.is_file():
                 status = self.get(name, owner).status
-                message = f"id must be of a motion whose poses are read, got one {status}"
+                message = f"the poses of this motion are not extracted, its status is {status}"
                 raise RequestError(409, "not_completed", message, field="id")
             return track, folder.upload
 
         return await self._draw(*await in_thread(look))
 
     async def preview_of(self, path: Place) -> Place:
-        """The same of a motion file that nobody need have uploaded."""
-        track = MotionFolder(self.root / motion_id(path)).track(*self.size)
+        """MP4 of the poses of a motion file that nobody uploaded."""
+        track = self.folder(await in_thread(motion_id, path)).track(*self.size)
         if not await in_thread(track.is_file):
             await in_thread(copy_atomically, path, track)
         return await self._draw(track, None)
 
     async def _draw(self, track: Place, upload: Place | None) -> Place:
-        # One at a time: it takes a core, and the same one might be asked for twice.
+        # One at a time: it takes a core, and the same one might be requested twice.
         async with self.drawing:
             return await asyncio.to_thread(previews.poses_over_video, track, upload)
 
     def all(self, owner: str) -> list[StoredMotion]:
-        """An owner's motions, the newest first."""
-        mine = [entry.motion for entry in self._entries() if owner in entry.owners]
+        """An owner's motions, newest first."""
+        mine = [record.motion for record in self._records() if owner in record.owners]
         return sorted(mine, key=lambda motion: motion.created_at, reverse=True)
 
     async def delete(self, name: str, owner: str) -> None:
-        """Takes an owner's motion away; videos that were asked for with it keep their copy.
+        """Deletes an owner's motion; queued videos keep their copy.
 
         Raises:
-            RequestError: there is none of that id.
+            RequestError: the motion does not exist.
         """
 
         def disown() -> MotionFolder | None:
             folder = self.find(name, owner)
-            entry = folder.entry()
-            assert entry is not None
-            owners = [other for other in entry.owners if other != owner]
+            record = folder.record()
+            assert record is not None
+            owners = [other for other in record.owners if other != owner]
             if not owners:
                 return folder
-            folder.write(entry.motion, owners)
+            folder.write(record.motion, owners)
             return None
 
-        async with self.owning:
+        async with self.writing:
             unowned = await in_thread(disown)
             if unowned is None:
                 return
-            if task := self.tasks.get(name):
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+            await self.stop(name)
             await in_thread(remove_tree, unowned.path)
 
     async def sweep(self) -> None:
-        """Takes away poses that were read for a video long ago and that nobody keeps."""
-        oldest = time.time() - 3600 * self.live.limits.keep_hours
+        """Deletes cached poses and unused motions that have expired; resumes unfinished ones."""
+        await self.resume()
+        limits, now = self.live.limits, time.time()
 
         def clear() -> None:
             for folder in self._folders():
-                if not folder.is_kept() and modified(folder.path) < oldest:
+                if folder.id in self.tasks:
+                    continue
+                hours = limits.keep_motions_hours if folder.exists() else limits.keep_hours
+                if modified(folder.path) < now - 3600 * hours:
+                    log("motion expired", motion=folder.id)
                     remove_tree(folder.path)
 
-        await in_thread(clear)
+        async with self.writing:
+            await in_thread(clear)
 
     def _folders(self) -> list[MotionFolder]:
         return [MotionFolder(path) for path in self.root.glob(f"{PREFIX}*") if path.is_dir()]
 
-    def _entries(self) -> list[Entry]:
-        """What is known of each motion that somebody keeps, as far as it can be read."""
-        entries: list[Entry] = []
+    def _records(self) -> list[MotionRecord]:
+        """Records of all stored motions that can be read."""
+        records: list[MotionRecord] = []
         for folder in self._folders():
             try:
-                entry = folder.entry()
+                record = folder.record()
             except (OSError, ValueError):
-                # Such as a later version's, which must not keep others waiting.
+                # Damaged or of a later version: must not block others.
                 logging.getLogger("ray.serve").exception("%s cannot be read", folder.id)
                 continue
-            entries += [entry] if entry else []
-        return entries
+            records += [record] if record else []
+        return records
 
-    def _start(self, folder: MotionFolder) -> None:
-        task = asyncio.create_task(self._run(folder))
-        self.tasks[folder.id] = task
-        task.add_done_callback(lambda _: self.tasks.pop(folder.id, None))
-
-    async def _run(self, folder: MotionFolder) -> None:
-        async with self.slots:
-            await self._read(folder)
-
-    async def _read(self, folder: MotionFolder) -> None:
+    async def work(self, folder: MotionFolder) -> None:
+        """Extracts the poses of a motion's video."""
         target = folder.track(*self.size)
         upload = await in_thread(lambda: folder.upload)
         assert upload is not None
@@ -332,8 +351,12 @@ class MotionLibrary:
             motion = await in_thread(lambda: Motion.load(on_disk(target)))
         except Exception as error:
             logging.getLogger("ray.serve").exception("%s failed", folder.id)
-            told, now = fault(error, "extraction_failed", timeout), int(time.time())
-            await self._update(folder, status="failed", completed_at=now, error=told)
+            await self._update(
+                folder,
+                status="failed",
+                completed_at=int(time.time()),
+                error=job_error(error, "extraction_failed", timeout),
+            )
             return
         await self._update(
             folder,
@@ -345,5 +368,5 @@ class MotionLibrary:
         log("motion completed", motion=folder.id)
 
     async def _update(self, folder: MotionFolder, **changes: Any) -> None:
-        async with self.owning:
+        async with self.writing:
             await in_thread(folder.update, **changes)

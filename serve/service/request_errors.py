@@ -41,7 +41,7 @@ def busy(message: str, retry_after: float) -> RequestError:
     return RequestError(429, "rate_limit_exceeded", message, retry_after=max(1.0, retry_after))
 
 
-def fault(error: BaseException, code: str, timeout_s: float) -> JobError:
+def job_error(error: BaseException, code: str, timeout_s: float) -> JobError:
     """Reason of failed work for its API object.
 
     Args:

@@ -1,10 +1,12 @@
 """Service logic behind the HTTP API."""
 
 import asyncio
+import contextlib
 import logging
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,10 +21,12 @@ from serve.config import Settings
 from serve.keys import Keys
 from serve.service.backend import Backend
 from serve.service.idempotency import IdempotencyStore
+from serve.service.lease import LEASE_SECONDS
 from serve.service.limits import ConcurrencyLimiter, LiveLimits, RateLimiter
 from serve.service.metrics import Metrics, log
 from serve.service.moderation import PhotoModerator
 from serve.service.motion_library import MotionLibrary
+from serve.service.store import make_private
 from serve.service.subject_library import SubjectLibrary
 from serve.service.uploads import (
     ReceivedMotion,
@@ -33,7 +37,10 @@ from serve.service.uploads import (
 from serve.service.video_queue import VideoQueue
 
 SWEEP_SECONDS = 600.0
-"""How often what is too old is looked for."""
+"""Interval of the deletion of expired objects."""
+FIRST_SWEEP_SECONDS = 10.0
+RESUME_SECONDS = 5.0
+"""Interval at which work of other replicas is looked for."""
 MAX_PARALLEL_CHECKS = 4
 """Uploads that are checked at a time; bounds memory."""
 MIN_PHOTO_SIDE = 1024
@@ -42,12 +49,12 @@ SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 
 
 class Service:
-    """All that the interface needs, and the limits in one place.
+    """Everything the HTTP API needs: queues, limits, keys.
 
     Args:
         settings: of the application.
-        backend: what renders, reads poses and finetunes.
-        metrics: where numbers go.
+        backend: renders, extracts poses and finetunes.
+        metrics: sink for metrics.
     """
 
     def __init__(self, settings: Settings, backend: Backend, metrics: Metrics) -> None:
@@ -59,7 +66,7 @@ class Service:
         self.keys = Keys(settings.keys)
         self.moderator = PhotoModerator(settings.nsfw_model, settings.nsfw_threshold)
         self.videos = VideoQueue(settings, live, backend, metrics)
-        self.motions = MotionLibrary(settings, live, backend)
+        self.motions = MotionLibrary(settings, live, backend, metrics)
         self.subjects = SubjectLibrary(settings, live, backend, metrics)
         self.requests = RateLimiter(lambda: live.limits.requests_per_minute, "requests")
         self.posts = RateLimiter(lambda: live.limits.posts_per_minute, "uploads")
@@ -80,14 +87,14 @@ class Service:
 
     @property
     def size(self) -> str:
-        """Of videos that ask for none, as WIDTHxHEIGHT."""
+        """Default frame size as WIDTHxHEIGHT."""
         return f"{self.recipe.width}x{self.recipe.height}"
 
     def recipe_for(self, text: str) -> Recipe:
-        """The recipe at a size such as 512x640, the width first; `recipe` itself for its own or ''.
+        """The recipe for a frame size as WIDTHxHEIGHT; `recipe` itself for its own size or ''.
 
         Raises:
-            InputError: it is none, or the model cannot or may not render frames of it.
+            InputError: the size is malformed, or not one that the model can render.
         """
         if text in ("", self.size):
             return self.recipe
@@ -107,19 +114,24 @@ class Service:
         return own.at(height, width)
 
     async def open(self) -> None:
-        """Takes up what an earlier service left in storage.
+        """Resumes what is unfinished in storage.
 
         Raises:
-            InputError: the file of keys cannot be used.
+            InputError: the key file cannot be read.
         """
         self.keys.hashes()
+        settings = self.settings
+        for path in filter(None, (settings.storage, settings.motions, settings.subjects)):
+            # Storage that cannot be reached is reported by the probes.
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(make_private, place(path))
         await self.videos.open()
         await self.motions.open()
         await self.subjects.open()
         self.sweeper = asyncio.create_task(self._sweep())
 
     async def close(self) -> None:
-        """Lets go of what is under way, which stays in storage."""
+        """Stops; unfinished work stays in storage."""
         if self.sweeper:
             self.sweeper.cancel()
         await self.videos.close()
@@ -127,22 +139,30 @@ class Service:
         await self.subjects.close()
 
     async def _sweep(self) -> None:
-        """Takes away now and then what is too old."""
+        """Resumes what other replicas left, and deletes what has expired."""
+        swept = time.monotonic() - SWEEP_SECONDS + FIRST_SWEEP_SECONDS
+        # The leases of a replica that crashed before this one started are free by then.
+        settled_at = time.monotonic() + 5 * LEASE_SECONDS
         while True:
             try:
-                await self.videos.sweep()
-                await self.motions.sweep()
-                await asyncio.to_thread(self.idempotency.expire)
+                if time.monotonic() - swept > SWEEP_SECONDS:
+                    await self.videos.sweep()
+                    await self.motions.sweep()
+                    await asyncio.to_thread(self.idempotency.expire)
+                    swept = time.monotonic()
+                elif self.settings.ingress_replicas > 1 or time.monotonic() < settled_at:
+                    for queue in (self.videos, self.motions, self.subjects):
+                        await queue.resume()
             except OSError:
-                # Storage that hiccups is no reason to stop looking.
+                # Storage errors may be transient.
                 logging.getLogger("ray.serve").exception("sweep")
-            await asyncio.sleep(SWEEP_SECONDS)
+            await asyncio.sleep(RESUME_SECONDS)
 
     def reconfigure(self, user_config: Mapping[str, Any]) -> None:
-        """Takes new limits, from now on and without a restart.
+        """Applies new limits.
 
         Raises:
-            InputError: no limit has such a name or may have such a value.
+            InputError: a limit has an unknown name or an invalid value.
         """
         try:
             self.live.limits = self.settings.limits(user_config)
@@ -224,20 +244,20 @@ class Service:
         return self._default[size]
 
     async def ready(self) -> None:
-        """Goes the way of a request: storage, renderer, sampler.
+        """Checks storage, renderer and sampler.
 
         Raises:
-            Exception: something is in the way.
+            Exception: one of them does not work.
         """
         await self.alive()
         async with asyncio.timeout(self.settings.ready_timeout_s):
             await self.backend.ready()
 
     async def alive(self) -> None:
-        """Writes and reads in storage.
+        """Checks storage.
 
         Raises:
-            OSError: that cannot be done.
+            OSError: it does not work.
         """
         async with asyncio.timeout(self.settings.ready_timeout_s):
             await asyncio.to_thread(self.videos.store.check)

@@ -17,6 +17,7 @@ Storage is a disk shared by all replicas, or any pyarrow filesystem (S3).
 """
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import os
@@ -38,7 +39,7 @@ from dreampose.io import watermark
 from dreampose.io.paths import Place, modified, new_file, on_disk, place, remove_tree
 from serve.service.records import JobError, RenderRequest, Video
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """Ids, items and subjects: safe as file names everywhere."""
 
 VIDEO_ID = re.compile(r"video_[0-9a-f]{34}")
@@ -108,6 +109,18 @@ def write_atomically(
         part.write_bytes(content)
 
 
+def make_private(folder: Place) -> None:
+    """Creates a folder on a local disk that only this user may enter; others are left as they are.
+
+    Missing parents are created likewise.
+    """
+    if not isinstance(folder, Path) or folder.is_dir():
+        return
+    make_private(folder.parent)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+
+
 def copy_atomically(source: bytes | Place, target: Place) -> None:
     """Writes the content of a file, or bytes, as `write_atomically`, in constant memory."""
     if isinstance(source, bytes):
@@ -161,6 +174,10 @@ class VideoFolder:
     def exists(self) -> bool:
         """Whether the video was accepted and is not deleted."""
         return (self.path / "request.json").is_file() and not self.is_deleted()
+
+    def owners(self) -> list[str]:
+        """Name of the key that created it."""
+        return [self.request().owner]
 
     def mark_deleted(self) -> None:
         """Cancels all work on the video; `remove` deletes the files."""
@@ -379,7 +396,7 @@ def checked_name(field: str, name: str) -> str:
         InputError: it is empty, longer than 100, or has other characters than letters, digits,
             '.', '_' and '-'.
     """
-    if not NAME.fullmatch(name):
+    if not SAFE_NAME.fullmatch(name):
         raise InputError(
             f"{field} must be 1 to 100 letters, digits, '.', '_' or '-' "
             f"and begin with a letter or digit, got {name[:120]!r}"

@@ -1,9 +1,8 @@
 """Subjects and their finetuning.
 
-A subject's id is made from its owner, its photos and the model, so that the same photos are never
-finetuned on twice and weights under an id never change while a video is rendered with them. The
-weights lie in SUBJECTS/ID, where every sampler looks for them once they are there; what is known
-of the work lies in SUBJECTS/.jobs/ID: job.json and photos/.
+The id of a subject follows from its owner, photos and model: equal photos are finetuned once, and
+weights never change while a video is rendered with them. Weights are in SUBJECTS/ID, where samplers
+look for them; record and photos are in SUBJECTS/.jobs/ID.
 """
 
 import asyncio
@@ -17,17 +16,19 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from dreampose.errors import InputError
+from dreampose.io.paths import Place
 from serve.config import Settings
 from serve.service.backend import Backend
 from serve.service.limits import LiveLimits
 from serve.service.metrics import Metrics, log
 from serve.service.records import JobError, Status
-from serve.service.request_errors import RequestError, busy, fault, not_found
-from serve.service.store import NAME, digest, stamp, write_atomically
+from serve.service.request_errors import RequestError, busy, job_error, not_found
+from serve.service.store import SAFE_NAME, digest, in_thread, stamp, write_atomically
+from serve.service.work_queue import WorkQueue
 
 
 class Subject(BaseModel):
-    """The subject object of the HTTP interface. Times are Unix seconds, progress is 0 to 100."""
+    """Subject object of the API. Times are Unix seconds, progress is 0 to 100."""
 
     id: str
     object: Literal["subject"] = "subject"
@@ -40,144 +41,151 @@ class Subject(BaseModel):
     error: JobError | None = None
 
 
-class Job(BaseModel):
-    """What lies in `job.json`."""
+class SubjectRecord(BaseModel):
+    """Content of `job.json`."""
 
     subject: Subject
     owner: str
 
 
 class SubjectFolder:
-    """One subject's work in storage."""
+    """Record and photos of one subject in storage."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path: Place = Path(path)
 
     @property
     def id(self) -> str:
-        """Of the subject."""
+        """Subject id, the name of the folder."""
         return self.path.name
 
     @property
     def photos(self) -> list[Path]:
-        """In the order in which they came."""
-        return sorted((self.path / "photos").glob("*.img"), key=lambda path: int(path.stem))
+        """Photos in the order of the request."""
+        folder = Path(str(self.path), "photos")
+        return sorted(folder.glob("*.img"), key=lambda path: int(path.stem))
 
     @property
     def weights(self) -> Path:
-        """Folder of the finetuned weights; appears whole."""
-        return self.path.parent.parent / self.id
+        """Folder of the finetuned weights, created atomically."""
+        return Path(str(self.path)).parent.parent / self.id
 
     def exists(self) -> bool:
         """Whether the subject was accepted."""
         return (self.path / "job.json").is_file()
 
-    def job(self) -> Job:
-        """What is known."""
-        return Job.model_validate_json((self.path / "job.json").read_bytes())
+    def owners(self) -> list[str]:
+        """Name of the key that created it."""
+        return [self.record().owner]
 
-    def write(self, job: Job) -> Subject:
-        """Keeps what is known."""
-        write_atomically(self.path / "job.json", job.model_dump_json(indent=1).encode())
-        return job.subject
+    def record(self) -> SubjectRecord:
+        """Owner and state."""
+        return SubjectRecord.model_validate_json((self.path / "job.json").read_bytes())
+
+    def write(self, record: SubjectRecord) -> Subject:
+        """Writes owner and state."""
+        write_atomically(self.path / "job.json", record.model_dump_json(indent=1).encode())
+        return record.subject
 
     def update(self, **changes: Any) -> Subject:
         """Writes some fields of the subject."""
-        job = self.job()
-        subject = Subject.model_validate(job.subject.model_dump() | changes)
-        return self.write(Job(subject=subject, owner=job.owner))
+        record = self.record()
+        subject = Subject.model_validate(record.subject.model_dump() | changes)
+        return self.write(SubjectRecord(subject=subject, owner=record.owner))
 
     def remove(self) -> None:
-        """Takes photos, checkpoints and weights away, what names them last."""
-        for folder in (self.weights, self.weights.with_name(f".{self.id}.training")):
-            shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(self.path / "photos", ignore_errors=True)
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Deletes weights, checkpoints and photos, the record last."""
+        for folder in (
+            self.weights,
+            self.weights.with_name(f".{self.id}.training"),
+            self.path / "photos",
+            self.path,
+        ):
+            shutil.rmtree(str(folder), ignore_errors=True)
 
 
-class SubjectLibrary:
-    """Accepts subjects and has them finetuned on, a few at a time."""
+class SubjectLibrary(WorkQueue[SubjectFolder]):
+    """Accepts subjects and finetunes on them, a few at a time.
+
+    Args:
+        settings: of the application.
+        live: current limits.
+        backend: finetunes.
+        metrics: sink for metrics.
+    """
+
+    kind = "subject"
 
     def __init__(
         self, settings: Settings, live: LiveLimits, backend: Backend, metrics: Metrics
     ) -> None:
+        self.enabled = bool(settings.subjects)
+        root = Path(settings.subjects or "disabled") / ".jobs"
+        super().__init__(root, settings.finetunes_at_once, live, backend, metrics)
         self.settings = settings
-        self.live = live
-        self.backend = backend
-        self.metrics = metrics
-        self.root = Path(settings.subjects) / ".jobs" if settings.subjects else None
-        self.slots = asyncio.Semaphore(settings.finetunes_at_once)
-        self.tasks: dict[str, asyncio.Task[None]] = {}
 
-    async def open(self) -> None:
-        """Takes up what is unfinished in storage."""
-        for job in self._jobs():
-            if self.root is not None and job.subject.status in ("queued", "in_progress"):
-                self._start(SubjectFolder(self.root / job.subject.id))
+    def folder(self, name: str) -> SubjectFolder:
+        """The folder of an id, whether or not it exists."""
+        return SubjectFolder(str(self.root / name))
 
-    async def close(self) -> None:
-        """Lets go; work goes on from its last checkpoint when it is taken up."""
-        for task in list(self.tasks.values()):
-            task.cancel()
-        await asyncio.gather(*self.tasks.values(), return_exceptions=True)
+    def pending(self) -> list[SubjectFolder]:
+        """Subjects whose finetuning is not finished."""
+        unfinished = [
+            record.subject
+            for record in self._records()
+            if record.subject.status in ("queued", "in_progress")
+        ]
+        return [self.folder(one.id) for one in sorted(unfinished, key=lambda s: s.created_at)]
 
     def add(self, owner: str, name: str, photos: Sequence[bytes]) -> Subject:
-        """Starts finetuning on photos; gives what there is where that was done before.
+        """Starts finetuning on photos, or returns the subject of equal photos.
 
         Raises:
-            RequestError: no subjects are served, or too many wait.
+            RequestError: subjects are disabled, or too many wait.
         """
-        if self.root is None:
-            raise RequestError(
-                409, "no_subjects", "subjects must be set to a folder by who runs this"
-            )
+        if not self.enabled:
+            raise RequestError(409, "no_subjects", "subjects are disabled by the operator")
         model = stamp(Path(self.settings.model))
-        subject_id = f"subject_{digest(owner, model, *photos)[:24]}"
-        folder = SubjectFolder(self.root / subject_id)
-        if folder.exists() and folder.job().subject.status != "failed":
-            return folder.job().subject
-        if len(self.tasks) >= self.live.limits.subjects_waiting + self.settings.finetunes_at_once:
-            raise busy(f"finetuning must have room, got {len(self.tasks)} people waiting", 60)
+        folder = self.folder(f"subject_{digest(owner, model, *photos)[:24]}")
+        if folder.exists() and folder.record().subject.status != "failed":
+            return folder.record().subject
+        if len(self.tasks) >= self.live.limits.subjects_waiting + self.max_running:
+            raise busy(f"{len(self.tasks)} subjects are waiting for finetuning", 60)
         for number, photo in enumerate(photos):
             write_atomically(folder.path / "photos" / f"{number}.img", photo)
         subject = Subject(
-            id=subject_id, name=name, created_at=int(time.time()), num_photos=len(photos)
+            id=folder.id, name=name, created_at=int(time.time()), num_photos=len(photos)
         )
-        folder.write(Job(subject=subject, owner=owner))
-        self._start(folder)
-        log("subject accepted", subject=subject_id)
+        folder.write(SubjectRecord(subject=subject, owner=owner))
+        self.start(folder)
+        log("subject accepted", subject=folder.id)
         return subject
 
     def find(self, subject_id: str, owner: str) -> SubjectFolder:
         """An owner's subject.
 
         Raises:
-            RequestError: there is none of that id.
+            RequestError: it does not exist.
         """
-        folder = SubjectFolder(self.root / subject_id) if self.root else None
-        if folder is None or not NAME.fullmatch(subject_id) or not folder.exists():
-            raise not_found("subject", subject_id)
-        if folder.job().owner != owner:
-            raise not_found("subject", subject_id)
-        return folder
+        if not self.enabled:
+            raise not_found(self.kind, subject_id)
+        return self.find_folder(subject_id, owner)
 
     def all(self, owner: str) -> list[Subject]:
-        """An owner's subjects, the newest first."""
-        mine = [job.subject for job in self._jobs() if job.owner == owner]
+        """An owner's subjects, newest first."""
+        mine = [record.subject for record in self._records() if record.owner == owner]
         return sorted(mine, key=lambda subject: subject.created_at, reverse=True)
 
     async def delete(self, folder: SubjectFolder) -> None:
-        """Stops the work and takes everything away."""
-        if task := self.tasks.get(folder.id):
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        """Stops the work and deletes everything."""
+        await self.stop(folder.id)
         await asyncio.to_thread(folder.remove)
         log("subject deleted", subject=folder.id)
 
     def weights_for(self, subject_id: str, owner: str) -> tuple[str, list[str]]:
-        """What a video is rendered with now: a subject's name or '', and what to tell about it.
+        """Name of the weights that a video is rendered with, '' for the base model, and warnings.
 
-        Weights that whoever runs this put into the folder are everybody's.
+        Weights that the operator put into the folder are shared by all keys.
 
         Raises:
             InputError: there is no such subject, or its finetuning failed.
@@ -185,57 +193,54 @@ class SubjectLibrary:
         if not subject_id:
             return "", []
         try:
-            subject = self.find(subject_id, owner).job().subject
+            subject = self.find(subject_id, owner).record().subject
         except RequestError:
             return self._shared(subject_id), []
         if subject.status == "completed":
             return subject_id, []
         if subject.error is not None:
-            raise InputError(f"subject must have finetuned weights, got: {subject.error.message}")
+            raise InputError(f"subject has no weights: {subject.error.message}")
         return "", [
             f"subject {subject_id} is still being finetuned ({subject.progress}%): "
             "rendered with the base model"
         ]
 
     def _shared(self, name: str) -> str:
-        is_own = self.root is not None and NAME.fullmatch(name) and (self.root / name).exists()
+        is_own = self.enabled and SAFE_NAME.fullmatch(name) and (self.root / name).exists()
         try:
             if not is_own:
                 self.settings.subject_folder(name)
                 return name
         except InputError:
             pass
-        # Not the sentence of the settings, which tells where they are.
-        raise InputError(f"subject must have finetuned weights, got {name[:120]!r}, which has none")
+        # Not the message of the settings, which contains the path.
+        raise InputError(f"subject {name[:120]!r} has no finetuned weights")
 
-    def _jobs(self) -> list[Job]:
-        """What is known of each subject, as far as it can be read."""
-        jobs: list[Job] = []
-        for path in self.root.glob("*/job.json") if self.root else ():
+    def _records(self) -> list[SubjectRecord]:
+        """Records of all subjects that can be read."""
+        records: list[SubjectRecord] = []
+        for path in self.root.glob("*/job.json") if self.enabled else ():
             try:
-                jobs.append(SubjectFolder(path.parent).job())
+                records.append(SubjectFolder(str(path.parent)).record())
             except (OSError, ValueError):
-                # Such as a later version's, which must not keep others waiting.
+                # Damaged or of a later version: must not block others.
                 logging.getLogger("ray.serve").exception("%s cannot be read", path.parent.name)
-        return jobs
+        return records
 
-    def _start(self, folder: SubjectFolder) -> None:
-        task = asyncio.create_task(self._run(folder))
-        self.tasks[folder.id] = task
-        task.add_done_callback(lambda _: self.tasks.pop(folder.id, None))
-
-    async def _run(self, folder: SubjectFolder) -> None:
-        async with self.slots:
-            folder.update(status="in_progress", error=None)
-            timeout = self.live.limits.finetune_timeout_s
-            try:
-                async with asyncio.timeout(timeout):
-                    await self.backend.finetune(str(folder.path))
-                folder.update(status="completed", progress=100, completed_at=int(time.time()))
-            except Exception as error:
-                logging.getLogger("ray.serve").exception("%s failed", folder.id)
-                told = fault(error, "finetune_failed", timeout)
-                folder.update(status="failed", completed_at=int(time.time()), error=told)
-        status = folder.job().subject.status
-        self.metrics.count("dreampose_finetunes", status=status)
-        log(f"subject {status}", subject=folder.id)
+    async def work(self, folder: SubjectFolder) -> None:
+        """Finetunes on a subject's photos."""
+        await in_thread(folder.update, status="in_progress", error=None)
+        timeout = self.live.limits.finetune_timeout_s
+        try:
+            async with asyncio.timeout(timeout):
+                await self.backend.finetune(str(folder.path))
+            changes: dict[str, Any] = {"status": "completed", "progress": 100}
+        except Exception as error:
+            logging.getLogger("ray.serve").exception("%s failed", folder.id)
+            changes = {
+                "status": "failed",
+                "error": job_error(error, "finetune_failed", timeout),
+            }
+        await in_thread(folder.update, completed_at=int(time.time()), **changes)
+        self.metrics.count("dreampose_finetunes", status=changes["status"])
+        log(f"subject {changes['status']}", subject=folder.id)

@@ -9,103 +9,108 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any
 
-from dreampose.io.paths import Place
+from dreampose.io.paths import Place, place
 from serve.config import Settings
 from serve.service.backend import Backend
 from serve.service.limits import LiveLimits
 from serve.service.metrics import Metrics, log
 from serve.service.records import RenderRequest, Video
 from serve.service.request_errors import busy, not_found, reason
-from serve.service.store import NAME, Store, VideoFolder, in_thread, with_storage_retries
+from serve.service.store import SAFE_NAME, Store, VideoFolder, in_thread, with_storage_retries
+from serve.service.work_queue import WorkQueue
 
 ABANDONED_SECONDS = 86400.0
-"""Age from which a folder that was never accepted is nobody's."""
-
+"""Age from which a folder that was never accepted is removed."""
 COUNT_WAIT_SECONDS = 2.0
-"""How long a video's end is kept back until it is counted."""
+"""Longest wait until a final state is counted before it is returned."""
 
 
-class VideoQueue:
-    """Accepts videos, has them rendered in order, and forgets them when they are old.
+class VideoQueue(WorkQueue[VideoFolder]):
+    """Accepts videos, renders them in order, and deletes them when they have expired.
+
+    The renderer leases a video, not the queue: every replica follows every unfinished video, so
+    that each sees the whole queue, and calls for the same video join in the renderer.
 
     Args:
         settings: of the application.
-        live: the limits, which may change.
-        backend: what renders.
-        metrics: where numbers go.
+        live: current limits.
+        backend: renders.
+        metrics: sink for metrics.
     """
+
+    kind = "video"
 
     def __init__(
         self, settings: Settings, live: LiveLimits, backend: Backend, metrics: Metrics
     ) -> None:
-        self.settings = settings
-        self.live = live
-        self.backend = backend
-        self.metrics = metrics
+        super().__init__(
+            place(settings.storage), settings.videos_in_progress, live, backend, metrics
+        )
         self.store = Store(settings.storage)
-        self.slots = asyncio.Semaphore(settings.videos_at_once)
-        self.tasks: dict[str, asyncio.Task[None]] = {}
-        self.waiting: set[str] = set()
         self.owners: dict[str, str] = {}
-        """Of every video."""
+        """Owner of every known video."""
         self.ids: list[str] = []
-        """Of every video in the order of creation."""
+        """Known videos in order of creation."""
+        self.finished: set[str] = set()
+        """Known videos whose state is final."""
         self.unfinished: Counter[str] = Counter()
-        """Videos of each owner that are accepted, or about to be, and not finished."""
-        self.unread: set[str] = set()
-        """Videos in storage that could not be read; they are tried again."""
+        """Videos per owner that are accepted, or about to be, and not finished."""
+        self.unreadable: set[str] = set()
+        """Videos that could not be read; they are tried again."""
         self.durations: deque[float] = deque([10.0], maxlen=20)
 
     async def open(self) -> None:
-        """Takes up what is in storage."""
+        """Removes deleted videos, then resumes unfinished ones."""
         for folder in await in_thread(self.store.deleted):
-            # Work on it ended with the desk that had it done, or ends when it sees the mark.
+            # Work on it ended with the last replica, or ends when it sees the marker.
             await in_thread(folder.remove)
-        for folder in sorted(await in_thread(self.store.folders), key=lambda one: one.id):
-            await self._resume(folder)
+        await super().open()
 
-    async def _resume(self, folder: VideoFolder) -> None:
-        """Lists what an earlier desk left, and has it rendered on where it is unfinished."""
-        try:
-            request = await in_thread(folder.request)
-            state = await in_thread(folder.video)
-        except (OSError, ValueError):
-            # What cannot be read now, or is a later version's, must not keep others waiting.
-            if folder.id not in self.unread:
-                logging.getLogger("ray.serve").exception(
-                    "%s cannot be read", folder.id, extra={"video_id": folder.id}
-                )
-            self.unread.add(folder.id)
-            return
-        self.unread.discard(folder.id)
-        self._index(folder, request.owner)
-        if not state.finished:
-            log("video taken up", video_id=folder.id)
-            self.unfinished[request.owner] += 1
-            self._start(folder)
+    def folder(self, name: str) -> VideoFolder:
+        """The folder of an id, whether or not it exists."""
+        return self.store.folder(name)
 
-    async def close(self) -> None:
-        """Lets go of everything; what is unfinished is taken up by the next desk."""
-        tasks = list(self.tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    def pending(self) -> list[VideoFolder]:
+        """Unfinished videos in storage; indexes all others that are new."""
+        found: list[VideoFolder] = []
+        for folder in sorted(self.store.folders(), key=lambda one: one.id):
+            if folder.id in self.finished:
+                continue
+            try:
+                owner, state = folder.request().owner, folder.video()
+            except (OSError, ValueError):
+                # Damaged or of a later version: must not block others.
+                if folder.id not in self.unreadable:
+                    logging.getLogger("ray.serve").exception(
+                        "%s cannot be read", folder.id, extra={"video_id": folder.id}
+                    )
+                self.unreadable.add(folder.id)
+                continue
+            self.unreadable.discard(folder.id)
+            self._index(folder, owner)
+            if state.finished:
+                self.finished.add(folder.id)
+            else:
+                found.append(folder)
+        return found
+
+    def start(self, folder: VideoFolder) -> None:
+        """Queues a video."""
+        self.unfinished[self.owners[folder.id]] += 1
+        super().start(folder)
 
     def check_capacity(self, owner: str) -> None:
-        """Refuses one more video if there are too many.
+        """Checks the limits for one more video.
 
         Raises:
-            RequestError: with the time after which there should be room.
+            RequestError: too many are unfinished; with the expected wait.
         """
         limits, total = self.live.limits, self.unfinished.total()
         wait = sum(self.durations) / len(self.durations)
-        if total >= limits.queue + self.settings.videos_at_once:
-            raise busy(f"queue must have room, got {len(self.waiting)} videos waiting", wait)
+        if total >= limits.queue + self.max_running:
+            raise busy(f"the queue is full: {len(self.waiting)} videos are waiting", wait)
         if self.unfinished[owner] >= limits.videos_per_key:
-            raise busy(
-                f"a key may have at most {limits.videos_per_key} unfinished videos, got as many",
-                wait,
-            )
+            raise busy(f"limit of {limits.videos_per_key} unfinished videos per key reached", wait)
 
     async def accept(
         self,
@@ -116,13 +121,13 @@ class VideoQueue:
         motion_suffix: str,
         **known: Any,
     ) -> Video:
-        """Keeps a video's inputs and queues it; gives its first state.
+        """Stores a video's inputs and queues it; returns its first state.
 
         Raises:
-            RequestError: there are too many.
+            RequestError: too many are unfinished.
         """
         self.check_capacity(request.owner)
-        # Counted before the first pause, so that others see it.
+        # Counted before the first await, so that concurrent requests see it.
         self.unfinished[request.owner] += 1
 
         async def keep() -> Video:
@@ -136,33 +141,39 @@ class VideoQueue:
                     **known,
                 )
                 state = await in_thread(folder.video)
-            except BaseException:
+                self._index(folder, request.owner)
+                if folder.id not in self.tasks:
+                    self.start(folder)
+            finally:
                 self.unfinished[request.owner] -= 1
-                raise
-            self._index(folder, request.owner)
-            self._start(folder)
             log("video accepted", video_id=folder.id, owner=request.owner or None)
             return state
 
-        # A client that goes away now leaves a video in the queue, and not half of one in storage.
+        # A client that disconnects now leaves a whole video in the queue, not half of one.
         return await asyncio.shield(asyncio.create_task(keep()))
 
     async def find(self, video_id: str, owner: str) -> tuple[VideoFolder, Video]:
-        """An owner's video, and what it was like just now.
+        """An owner's video and its current state.
 
         Raises:
-            RequestError: there is none of that id.
+            RequestError: it does not exist.
         """
-        if not NAME.fullmatch(video_id) or self.owners.get(video_id) != owner:
-            raise not_found("video", video_id)
-        folder = self.store.folder(video_id)
-        state = await self.look(folder)
+        if not SAFE_NAME.fullmatch(video_id):
+            raise not_found(self.kind, video_id)
+        if video_id not in self.owners:
+            # Accepted by another replica a moment ago.
+            with contextlib.suppress(OSError, ValueError):
+                found = await in_thread(self.find_folder, video_id, owner)
+                await in_thread(found.video)
+                self._index(found, owner)
+        folder = self.folder(video_id)
+        state = await self.look(folder) if self.owners.get(video_id) == owner else None
         if state is None:
-            raise not_found("video", video_id)
+            raise not_found(self.kind, video_id)
         return folder, state
 
     async def look(self, folder: VideoFolder) -> Video | None:
-        """What a video is like just now; None where it is gone or too old."""
+        """The current state of a video; None if it is deleted or expired."""
         state = await in_thread(self._read, folder)
         if state is None or self._is_old(state):
             return None
@@ -170,25 +181,21 @@ class VideoQueue:
         return state
 
     async def _wait_until_counted(self, *states: Video) -> None:
-        """Waits until those that have ended are counted, for a while.
-
-        The renderer writes a video's end; whoever is told may ask for the next one at once.
-        """
+        """Waits until final states are counted: a client may post the next video at once."""
         ended = {state.id for state in states if state.finished} & self.tasks.keys()
         if ended:
-            await asyncio.wait(
-                [self.tasks[video_id] for video_id in ended], timeout=COUNT_WAIT_SECONDS
-            )
+            tasks = [self.tasks[video_id] for video_id in ended]
+            await asyncio.wait(tasks, timeout=COUNT_WAIT_SECONDS)
 
     async def page(
         self, owner: str, *, limit: int, after: str = "", newest_first: bool = True
     ) -> tuple[list[Video], bool]:
-        """Some of an owner's videos by age, and whether more follow.
+        """A page of an owner's videos by age, and whether more follow.
 
         Args:
-            owner: whose.
-            limit: how many at most.
-            after: id of the last one seen; it may be gone by now.
+            owner: of the videos.
+            limit: largest number of videos.
+            after: last id of the previous page; it may be deleted by now.
             newest_first: or oldest first.
         """
         ids = [video_id for video_id in self.ids if self.owners[video_id] == owner]
@@ -203,7 +210,7 @@ class VideoQueue:
             for video_id in ids:
                 if len(videos) == limit:
                     return videos, True
-                state = self._read(self.store.folder(video_id))
+                state = self._read(self.folder(video_id))
                 if state and not self._is_old(state):
                     videos.append(state)
             return videos, False
@@ -213,7 +220,7 @@ class VideoQueue:
         return videos, has_more
 
     async def delete(self, folder: VideoFolder) -> None:
-        """Takes a video away; work on it stops, and the sampler is free within one chunk."""
+        """Deletes a video; its rendering stops within one chunk."""
         await in_thread(folder.mark_deleted)
         task = self.tasks.get(folder.id)
         if task is None or task.done():
@@ -222,15 +229,15 @@ class VideoQueue:
             return
         if folder.id in self.waiting:
             task.cancel()
-        # Else the renderer sees the mark. The files go when nobody writes there any more.
+        # Else the renderer sees the marker, and the task removes the files.
         log("video cancelled", video_id=folder.id)
 
     async def uses_subject(self, subject: str) -> bool:
         """Whether an unfinished video needs a subject's weights."""
-        folders = [self.store.folder(video_id) for video_id in self.tasks]
+        folders = [self.folder(video_id) for video_id in self.tasks]
 
         def look() -> bool:
-            # The renderer may have written a video's end, and the desk's task be about to.
+            # The renderer may have finished a video whose task is still about to end.
             states = ((folder, self._read(folder)) for folder in folders)
             return any(
                 folder.request().subject == subject
@@ -240,35 +247,15 @@ class VideoQueue:
 
         return await in_thread(look)
 
-    def _index(self, folder: VideoFolder, owner: str) -> None:
-        self.owners[folder.id] = owner
-        bisect.insort(self.ids, folder.id)
-
-    def _unindex(self, video_id: str) -> None:
-        if self.owners.pop(video_id, None) is not None:
-            self.ids.remove(video_id)
-
-    def _start(self, folder: VideoFolder) -> None:
-        self.waiting.add(folder.id)
-        task = asyncio.create_task(self._run(folder))
-        self.tasks[folder.id] = task
-        self._show_depth()
-
-        def end(_: asyncio.Task[None]) -> None:
-            self.tasks.pop(folder.id, None)
-            self._show_depth()
-
-        task.add_done_callback(end)
+    async def work_with_lease(self, folder: VideoFolder) -> None:
+        """Renders a video; the renderer holds its lease."""
+        began = time.monotonic()
+        await self.work(folder)
+        self.durations.append(time.monotonic() - began)
 
     async def _run(self, folder: VideoFolder) -> None:
-        """Has a video rendered when it is its turn."""
         try:
-            async with self.slots:
-                self.waiting.discard(folder.id)
-                self._show_depth()
-                began = time.monotonic()
-                await self._render(folder)
-                self.durations.append(time.monotonic() - began)
+            await super()._run(folder)
         finally:
             self.waiting.discard(folder.id)
             self.unfinished[self.owners[folder.id]] -= 1
@@ -276,7 +263,8 @@ class VideoQueue:
                 self._unindex(folder.id)
                 await with_storage_retries(folder.remove)
 
-    async def _render(self, folder: VideoFolder) -> None:
+    async def work(self, folder: VideoFolder) -> None:
+        """Renders a video and writes when it expires."""
         if await with_storage_retries(folder.is_deleted):
             return
         try:
@@ -292,6 +280,9 @@ class VideoQueue:
         if await with_storage_retries(folder.is_deleted):
             self.metrics.count("dreampose_videos", status="cancelled")
             return
+        self.finished.add(folder.id)
+        if (await with_storage_retries(folder.video)).expires_at is not None:
+            return  # counted by another replica
         expires_at = self._expires(state)
         state = await with_storage_retries(folder.update, expires_at=expires_at)
         self.metrics.count("dreampose_videos", status=state.status)
@@ -303,35 +294,47 @@ class VideoQueue:
             reason=state.error and state.error.message,
         )
 
-    def _show_depth(self) -> None:
+    def changed(self) -> None:
+        """Exports the length of the queue."""
         self.metrics.gauge("dreampose_queue_depth", len(self.waiting))
         self.metrics.gauge("dreampose_videos_in_progress", len(self.tasks) - len(self.waiting))
 
     async def sweep(self) -> None:
-        """Takes away what has expired, and takes up what could not be read."""
-        for video_id in sorted(self.unread):
-            await self._resume(self.store.folder(video_id))
+        """Deletes expired videos and resumes unfinished ones."""
+        await self.resume()
         for video_id in list(self.ids):
-            folder = self.store.folder(video_id)
+            folder = self.folder(video_id)
             state = await in_thread(self._read, folder)
             if state and self._is_old(state):
                 log("video expired", video_id=video_id)
                 await self.delete(folder)
+            elif state is None and video_id not in self.tasks:
+                self._unindex(video_id)
         await in_thread(self.store.clear_abandoned, time.time() - ABANDONED_SECONDS)
 
+    def _index(self, folder: VideoFolder, owner: str) -> None:
+        if folder.id not in self.owners:
+            self.owners[folder.id] = owner
+            bisect.insort(self.ids, folder.id)
+
+    def _unindex(self, video_id: str) -> None:
+        self.finished.discard(video_id)
+        if self.owners.pop(video_id, None) is not None:
+            self.ids.remove(video_id)
+
     def _expires(self, state: Video) -> int:
-        """When a finished video is forgotten."""
+        """When a finished video is deleted."""
         ended = state.completed_at or state.created_at
         return state.expires_at or int(ended + 3600 * self.live.limits.keep_hours)
 
     def _read(self, folder: VideoFolder) -> Video | None:
-        """The video object, if the video was accepted and is still wanted."""
-        # Its folder may go at any moment.
+        """The video object, if the video was accepted and is not deleted."""
+        # The folder may disappear at any moment.
         with contextlib.suppress(FileNotFoundError):
             if not folder.exists():
                 return None
             state = folder.video()
-            # The renderer writes its end, and the desk a moment later for how long it is kept.
+            # The queue writes it a moment after the renderer has written the final state.
             known = {"expires_at": self._expires(state)} if state.finished else {}
             return state.model_copy(update=known)
         return None

@@ -36,6 +36,7 @@ def deployments(application):
         deployment = current._bound_deployment
         found[deployment.name] = deployment
         arguments = [*deployment.init_args, *deployment.init_kwargs.values()]
+        arguments += [one for value in arguments if isinstance(value, list) for one in value]
         waiting += [value for value in arguments if hasattr(value, "_bound_deployment")]
     return found
 

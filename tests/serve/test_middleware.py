@@ -60,7 +60,7 @@ def test_keys_change_while_the_service_runs(make_service, shops, capsys):
     assert capsys.readouterr().out.split() == ["red", "blue"]
 
 
-@pytest.mark.parametrize("path", ["/v1/videos", "/v1/motions", "/v1/subjects", "/docs"])
+@pytest.mark.parametrize("path", ["/v1/videos", "/v1/motions", "/v1/subjects", "/v1/models"])
 def test_requests_without_valid_key_are_rejected(make_service, shops, path):
     running = make_service(keys=str(shops[0]))
     for headers in ({}, bearer("dp_wrong"), {"Authorization": f"Basic {shops[1]['red']}"}):
@@ -265,7 +265,8 @@ def test_slow_body_times_out(make_service):
     assert running.client.portal.call(slow_upload) == 408
 
 
-def test_probes_report_storage_and_backend(running, tmp_path):
+def test_probes_report_storage_and_backend(running, tmp_path, monkeypatch):
+    monkeypatch.setattr("serve.api.health.PROBE_SECONDS", -1)
     assert running.client.get("/healthz").json() == {"status": "ok"}
     assert running.client.get("/readyz").json() == {"status": "ok"}
     running.backend.broken = RuntimeError("no sampler at /secret/place")

@@ -18,6 +18,7 @@ from dreampose.poses.motion import Motion
 from serve.config import Settings
 from serve.deployments.renderer import Renderer, split_into_chunks
 from serve.deployments.retries import call_with_retries
+from serve.service.lease import LeaseManager
 from serve.service.records import Prepared, RenderRequest
 from serve.service.store import Store, VideoFolder, write_atomically
 
@@ -39,6 +40,7 @@ class Samplers:
         self.subject = None
         self.hold = False
         self.cancelled = 0
+        self.waiting = 0
         self.checked = 0
         self.prepare = SimpleNamespace(remote=self._prepare)
         self.ready = SimpleNamespace(remote=self._ready)
@@ -56,6 +58,7 @@ class Samplers:
 
     async def _render(self, folder, indices):
         await asyncio.sleep(0)
+        self.waiting += 1
         try:
             while self.hold:
                 await asyncio.sleep(0.01)
@@ -183,19 +186,55 @@ def test_renderer_limits_parallel_videos(tmp_path, motion_file, recipe_only_mode
     asyncio.run(go())
 
 
-def test_video_completed_by_another_renderer_stays_completed(folder, recipe_only_model):
-    """As after `serve deploy`, while the old renderer is in its grace period."""
-    settings = served(recipe_only_model, max_tries=3)
+def test_video_taken_over_by_another_renderer_is_completed_once(folder, recipe_only_model):
+    """The first renderer misses its heartbeats: another one takes over and completes the video."""
+    settings = served(recipe_only_model, chunk_size=4)
 
-    class Late(Samplers):
-        async def _render(self, folder, indices):
-            await Renderer(settings, 2, Samplers()).render(folder)
-            raise FileNotFoundError(VideoFolder(folder).prepared)
+    class Stalled(Samplers):
+        async def _render(self, path, indices):
+            (manager,) = first.leases.values()
+            manager.beat = manager.stop
+            manager.stop()
+            state = await Renderer(settings, 2, others).render(path)
+            assert state.status == "completed"
+            raise FileNotFoundError(VideoFolder(path).prepared)
 
-    state = render(folder, Late(), recipe_only_model, max_tries=3)
+    others, stalled = Samplers(), Stalled()
+    first = Renderer(settings, 2, stalled)
+
+    state = asyncio.run(first.render(str(folder.path)))
     assert (state.status, state.error) == ("completed", None)
     assert folder.video() == state
+    assert len(others.rendered) == 3
+    assert stalled.rendered == []
     assert len(video.read(folder.result).frames) == NUM_FRAMES
+
+
+def test_renderer_that_lost_its_lease_writes_no_result(folder, recipe_only_model, monkeypatch):
+    monkeypatch.setattr("serve.deployments.renderer.HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr("serve.deployments.renderer.LEASE_POLL_SECONDS", 0.01)
+    settings = served(recipe_only_model, chunk_size=4)
+    samplers = Samplers()
+    samplers.hold = True
+
+    async def go():
+        renderer = Renderer(settings, 2, samplers)
+        call = asyncio.create_task(renderer.render(str(folder.path)))
+        while not samplers.waiting:
+            await asyncio.sleep(0.01)
+        # Another worker claims the folder with a newer fencing token, as after a takeover.
+        other = LeaseManager(folder.path.parent)
+        other.beat()
+        write_atomically(folder.path / "lease" / f"00000009.{other.worker}", b"")
+        while samplers.cancelled < 3:
+            await asyncio.sleep(0.01)
+        assert not folder.result.exists()
+        # And follows that one until it has finished the video.
+        folder.update(status="completed", progress=100)
+        return await call
+
+    assert asyncio.run(go()).status == "completed"
+    assert samplers.rendered == []
 
 
 def test_input_errors_are_not_retried(folder, recipe_only_model):

@@ -15,7 +15,9 @@ def test_post_poll_fetch(running, post, finished, motion_file, tmp_path):
     created = answer.json()
     assert (created["object"], created["seed"], created["preset"]) == ("video", 7, "fast")
     assert (created["size"], created["seconds"], created["prompt"]) == ("48x64", "0.8", None)
-    assert created["warnings"] == ["prompt is ignored: photo and motion alone decide"]
+    assert created["warnings"] == [
+        "prompt is ignored: the video follows from photo and motion alone"
+    ]
     state = finished(running.client, f"/v1/videos/{created['id']}")
     assert (state["status"], state["progress"]) == ("completed", 100), state
     assert state["expires_at"] - state["completed_at"] == 7 * 24 * 3600

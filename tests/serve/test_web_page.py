@@ -60,7 +60,7 @@ def test_page_needs_no_key_but_its_data_does(make_service, tmp_path):
 def test_models_describe_what_the_page_offers(shared):
     (model,) = shared.client.get("/v1/models").json()["data"]
     assert (model["id"], model["object"], model["size"]) == ("tiny", "model", "48x64")
-    assert {preset["name"] for preset in model["presets"]} == {"exact", "balanced", "fast"}
+    assert {preset["name"] for preset in model["presets"]} >= {"exact", "balanced", "fast"}
 
 
 def test_page_works_without_a_build_step():
