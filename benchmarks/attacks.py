@@ -176,7 +176,7 @@ def attacks(args: argparse.Namespace, port: int, pid: int, key: str, folder: Pat
         print(f"{'ok  ' if ok else 'FAIL'} {name}: {measured}", flush=True)
 
     base = f"http://127.0.0.1:{port}"
-    client = httpx.Client(base_url=base, timeout=60, headers={"Authorization": f"Bearer {key}"})
+    client = httpx.Client(base_url=base, timeout=900, headers={"Authorization": f"Bearer {key}"})
     small = png(64, 64)
 
     quiet, _ = p99_of_gets(client, args.seconds / 4)

@@ -1,21 +1,24 @@
 #!/usr/bin/env python3
-"""Scaling benchmark of the render service with samplers that only sleep.
+"""CPU time and efficiency of the render service with samplers that only sleep.
 
-    benchmarks/scaling.py --replicas 1 2 4 8 16 32 48 --out out/scaling.json
+    benchmarks/scaling.py --replicas 1 4 16 --out out/scaling.json
+    benchmarks/simulation.py --check out/scaling.json
 
-Ingress aside, everything is what serves users: renderer, Serve's handles, storage, encoding. Each
-replica gets the same number of frames (--frames-per-replica), spread over --videos videos, so that
-the ideal time is the same for every number of replicas: efficiency is ideal over measured, the
-median of --repeats after a first video that is not counted. The first line printed states the
-protocol. Sleeping samplers take no core, so that many replicas fit on few cores; what the cores
-then do is the service's overhead alone.
+Except for the ingress everything is what serves users: renderer, Serve's handles, storage,
+encoding. Each replica gets the same number of frames (--frames-per-replica), spread over --videos
+videos, so that the ideal time is the same for every number of replicas. Sleeping samplers take no
+core, so that many replicas fit on few cores; what the cores then do is the overhead of the service alone. Printed
+are, per number of replicas, the CPU milliseconds per chunk and per frame of the renderer, the
+samplers and the control plane (Serve's controller, raylet, GCS), less what they use when idle, and
+the efficiency (ideal over measured time, median of --repeats after one run that is not counted).
 
-Before that, each stage of that overhead is measured by itself, for frames of the embedded model and
-of the paper's; and from these what replicas could at most be kept busy, see docs/scaling.md.
+Before that, each stage of the overhead is measured by itself, for frames of the embedded model and
+of the paper's; see docs/scaling.md.
 """
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -28,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import ray
 import safetensors
 import safetensors.numpy
@@ -59,19 +63,19 @@ def renderer_app(settings: Settings) -> ray_serve.Application:
 
 
 class SleepingSampler:
-    """Gives grey noise after a while, like `serve.deployments.sampler.Sampler` without a model.
+    """`serve.deployments.sampler.Sampler` that sleeps instead of rendering.
 
-    A video's number of frames, the seconds that each takes, and their height and width are in the
-    request's notes.
+    The number of frames, the seconds per frame, and the height and width are in the request's
+    notes.
     """
 
     def __init__(self, settings: Settings, num_threads: int) -> None:
         del settings, num_threads
         self.place = asyncio.Lock()
-        """One chunk at a time, as in the real one's thread."""
+        """One chunk at a time, as in the render thread."""
         self.writer = ThreadPoolExecutor(max_workers=1)
-        """Writes beside it, as the real one's."""
-        # Drawn once: a sleeping sampler takes no core.
+        """Writes in another thread, as the real one does."""
+        # Created once: a sleeping sampler takes no core.
         self.frames: dict[tuple[int, ...], np.ndarray] = {}
 
     async def prepare(self, folder: str) -> Prepared:
@@ -108,7 +112,7 @@ class SleepingSampler:
         return seconds * len(indices)
 
     async def ready(self) -> None:
-        """There is nothing to wait for."""
+        """Always ready."""
 
 
 def picture(count: int, height: int, width: int) -> np.ndarray:
@@ -121,12 +125,41 @@ def picture(count: int, height: int, width: int) -> np.ndarray:
 
 
 def notes(num_frames: int, seconds: float, size: tuple[int, int]) -> list[str]:
-    """What a sleeping sampler is told in a request."""
+    """Notes of a request for a sleeping sampler."""
     return [str(value) for value in (num_frames, seconds, *size)]
 
 
+ROLES = {
+    "renderer": ("ServeReplica:scaling:Renderer",),
+    "samplers": ("ServeReplica:scaling:Sampler",),
+    "control": ("ServeController", "ProxyActor", "raylet", "gcs_server"),
+}
+"""Parts of the titles of processes, by what they do."""
+IDLE_SECONDS = 4.0
+
+
+def cpu_seconds() -> dict[str, float]:
+    """CPU time of the processes of each role that this process has started."""
+    used = dict.fromkeys(ROLES, 0.0)
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            title = " ".join(process.cmdline())
+            role = next((r for r, parts in ROLES.items() if any(p in title for p in parts)), None)
+            if role:
+                times = process.cpu_times()
+                used[role] += times.user + times.system
+    return used
+
+
+def idle_rate() -> dict[str, float]:
+    """CPU seconds per second of each role while nothing is rendered."""
+    before = cpu_seconds()
+    time.sleep(IDLE_SECONDS)
+    return {role: (used - before[role]) / IDLE_SECONDS for role, used in cpu_seconds().items()}
+
+
 def measure(args: argparse.Namespace, num_replicas: int, root: Path) -> list[dict[str, float]]:
-    """Renders with some replicas; gives seconds, efficiency and overhead per number of videos."""
+    """Renders with some replicas; one row per number of videos."""
     settings = Settings(
         model=str(args.model), storage=str(root), subjects="", replicas=num_replicas,
         chunk_size=CHUNK, threads=1, videos_at_once=max(args.videos),
@@ -158,14 +191,19 @@ def measure(args: argparse.Namespace, num_replicas: int, root: Path) -> list[dic
     num_chunks = num_replicas * args.frames_per_replica // CHUNK
     # Every replica and connection is used before the clock starts.
     render(2 * CHUNK * num_replicas, 0.05, 1)
+    idle = idle_rate()
     for at_most in args.videos:
         # Videos of whole chunks, at least two: what is cut unevenly keeps replicas unevenly busy.
         most = min(at_most, max(1, num_chunks // 2))
         num_videos = max(count for count in range(1, most + 1) if num_chunks % count == 0)
         num_frames = num_chunks // num_videos * CHUNK
         ideal = num_videos * num_frames * args.seconds / num_replicas
+        before = cpu_seconds()
         times = [render(num_frames, args.seconds, num_videos) for _ in range(args.repeats)]
+        after = cpu_seconds()
         took = statistics.median(times)
+        busy = {role: after[role] - before[role] - idle[role] * sum(times) for role in ROLES}
+        total_frames = args.repeats * num_videos * num_frames
         rows.append(
             {
                 "replicas": num_replicas,
@@ -176,6 +214,13 @@ def measure(args: argparse.Namespace, num_replicas: int, root: Path) -> list[dic
                 "efficiency": ideal / took,
                 "efficiency_worst": ideal / max(times),
                 "overhead_ms_per_frame": 1000 * (took - ideal) / (num_videos * num_frames),
+                "seconds_per_frame": args.seconds,
+                "chunk": CHUNK,
+            }
+            | {
+                f"{role}_cpu_ms_per_{unit}": 1000 * busy[role] * size / total_frames
+                for role in ROLES
+                for unit, size in (("chunk", CHUNK), ("frame", 1))
             }
         )
     ray_serve.delete("scaling")
@@ -185,11 +230,11 @@ def measure(args: argparse.Namespace, num_replicas: int, root: Path) -> list[dic
 def measure_stages(
     args: argparse.Namespace, root: Path, size: tuple[int, int], count: int = 50
 ) -> dict[str, float]:
-    """Milliseconds per frame of each stage on its own, nothing else going on: what a model needs.
+    """Milliseconds per frame of each stage by itself.
 
-    `call` is the way to a sampler and back, with what it reads and writes, of which `store` writes
-    a chunk; `state` writes the video object; `encode` reads the chunks and writes the MP4;
-    `prepare` is a call per video.
+    `call` is a call of a sampler with its reads and writes, of which `store` writes a chunk;
+    `state` writes the video object; `encode` reads the chunks and writes the MP4; `prepare` is a
+    call per video.
     """
     settings = Settings(
         model=str(args.model), storage=str(root), subjects="", replicas=1, chunk_size=CHUNK
@@ -230,9 +275,9 @@ def measure_stages(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; gives its exit code."""
+    """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 48])
+    parser.add_argument("--replicas", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--frames-per-replica", type=int, default=20)
     parser.add_argument(
         "--videos", type=int, nargs="+", default=[1, 4, 16], help="at most; all at once"
