@@ -7,10 +7,11 @@
 Except for the ingress everything is what serves users: renderer, Serve's handles, storage,
 encoding. Each replica gets the same number of frames (--frames-per-replica), spread over --videos
 videos, so that the ideal time is the same for every number of replicas. Sleeping samplers take no
-core, so that many replicas fit on few cores; what the cores then do is the overhead of the service alone. Printed
-are, per number of replicas, the CPU milliseconds per chunk and per frame of the renderer, the
-samplers and the control plane (Serve's controller, raylet, GCS), less what they use when idle, and
-the efficiency (ideal over measured time, median of --repeats after one run that is not counted).
+core, so that many replicas fit on few cores; what the cores then do is the overhead of the service
+alone. Printed are, per number of replicas, the CPU milliseconds per chunk and per frame of the
+renderer, the samplers and the control plane (Serve's controller, raylet, GCS), less what they use
+when idle, and the efficiency (ideal over measured time, median of --repeats after one run that is
+not counted).
 
 Before that, each stage of the overhead is measured by itself, for frames of the embedded model and
 of the paper's; see docs/scaling.md.

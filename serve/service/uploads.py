@@ -170,7 +170,12 @@ def _check_video(path: Path, kind: str, limits: Limits) -> MotionInfo:
             f"motion must be a video file that can be decoded ({type(error).__name__})"
         ) from error
     # What the extractor will read: a constant rate, by the time stamps of the file.
-    reader = VideoReader(path)
+    try:
+        reader = VideoReader(path)
+    except InputError as error:
+        # Errors go to clients, which must not see paths of the server.
+        message = str(error).replace(repr(str(path)), "the upload").replace(str(path), "the upload")
+        raise InputError(f"motion must be a video file that can be decoded: {message}") from error
     _check_amount(reader.num_frames, *size, limits)
     return MotionInfo(
         suffix=f".{kind}",
