@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,18 @@ from dreampose.errors import InputError
 
 MODELS = ("vae", "image_encoder", "adapter", "unet")
 """Components of a model whose weights enter its fingerprint, in this order."""
+
+CONVENTIONS: Mapping[str, object] = {
+    "image_range": (-1.0, 1.0),
+    "pose_range": (0.0, 1.0),
+    "photo_fit": "letterbox",
+    "frame_fit": "letterbox",
+    "pose_resize": "area",
+    "pose_kind": "any",
+    "null_image": "zeros",
+}
+"""Fields of the recipe that affect the meaning of weights, and values that fingerprints leave out,
+so that models and subjects from before these fields keep their fingerprints."""
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4"}
 """numpy dtypes of safetensors; numpy has no bfloat16, so its bits are read."""
@@ -65,7 +77,7 @@ class ModelFolder:
 
     def fingerprint(self) -> str:
         """Same as `dreampose.models.subject.fingerprint` of the loaded model."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(hashed_conventions(self.recipe))
         for component in MODELS:
             for name, tensor in sorted(self.tensors[component].items()):
                 digest.update(f"{component}.{name}{tensor.shape}".encode())
@@ -99,6 +111,13 @@ def read_model_folder(folder: Path) -> ModelFolder:
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         reason = str(error) if isinstance(error, OSError | InputError) else repr(error)
         raise InputError(f"model must be one this package wrote, got {folder}: {reason}") from error
+
+
+def hashed_conventions(recipe: Recipe, names: Sequence[str] = tuple(CONVENTIONS)) -> bytes:
+    """Contribution of a recipe to fingerprints: the conventions that differ from `CONVENTIONS`."""
+    values = {name: getattr(recipe, name) for name in names}
+    changed = {name: value for name, value in values.items() if value != CONVENTIONS[name]}
+    return json.dumps(changed, sort_keys=True).encode() if changed else b""
 
 
 def conventions(recipe: Recipe) -> list[str]:

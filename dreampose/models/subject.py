@@ -26,24 +26,12 @@ from dreampose.errors import InputError, SubjectMismatchWarning
 from dreampose.io.files import new_folder
 from dreampose.models import lora
 from dreampose.models.adapter import ImageAdapter
-from dreampose.models.model_folder import MODELS
+from dreampose.models.model_folder import CONVENTIONS, MODELS, hashed_conventions
 from dreampose.models.refiner import Refiner
 from dreampose.models.vae import VAE
 from dreampose.types import Scheduler
 
 Photo = UInt8[np.ndarray, "H W 3"]
-
-CONVENTIONS: Mapping[str, object] = {
-    "image_range": (-1.0, 1.0),
-    "pose_range": (0.0, 1.0),
-    "photo_fit": "letterbox",
-    "frame_fit": "letterbox",
-    "pose_resize": "area",
-    "pose_kind": "any",
-    "null_image": "zeros",
-}
-"""Fields of the recipe that change what weights mean, with the values that fingerprints leave out:
-models and subjects from before these fields were hashed keep their fingerprints."""
 
 TRAINED = {"unet": ("",), "adapter": ("",), "vae": ("decoder.", "post_quant_conv.")}
 """Components that finetuning can change, with the name prefixes of the tensors that are saved."""
@@ -149,10 +137,7 @@ def fingerprint(
         conventions: names among `CONVENTIONS` to hash, where they have other values than there.
     """
     digest = hashlib.sha256()
-    recipe = pipe.recipe
-    values = {name: getattr(recipe, name) for name in conventions}
-    if other := {name: value for name, value in values.items() if value != CONVENTIONS[name]}:
-        digest.update(json.dumps(other, sort_keys=True).encode())
+    digest.update(hashed_conventions(pipe.recipe, conventions))
     for component in components:
         module: nn.Module = getattr(pipe, component)
         for name, tensor in sorted(module.state_dict().items()):

@@ -26,6 +26,18 @@ def test_description_equals_that_of_the_loaded_model(tiny_pipeline, tmp_path, dt
     assert found.classes["unet"] == type(pipe.unet).__name__
 
 
+def test_fingerprints_include_conventions(tiny_pipeline, tmp_path):
+    checkpoints.save(tiny_pipeline, tmp_path / "model", torch.float16)
+    before = read_model_folder(tmp_path / "model").fingerprint()
+    path = tmp_path / "model" / "model_index.json"
+    index = json.loads(path.read_text())
+    index["recipe"]["pose_range"] = [-1.0, 1.0]
+    path.write_text(json.dumps(index))
+    found = read_model_folder(tmp_path / "model").fingerprint()
+    assert found != before
+    assert found == checkpoints.fingerprint(checkpoints.load(tmp_path / "model"))
+
+
 def test_changed_weights_change_the_fingerprint(tiny_pipeline, tmp_path):
     checkpoints.save(tiny_pipeline, tmp_path / "model", torch.float16)
     before = read_model_folder(tmp_path / "model").fingerprint()
