@@ -71,6 +71,7 @@ def train(args: argparse.Namespace) -> int:
     ):
         print(f"{out}/model: trained before")
         return 0
+    print(_data_line(args, recipe))
     with driver.ray_session(args.profile, log_to_driver=False) as capacity:
         values = _fit(args, recipe, out, capacity)
     if "input_error" in values:
@@ -140,6 +141,7 @@ def _run_trainer(
         track=tuple(args.track),
         precision=args.precision,
         savings=arguments.savings(args),
+        data_cache=args.data_cache,
     )
     trainer = TorchTrainer(
         work,
@@ -169,6 +171,17 @@ def _run_trainer(
         trainer.fit()
     outcome = outcome_file(out)
     return json.loads(storage.read_text(outcome)) if storage.is_file(outcome) else {}
+
+
+def _data_line(args: argparse.Namespace, recipe: config.Recipe) -> str:
+    """Which reader of the data runs, chosen by their size."""
+    from dreampose.data.streaming import data_bytes
+    from dreampose.training import columns_of
+
+    size = data_bytes(args.data, columns_of(args.stage, recipe))
+    if size <= args.data_cache:
+        return f"data: {size / 1e9:.3g} GB, kept by each worker"
+    return f"data: {size / 1e9:.3g} GB, streamed within {args.data_cache / 1e9:.3g} GB a worker"
 
 
 def _sweep(out: str) -> None:
@@ -331,6 +344,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="where curves go: tensorboard (with sample sheets, in OUT/tensorboard), wandb or "
         "mlflow; several, or none (default: tensorboard)",
+    )
+    parser.add_argument(
+        "--data-cache",
+        type=worker_requests.parse_bytes,
+        default="32GiB",
+        metavar="SIZE",
+        help="data that a worker keeps in memory and on its disk; larger data are streamed from "
+        "storage clip by clip, within this much memory (default: %(default)s)",
     )
     parser.add_argument(
         "--checkpoint-every", type=int, default=500, metavar="STEPS", help="(%(default)s)"

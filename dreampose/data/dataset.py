@@ -31,7 +31,10 @@ class Dataset:
         num_frames_of: number of frames of each clip.
         num_errors: rows of rejected videos.
         fingerprint: of the model that encoded the clips.
+        streamed: whether arrays are read when they are needed, see `StreamedDataset`.
     """
+
+    streamed = False
 
     def __init__(
         self,
@@ -60,10 +63,10 @@ class Dataset:
         self._memory_left = memory_limit
         self._spool: Any = None
         rows: dict[tuple[str, str], dict[str, Any]] = {}
-        filesystem, files = _parquet_files(self.uri)
+        filesystem, files = parquet_files(self.uri)
         for file in files:
             with filesystem.open_input_file(file) as source:
-                for row in self._read_file(pq.ParquetFile(source)):
+                for row in self._read_file(pq.ParquetFile(source), file):
                     rows.setdefault((row["clip_id"], row.get("estimator") or ""), row)
         self.clips = [rows[key] for key in sorted(rows)]
         if not self.clips:
@@ -112,6 +115,10 @@ class Dataset:
         """Array column of a clip; see `ARRAYS` for the shapes."""
         return self.clips[clip][name]
 
+    def shape(self, clip: int, name: str) -> tuple[int, ...]:
+        """Shape of an array column of a clip."""
+        return self.array(clip, name).shape
+
     def window(self, clip: int, frame: int) -> Int64[np.ndarray, " p"]:
         """Frame indices of the pose window of a frame; for photos, the frame itself repeated."""
         if not self.clips[clip]["fps"] > 0:
@@ -137,31 +144,56 @@ class Dataset:
             ..., order
         ]
 
-    def _read_file(self, file: pq.ParquetFile) -> list[dict[str, Any]]:
+    def fact_columns(self, file: pq.ParquetFile) -> list[str]:
+        """Columns of a file that are no arrays.
+
+        Raises:
+            InputError: the file lacks a needed column.
+        """
         present = set(file.schema_arrow.names)
-        facts = [name for name in SCHEMA.names if name.removesuffix("_shape") not in ARRAYS]
         missing = {"clip_id", "recipe", "error", *self.columns} - present
         if missing:
             raise InputError(
                 f"data must have the columns {', '.join(sorted(missing))}, got a Parquet file "
                 f"without them in {self.uri!r}: preprocess the videos again"
             )
+        names = [name for name in SCHEMA.names if name.removesuffix("_shape") not in ARRAYS]
+        return [name for name in names if name in present]
+
+    def missing_array(self, name: str, clip_id: str) -> InputError:
+        """The error for a clip without an array column."""
+        return InputError(
+            f"data must have {name}, got none for clip {clip_id!r} in {self.uri!r}: "
+            "preprocess it with the model"
+        )
+
+    def _read_file(
+        self,
+        file: pq.ParquetFile,
+        path: str,  # noqa: ARG002 - for subclasses
+    ) -> list[dict[str, Any]]:
+        facts = self.fact_columns(file)
         wanted = [*facts, *self.columns, *(f"{name}_shape" for name in self.columns)]
         rows: list[dict[str, Any]] = []
         for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=[name for name in wanted if name in present])
+            table = file.read_row_group(group, columns=wanted)
             for index in range(table.num_rows):
-                row = {name: table[name][index].as_py() for name in facts if name in present}
+                row = {name: table[name][index].as_py() for name in facts}
                 if row["error"]:
                     self.num_errors += 1
                     continue
-                self._check(row)
+                self.check_row(row)
                 for name in self.columns:
                     row[name] = self._unpack(name, table, index, row["clip_id"])
                 rows.append(row)
         return rows
 
-    def _check(self, row: Mapping[str, Any]) -> None:
+    def check_row(self, row: Mapping[str, Any]) -> None:
+        """Checks that a row was preprocessed for the recipe.
+
+        Raises:
+            InputError: it was not.
+        """
         recipe, size = self.recipe, (row["height"], row["width"])
         if row["recipe"] != recipe.name or size not in recipe.frame_sizes:
             sizes = " or ".join(f"{height}x{width}" for height, width in recipe.frame_sizes)
@@ -173,10 +205,7 @@ class Dataset:
     def _unpack(self, name: str, table: pa.Table, index: int, clip_id: str) -> np.ndarray:
         cell = table[name][index]
         if not cell.is_valid:
-            raise InputError(
-                f"data must have {name}, got none for clip {clip_id!r} in {self.uri!r}: "
-                "preprocess it with the model"
-            )
+            raise self.missing_array(name, clip_id)
         shape = table[f"{name}_shape"][index].as_py()
         values = np.frombuffer(cell.as_buffer(), ARRAYS[name]).reshape(shape)
         if values.nbytes <= self._memory_left:
@@ -200,7 +229,12 @@ def is_clip_file(path: str) -> bool:
     return path.endswith(".parquet") and not any(part.startswith("_") for part in parts)
 
 
-def _parquet_files(uri: str) -> tuple[pafs.FileSystem, list[str]]:
+def parquet_files(uri: str) -> tuple[pafs.FileSystem, list[str]]:
+    """Filesystem and sorted paths of the clip files of a data folder.
+
+    Raises:
+        InputError: there are none, or storage cannot be reached.
+    """
     try:
         if "://" in uri:
             filesystem, path = pafs.FileSystem.from_uri(uri)

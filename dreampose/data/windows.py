@@ -104,6 +104,70 @@ def plan_epoch(
     )
 
 
+def plan_streamed_epoch(
+    buckets: Int64[np.ndarray, " n"],
+    clips: Int64[np.ndarray, " n"],
+    *,
+    seed: int,
+    epoch: int,
+    batch_size: int,
+    num_lanes: int,
+    shuffle_clips: int,
+) -> Epoch:
+    """Shuffles items so that few clips are needed at a time.
+
+    Clips are permuted and dealt to lanes, one per batch of a step, by the number of their items.
+    Within a lane, the items of `shuffle_clips` consecutive clips are shuffled together. Each step
+    takes a batch from each lane; a rank that computes the batches r, r + n, … of a step reads the
+    clips of these lanes only. Steps of several buckets are interleaved at random. Every item
+    occurs once. At the end of a bucket, lanes run out one after the other and batches can mix them.
+
+    Args:
+        buckets: bucket of each item.
+        clips: clip of each item; all items of a clip are in one bucket.
+        seed: of the order, together with `epoch`.
+        epoch: from 0.
+        batch_size: items per lane and step.
+        num_lanes: batches per step, at least 1.
+        shuffle_clips: clips shuffled together, at least 1.
+    """
+    generator = np.random.default_rng((seed, epoch, 1))
+    by_clip = np.split(
+        order := np.argsort(clips, kind="stable"),
+        np.flatnonzero(np.diff(clips[order])) + 1,
+    )
+    steps: list[list[np.ndarray]] = []
+    for bucket in np.unique(buckets):
+        own = [items for items in by_clip if buckets[items[0]] == bucket]
+        lanes: list[list[np.ndarray]] = [[] for _ in range(num_lanes)]
+        lengths = np.zeros(num_lanes, np.int64)
+        for index in generator.permutation(len(own)):
+            lane = int(np.argmin(lengths))
+            lanes[lane].append(own[index])
+            lengths[lane] += len(own[index])
+        shuffled = [
+            [
+                generator.permutation(np.concatenate(lane[start : start + shuffle_clips]))
+                for start in range(0, len(lane), shuffle_clips)
+            ]
+            for lane in lanes
+            if lane
+        ]
+        sequences = [np.concatenate(parts) for parts in shuffled]
+        longest = max(map(len, sequences))
+        steps.append(
+            [
+                np.concatenate([items[start : start + batch_size] for items in sequences])
+                for start in range(0, longest, batch_size)
+            ]
+        )
+    turns = generator.permutation(np.repeat(np.arange(len(steps)), [len(own) for own in steps]))
+    taken = [iter(own) for own in steps]
+    runs = [next(taken[turn]) for turn in turns]
+    sizes = [len(run) for run in runs]
+    return Epoch(order=np.concatenate(runs), ends=np.repeat(np.cumsum(sizes), sizes), fill=False)
+
+
 def split_batches(items: Int64[np.ndarray, " n"], batch_size: int) -> list[Int64[np.ndarray, " b"]]:
     """Splits the items of a step into batches; rank r of n computes the batches r, r + n, ….
 

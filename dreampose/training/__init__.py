@@ -9,16 +9,24 @@ from accelerate import Accelerator
 from dreampose import checkpoints
 from dreampose.config import NO_SAVINGS, Recipe, Savings
 from dreampose.data import Dataset
+from dreampose.data.streaming import CACHE_BYTES, SHUFFLE_CLIPS, StreamedDataset, open_dataset
 from dreampose.errors import InputError
 from dreampose.pipeline import DreamPosePipeline
 from dreampose.training import base_stage, distributed, encoder_stage, trainer, vae_stage
 from dreampose.training.stage import Stage, StepReport
 from dreampose.training.subject import finetune_subject
 
-__all__ = ["STAGES", "StepReport", "finetune_subject", "train"]
+__all__ = ["STAGES", "StepReport", "columns_of", "finetune_subject", "train"]
 
 STAGES = ("vae", "encoder", "base")
 """Names of the stages, in the order of training."""
+
+
+def columns_of(stage: str, recipe: Recipe) -> tuple[str, ...]:
+    """Array columns of the data that a stage reads."""
+    if stage == "base":
+        return base_stage.columns(recipe)
+    return vae_stage.COLUMNS if stage == "vae" else encoder_stage.COLUMNS
 
 
 def train(
@@ -41,6 +49,7 @@ def train(
     keep: int = 2,
     keep_best: bool = True,
     savings: Savings = NO_SAVINGS,
+    data_cache: int = CACHE_BYTES,
 ) -> Iterator[StepReport]:
     """Trains one stage; called again with the same arguments, it resumes.
 
@@ -66,6 +75,7 @@ def train(
         keep: number of checkpoints to keep.
         keep_best: write the model with the lowest validation loss to `out/best`.
         savings: options that reduce memory.
+        data_cache: bytes of arrays that each rank keeps locally; larger data are streamed.
 
     Yields:
         A report of each step.
@@ -91,7 +101,15 @@ def train(
     if warm_start is not None:
         checkpoints.take_over(pipe, checkpoints.load(warm_start))
     yield from trainer.run(
-        _make_stage(stage, pipe, recipe=recipe, data=data, validation=validation, seed=seed),
+        _make_stage(
+            stage,
+            pipe,
+            recipe=recipe,
+            data=data,
+            validation=validation,
+            seed=seed,
+            data_cache=data_cache,
+        ),
         config=getattr(recipe, f"{stage}_stage"),
         accelerator=accelerator,
         out=Path(out),
@@ -120,14 +138,17 @@ def _make_stage(
     data: str | Path,
     validation: str | Path | None,
     seed: int,
+    data_cache: int,
 ) -> Stage:
-    columns = {
-        "vae": vae_stage.COLUMNS,
-        "encoder": encoder_stage.COLUMNS,
-        "base": base_stage.columns(recipe),
-    }[name]
-    train_set = Dataset(data, recipe=recipe, columns=columns)
-    held_out = None if validation is None else Dataset(validation, recipe=recipe, columns=columns)
+    columns = columns_of(name, recipe)
+    train_set = open_dataset(data, recipe=recipe, columns=columns, cache_bytes=data_cache)
+    held_out = None
+    if validation is not None:
+        held_out = open_dataset(validation, recipe=recipe, columns=columns, cache_bytes=data_cache)
+    if isinstance(train_set, StreamedDataset):
+        # A rank shuffles the clips of each of its lanes, and reads on in all of them.
+        lanes = getattr(recipe, f"{name}_stage").gradient_accumulation * len(recipe.frame_sizes)
+        train_set.require_clips((SHUFFLE_CLIPS + 1) * lanes)
     if name == "vae":
         config = recipe.vae_stage
         return vae_stage.VaeStage(pipe, data=train_set, validation=held_out, config=config)

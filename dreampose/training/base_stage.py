@@ -182,6 +182,11 @@ class BaseStage(Stage):
         data = self._data[split]
         return super().buckets(split) if data is None else data.buckets
 
+    def streamed_clips(self, split: str) -> Int64[np.ndarray, " n"] | None:
+        """Clip of each item if the data are streamed."""
+        data = self._data[split]
+        return data.targets[:, 0] if data is not None and data.streamed else None
+
     def draw(
         self, split: str, items: Int64[np.ndarray, " b"], generator: np.random.Generator
     ) -> dict[str, Any]:
@@ -327,13 +332,13 @@ def check_data(pipe: DreamPosePipeline, data: Dataset) -> None:
     planes = pipe.recipe.pose_planes
     num_views = data.recipe.num_crops + data.recipe.num_recolours
     for clip, facts in enumerate(data.clips):
-        got = len(data.array(clip, "crops"))
+        got = data.shape(clip, "crops")[0]
         if got != num_views:
             raise InputError(
                 f"data must have {num_views} views per clip (num_crops + num_recolours), got "
                 f"{got} of {facts['clip_id']!r} in {data.uri!r}"
             )
-        if (got := data.array(clip, "poses").shape[2]) != planes:
+        if (got := data.shape(clip, "poses")[2]) != planes:
             raise InputError(
                 f"data must have {planes} channels per pose (pose_channels x pose_detail x "
                 f"pose_detail), got {got} of {facts['clip_id']!r} in {data.uri!r}"

@@ -61,6 +61,11 @@ class Stage(nn.Module, ABC):
         """Bucket of each item; a batch has items of one bucket only."""
         return np.zeros(self.num_items(split), np.int64)
 
+    def streamed_clips(self, split: str) -> Int64[np.ndarray, " n"] | None:
+        """Clip of each item if the data are streamed, so that few clips are needed at a time."""
+        del split
+        return None
+
     @abstractmethod
     def draw(
         self, split: str, items: Int64[np.ndarray, " b"], generator: np.random.Generator

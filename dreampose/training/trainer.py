@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dreampose.config import NO_SAVINGS, Savings, StageConfig
 from dreampose.data import windows
+from dreampose.data.streaming import SHUFFLE_CLIPS
 from dreampose.errors import InputError
 from dreampose.training import distributed
 from dreampose.training.memory import make_optimizer, prepare
@@ -116,6 +117,18 @@ class _Run:
         return self.progress.step + left + (epochs_left - 1) * later
 
     def _epoch(self, progress: RunProgress) -> windows.Epoch:
+        clips = self.stage.streamed_clips("train")
+        if clips is not None:
+            run_length = progress.run_length or self.global_batch
+            return windows.plan_streamed_epoch(
+                self.stage.buckets("train"),
+                clips,
+                seed=self.seed,
+                epoch=progress.epoch,
+                batch_size=self.config.batch_size,
+                num_lanes=math.ceil(run_length / self.config.batch_size),
+                shuffle_clips=SHUFFLE_CLIPS,
+            )
         return windows.plan_epoch(
             self.stage.buckets("train"),
             seed=self.seed,

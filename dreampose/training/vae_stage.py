@@ -76,6 +76,11 @@ class VaeStage(Stage):
             return super().buckets(split)
         return data.buckets
 
+    def streamed_clips(self, split: str) -> Int64[np.ndarray, " n"] | None:
+        """Clip of each item if the data are streamed."""
+        data = self._data[split]
+        return data.targets[:, 0] if data is not None and data.streamed else None
+
     def draw(
         self, split: str, items: Int64[np.ndarray, " b"], generator: np.random.Generator
     ) -> dict[str, Any]:

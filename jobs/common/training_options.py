@@ -11,6 +11,7 @@ class TrainingOptions:
 
     out: folder or URI of the run. num_threads: of torch in each worker. shard: spread the weights
     over the workers. track: names of experiment trackers. precision: 'auto', 'fp32' or 'bf16'.
+    data_cache: bytes of data that a worker keeps locally.
     """
 
     stage: str
@@ -29,3 +30,4 @@ class TrainingOptions:
     track: tuple[str, ...]
     precision: str
     savings: Savings
+    data_cache: int

@@ -96,6 +96,7 @@ def _train(
         validate_every=options.validate_every,
         keep=1,
         savings=options.savings,
+        data_cache=options.data_cache,
     )
     report = None
     with SampleSheets(options, enabled=is_first and "tensorboard" in options.track) as sheets:
