@@ -8,7 +8,6 @@ from accelerate import Accelerator
 
 from dreampose import checkpoints
 from dreampose.config import NO_SAVINGS, Recipe, Savings
-from dreampose.data import Dataset
 from dreampose.data.streaming import CACHE_BYTES, SHUFFLE_CLIPS, StreamedDataset, open_dataset
 from dreampose.errors import InputError
 from dreampose.pipeline import DreamPosePipeline
