@@ -135,7 +135,7 @@ def compare_ranges(
     """
     recipe = pipe.recipe
     losses: dict[tuple[float, float], float] = {}
-    fitted = video.fit(photo[None], recipe.height, recipe.width)
+    fitted = video.fit(photo[None], recipe.height, recipe.width, recipe.frame_fit)
     images = video.to_model(fitted).to(pipe.execution_device)
     grid = poses.to_grid(motion.maps, recipe.latent_size, recipe.pose_resize, recipe.pose_detail)
     window = grid[:1].float().expand(recipe.num_poses, -1, -1, -1)[None].to(images.device)
@@ -173,7 +173,7 @@ def measured_photo(recipe: Recipe, path: str | Path | None = None) -> tuple[Phot
     """
     if path is not None:
         photo = video.read_photo(path)
-        return photo, photo_pose(photo, recipe.height, recipe.width)
+        return photo, photo_pose(photo, recipe.height, recipe.width, recipe.frame_fit)
     # Imported here because rendering is needed by this function alone.
     from dreampose.synthetic.clip import render_clip
     from dreampose.synthetic.identity import identity

@@ -188,7 +188,7 @@ def _motions(photos: "Sequence[Photo]", pose: str, recipe: "Recipe") -> "list[Mo
     clips = [Clip(frames=photo[None], fps=1.0, source="photo") for photo in photos]
     sizes = [data.working_size(clip, recipe) for clip in clips]
     return [
-        poses.extract(clip, reader, height=height, width=width)
+        data.extract_motion(clip, reader, height=height, width=width, fit=recipe.frame_fit)
         for clip, (height, width) in zip(clips, sizes, strict=True)
     ]
 

@@ -71,7 +71,7 @@ class Worker:
 
         try:
             with storage.local_copy(path) as file:
-                return asdict(self.screener(video.read(file)))
+                return asdict(self.screener(video.VideoReader(file)))
         except Exception as error:  # noqa: BLE001 - one odd file must not end the job
             return {"error": reason_of(error)}
 

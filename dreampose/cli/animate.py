@@ -109,10 +109,10 @@ def read_motion(path: Path, *, estimator: str, recipe: Recipe) -> poses.Motion:
     """
     if zipfile.is_zipfile(path) or path.suffix == ".npz":
         return poses.Motion.load(path)
-    clip = video.read(path)
+    clip = video.VideoReader(path)
     height, width = data.working_size(clip, recipe)
     reader = poses.estimator(estimator, channels=recipe.pose_channels)
-    return poses.extract(clip, reader, height=height, width=width)
+    return data.extract_motion(clip, reader, height=height, width=width, fit=recipe.frame_fit)
 
 
 def check_output(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Training data: one Parquet row per clip."""
 
 from dreampose.data.dataset import Dataset
+from dreampose.data.motions import extract_motion, working_size
 from dreampose.data.photos import join_photos
 from dreampose.data.schema import (
     ARRAYS,
@@ -8,7 +9,6 @@ from dreampose.data.schema import (
     encode_clip,
     encoders_fingerprint,
     error_row,
-    working_size,
     write_rows,
 )
 
@@ -19,6 +19,7 @@ __all__ = [
     "encode_clip",
     "encoders_fingerprint",
     "error_row",
+    "extract_motion",
     "join_photos",
     "working_size",
     "write_rows",

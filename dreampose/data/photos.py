@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 
 from dreampose import poses
 from dreampose.config import Recipe
-from dreampose.data.schema import working_size
+from dreampose.data.motions import working_size
 from dreampose.errors import InputError
 from dreampose.io import video
 from dreampose.types import Clip
@@ -41,7 +41,7 @@ def join_photos(
     frames: list[np.ndarray] = []
     motions: list[poses.Motion] = []
     for clip in clips:
-        fitted = replace(clip, frames=video.fit(clip.frames, height, width))
+        fitted = replace(clip, frames=video.fit(clip.frames, height, width, recipe.frame_fit))
         try:
             motions.append(poses.extract(fitted, estimator, height=height, width=width))
         except InputError:
@@ -52,8 +52,11 @@ def join_photos(
             f"photos must show a person in at least {MIN_PHOTOS} of them, "
             f"got {len(frames)} of {len(photos)} with a pose"
         )
+    all_places = [motion.places for motion in motions if motion.places is not None]
     motion = replace(
         motions[0],
+        places=np.concatenate(all_places) if len(all_places) == len(motions) else None,
+        flags=np.concatenate([motion.flags for motion in motions]),
         maps=np.concatenate([motion.maps for motion in motions]),
         joints=np.concatenate([motion.joints for motion in motions]),
         confidence=np.concatenate([motion.confidence for motion in motions]),

@@ -81,18 +81,6 @@ def encoders_fingerprint(pipe: Components) -> str:
     return hashlib.sha256(f"{weights} {scale}".encode()).hexdigest()[:16]
 
 
-def working_size(clip: Clip, recipe: Recipe) -> tuple[int, int]:
-    """Height and width in pixels at which the motion of a clip should be extracted.
-
-    This is the recipe's frame size for the clip, or twice that size if the video is large enough,
-    so that crops need not be upsampled.
-    """
-    _, height, width, _ = clip.frames.shape
-    rows, columns = recipe.size_for(height, width)
-    factor = 2 if height >= 2 * rows and width >= 2 * columns else 1
-    return factor * rows, factor * columns
-
-
 def error_row(
     *, clip_id: str, path: str, subject: str, recipe: Recipe, error: str
 ) -> dict[str, Any]:
@@ -165,7 +153,7 @@ def encode_clip(
     orders = augmentation.random_channel_orders(recipe.num_recolours, generator=generator)
     boxes = np.concatenate([boxes, np.repeat(boxes[:1], recipe.num_recolours, axis=0)])
     orders = np.concatenate([np.tile(np.arange(3, dtype=np.int32), (recipe.num_crops, 1)), orders])
-    full = video.fit(clip.frames, motion.height, motion.width)
+    full = video.fit(clip.frames, motion.height, motion.width, recipe.frame_fit)
     maps = np.asarray(motion.maps)
     crops = [
         np.ascontiguousarray(

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from dreampose.errors import InputError
+from dreampose.poses import Frames
 from dreampose.poses.blazepose import LandmarkReader, Landmarks, PersonDetector
 from dreampose.poses.landmarks import INDEX
 from dreampose.poses.tracking import Follower
-from dreampose.types import Clip
 
 NUM_SAMPLES = 12
 """Number of evenly spaced frames in which persons are detected."""
@@ -115,26 +115,30 @@ class Screener:
             LandmarkReader(num_threads=num_threads),
         )
 
-    def __call__(self, clip: Clip) -> VideoStatistics:
-        """Computes the statistics of a clip."""
-        num_frames, height, width = clip.frames.shape[:3]
-        found = [
-            self._follower.find(clip.frames[i]) for i in _spaced_frames(num_frames, NUM_SAMPLES)
-        ]
-        whole = [bool(people) and _is_whole(people[0], height, width) for people in found]
+    def __call__(self, clip: Frames) -> VideoStatistics:
+        """Computes the statistics of a clip in one pass, with one frame in memory at a time."""
+        sampled = set(_spaced_frames(len(clip), NUM_SAMPLES))
+        hashed = set(_spaced_frames(len(clip), NUM_HASHES))
+        found: list[list[Landmarks]] = []
+        hashes: list[str] = []
+        small: list[np.ndarray] = []
+        for index, frame in enumerate(clip):
+            small.append(cv2.resize(frame, (_SMALL, _SMALL), interpolation=cv2.INTER_AREA))
+            if index in sampled:
+                found.append(self._follower.find(frame))
+            if index in hashed:
+                hashes.append(_to_text(perceptual_hash(frame)))
+        whole = [bool(people) and _is_whole(people[0], clip.height, clip.width) for people in found]
         return VideoStatistics(
-            height=height,
-            width=width,
-            num_frames=num_frames,
+            height=clip.height,
+            width=clip.width,
+            num_frames=len(small),
             fps=float(clip.fps),
             coverage=sum(map(bool, found)) / len(found),
             whole=sum(whole) / len(found),
             most_people=max(map(len, found)),
-            cuts=tuple(find_cuts(clip.frames)),
-            hashes=tuple(
-                _to_text(perceptual_hash(clip.frames[i]))
-                for i in _spaced_frames(num_frames, NUM_HASHES)
-            ),
+            cuts=tuple(find_cuts(np.stack(small))),
+            hashes=tuple(hashes),
         )
 
 

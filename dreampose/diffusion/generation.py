@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from dreampose import poses
 from dreampose.config import PRESETS, Recipe
+from dreampose.data.motions import extract_motion
 from dreampose.data.windows import windows
 from dreampose.diffusion.guidance import guide
 from dreampose.diffusion.sampling import denoise, num_model_calls
@@ -173,13 +174,14 @@ def prepare(
         subject.warn_on_mismatch(pipe.subject, photos)
     if align:
         # At the motion's resolution, which can be higher than the model's, as in training.
-        first = photo_pose(photos[0], motion.height, motion.width)
+        first = photo_pose(photos[0], motion.height, motion.width, recipe.frame_fit)
         motion = poses.align(motion, first)
     warps = None
     if recipe.needs_surface:
         warps = _warps(recipe, photos, motion, photo_poses, upscale, sized=size is not None)
 
-    fitted = [video.fit(photo[None], recipe.height, recipe.width) for photo in photos]
+    size = (recipe.height, recipe.width)
+    fitted = [video.fit(photo[None], *size, recipe.frame_fit) for photo in photos]
     images = video.to_model(np.concatenate(fitted)).to(pipe.execution_device)
     codec = LatentCodec(vae=pipe.vae, image_range=recipe.image_range)
     tokens = clip_tokens(pipe.image_encoder, images, recipe.photo_fit)
@@ -242,9 +244,10 @@ def _warps(
     height, width = upscale * recipe.height, upscale * recipe.width
     posed: list[PosedPhoto] = []
     for index, photo in enumerate(photos):
-        picture = video.fit(photo[None], height, width)[0]
+        picture = video.fit(photo[None], height, width, recipe.frame_fit)[0]
         if photo_poses is None:
-            pose, mask = photo_pose(photo, height, width), poses.segment(picture)
+            pose = photo_pose(photo, height, width, recipe.frame_fit)
+            mask = poses.segment(picture)
         else:
             pose = photo_poses[index]
             mask = poses.segment(picture) if pose.painted else None
@@ -265,19 +268,21 @@ def _warn_pose_kind(motion: Motion, recipe: Recipe) -> None:
     )
 
 
-def photo_pose(photo: Photo, height: int, width: int) -> Motion:
+def photo_pose(photo: Photo, height: int, width: int, fit: str = "letterbox") -> Motion:
     """Extracts the pose of a photo, as a motion of one frame.
 
     Args:
         photo: any size; it is fitted to `height` and `width`.
         height: of the motion, in pixels.
         width: of the motion, in pixels.
+        fit: how it is fitted, as `Recipe.frame_fit`.
 
     Raises:
         InputError: no body is found in the photo.
     """
     clip = Clip(frames=photo[None], fps=1.0, source="photo")
-    return poses.extract(clip, poses.estimator("blazepose"), height=height, width=width)
+    reader = poses.estimator("blazepose")
+    return extract_motion(clip, reader, height=height, width=width, fit=fit)
 
 
 def render_frames(

@@ -42,21 +42,36 @@ def to_pixels(images: Float[Tensor, "b 3 H W"]) -> UInt8[np.ndarray, "b H W 3"]:
     return scaled.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def read(path: str | Path, *, max_frames: int | None = None, strict: bool = False) -> Clip:
+def read(
+    path: str | Path | VideoReader,
+    *,
+    max_frames: int | None = None,
+    size: tuple[int, int] | None = None,
+    how: str = "letterbox",
+    strict: bool = False,
+) -> Clip:
     """Decodes a video, all of it or its first `max_frames` frames; see `VideoReader`.
 
     The frames of a long video take much memory: `VideoReader` gives them one by one.
+
+    Args:
+        path: of the file, or a reader of it.
+        max_frames: at most.
+        size: height and width that frames are fitted into while they are read.
+        how: see `fit`.
+        strict: see `VideoReader`.
 
     Raises:
         InputError: the file is missing, is not a video, or holds no frame; or is cut off, damaged
             or changes its size, where `strict`.
     """
-    reader = VideoReader(path, strict=strict)
+    reader = path if isinstance(path, VideoReader) else VideoReader(path, strict=strict)
     length = reader.num_frames if max_frames is None else min(max_frames, reader.num_frames)
-    frames = np.empty((length, reader.height, reader.width, 3), np.uint8)
+    height, width = size or (reader.height, reader.width)
+    frames = np.empty((length, height, width, 3), np.uint8)
     number = 0
     for frame in itertools.islice(reader, length):
-        frames[number] = frame
+        frames[number] = fit(frame[None], height, width, how)[0]
         number += 1
     return Clip(frames=frames[:number], fps=reader.fps, source=reader.source)
 
@@ -129,15 +144,24 @@ def write(
 
 
 def fit(
-    frames: UInt8[np.ndarray, "t H W 3"], height: int, width: int
+    frames: UInt8[np.ndarray, "t H W 3"], height: int, width: int, how: str = "letterbox"
 ) -> UInt8[np.ndarray, "t h w 3"]:
-    """Scales frames into `height x width` whole (letterbox), filling with the picture's border.
+    """Scales frames to `height x width`.
 
-    The bars repeat the frame's mean edge colour so that a studio background goes on.
+    Args:
+        frames: of any size.
+        height: in pixels.
+        width: in pixels.
+        how: 'letterbox' keeps the aspect, with bars in the median colour of the frame's edges so
+            that a studio's background goes on; 'stretch' fills the size.
     """
     _, old_height, old_width, _ = frames.shape
     if (old_height, old_width) == (height, width):
         return frames
+    if how == "stretch":
+        smaller = height * width < old_height * old_width
+        method = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
+        return np.stack([cv2.resize(x, (width, height), interpolation=method) for x in frames])
     scale = min(height / old_height, width / old_width)
     new_height, new_width = max(1, round(old_height * scale)), max(1, round(old_width * scale))
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC

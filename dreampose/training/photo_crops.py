@@ -80,7 +80,7 @@ def encode_crops(
     grids: list[Tensor] = []
     for frame, maps in zip(frames, pose_windows, strict=True):
         factor = maps.shape[2] // recipe.height
-        full = video.fit(frame[None], *maps.shape[2:])
+        full = video.fit(frame[None], maps.shape[2], maps.shape[3], recipe.frame_fit)
         boxes = augmentation.random_boxes(
             NUM_VIEWS,
             height=recipe.height,
@@ -127,7 +127,9 @@ def photo_windows(
     """
     if motions is None:
         motions = [
-            photo_pose(photo, *working_size(Clip(frames=photo[None], fps=1.0), recipe))
+            photo_pose(
+                photo, *working_size(Clip(frames=photo[None], fps=1.0), recipe), recipe.frame_fit
+            )
             for photo in photos
         ]
     if len(motions) != len(photos):

@@ -9,7 +9,6 @@ import pyarrow as pa
 
 from dreampose.config import Recipe
 from dreampose.errors import InputError
-from dreampose.types import Clip
 from jobs.common import storage
 from jobs.common.failures import reason_of
 from jobs.common.video_list import is_photo_set
@@ -96,7 +95,7 @@ class Encoder:
         self, *, clip_id: str, path: str, subject: str, row_file: str, error: str = ""
     ) -> dict[str, Any]:
         """The row of a video, or one that says why there is none."""
-        from dreampose import data, poses
+        from dreampose import data
         from dreampose.io import video
 
         recipe = self.settings.recipe
@@ -107,11 +106,19 @@ class Encoder:
                 clip, motion = data.join_photos(_read_photos(path), self.estimator, recipe)
             else:
                 with storage.local_copy(path, sidecars=(".npz",)) as file:
-                    clip = video.read(file)
-                    height, width = data.working_size(clip, recipe)
-                    motion = self._known_motion(clip, row_file, height, width)
+                    reader = video.VideoReader(file)
+                    height, width = data.working_size(reader, recipe)
+                    motion = self._known_motion(reader, row_file, height, width)
                     if motion is None:
-                        motion = poses.extract(clip, self.estimator, height=height, width=width)
+                        motion = data.extract_motion(
+                            reader,
+                            self.estimator,
+                            height=height,
+                            width=width,
+                            fit=recipe.frame_fit,
+                        )
+                    # Never all frames at the size of the file: that may be 4K.
+                    clip = video.read(reader, size=(height, width), how=recipe.frame_fit)
             row = data.encode_clip(
                 clip,
                 motion,
@@ -131,7 +138,7 @@ class Encoder:
             )
         return row | {"path": path}
 
-    def _known_motion(self, clip: Clip, row_file: str, height: int, width: int) -> Any | None:
+    def _known_motion(self, clip: Any, row_file: str, height: int, width: int) -> Any | None:
         """The motion of an earlier row; None where it has to be extracted again.
 
         Painted maps are painted again from the row's joints, which gives the same maps. The others
@@ -145,7 +152,7 @@ class Encoder:
         (row,) = storage.read_table(row_file, columns).to_pylist()
         if row["joints"] is None:
             return None
-        factor = height // self.settings.recipe.size_for(*clip.frames.shape[1:3])[0]
+        factor = height // self.settings.recipe.size_for(clip.height, clip.width)[0]
         joints = np.frombuffer(row["joints"], data.ARRAYS["joints"]).reshape(row["joints_shape"])
         joints = joints * np.array([factor, factor, factor, 1], np.float32)
         return poses.Motion(
