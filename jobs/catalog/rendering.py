@@ -20,6 +20,7 @@ from dreampose import poses
 from dreampose.options.progress import ProgressBar
 from jobs.catalog.output import Output
 from jobs.catalog.table import Item
+from jobs.common import driver
 from serve.application import renderer_app, sampler_allocation
 from serve.config import Autoscaling, Settings
 from serve.deployments.retries import call_with_retries
@@ -78,7 +79,9 @@ def render_items(
     finally:
         if own:
             ray_serve.delete(own)
-        if own and not serves_others and not ray_serve.status().applications:
+        # A private session ends Serve anyway, and without Ray's warning about its shutdown.
+        ends_serve = bool(own) and not serves_others and not driver.is_private_session()
+        if ends_serve and not ray_serve.status().applications:
             # Without a proxy, a later `serve run` in this Serve instance would have none either.
             ray_serve.shutdown()
 

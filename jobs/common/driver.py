@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import contextvars
 import logging
 import os
 import signal
@@ -118,6 +119,14 @@ class Stopped(BaseException):
     """SIGTERM was received; a BaseException, so that error handlers let it pass."""
 
 
+_private_session = contextvars.ContextVar("private_session", default=False)
+
+
+def is_private_session() -> bool:
+    """Whether `ray_session` started the Ray session for this job, so that it ends with the job."""
+    return _private_session.get()
+
+
 @contextlib.contextmanager
 def ray_session(
     profile: str | None = None, *, log_to_driver: bool = True
@@ -167,9 +176,11 @@ def ray_session(
     ray.init(**options)
     # After `ray.init`, which installs a handler of its own.
     previous = signal.signal(signal.SIGTERM, _stop)
+    token = _private_session.set(not address)
     try:
         yield inspect()
     finally:
+        _private_session.reset(token)
         signal.signal(signal.SIGTERM, previous)
         ray.shutdown()
 

@@ -89,6 +89,12 @@ def test_a_job_starts_samplers_and_takes_them_away(render):
     assert rest == [("delete", own), ("shutdown",)]
 
 
+def test_a_private_session_leaves_the_end_of_serve_to_ray(render, monkeypatch):
+    monkeypatch.setattr(rendering.driver, "is_private_session", lambda: True)
+    (_, own), *rest = render({})
+    assert rest == [("delete", own)]
+
+
 def test_a_running_service_of_the_same_model_is_used_and_left(render):
     assert render({"shop": render.version}) == []
 
