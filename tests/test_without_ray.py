@@ -51,7 +51,7 @@ def test_everything_loads_and_a_video_is_made(tiny_model: Path, tmp_path: Path) 
         confidence=np.ones(5, np.float32),
         fps=10.0,
     ).save(tmp_path / "motion.npz")
-    words = ["animate", "--no-align", "--preset", "fast", "--steps", "1"]
+    words = ["animate", "--no-align", "--force", "--preset", "fast", "--steps", "1"]
     files = {"--photo": "photo.png", "--motion": "motion.npz", "--out": "video.mp4"}
     for flag, name in files.items():
         words += [flag, str(tmp_path / name)]

@@ -5,13 +5,16 @@ The motion is a video of any person, or a motion file written by `dreampose pose
 
 import argparse
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
+from warnings import warn
 
 import numpy as np
+from jaxtyping import UInt8
 
 from dreampose import data, poses
 from dreampose.config import Recipe
-from dreampose.errors import InputError
+from dreampose.errors import InputError, PhotoWarning
 from dreampose.io import provenance, video, watermark
 from dreampose.options import arguments
 from dreampose.options.loading import load as load_model
@@ -47,6 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do not warn if the photo does not look like the subject",
     )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="render photos that show no whole, single, upright person as well",
+    )
     arguments.add_preset(parser, default="exact")
     parser.add_argument(
         "--steps", type=int, help="number of denoising steps (default: the preset's)"
@@ -73,11 +81,14 @@ def run(args: argparse.Namespace) -> None:
     check_output(args.out)
     signer = arguments.signer(args)
     photos = [video.read_photo(path) for path in args.photo]
+    notes = check_photos(args.photo, photos, force=args.force)
     pipe = load_model(args.model, dtype=arguments.DTYPES[args.precision])
     recipe = pipe.recipe if args.size is None else pipe.recipe.at(*args.size)
     motion = read_motion(args.motion, estimator=args.estimator, recipe=recipe)
     if args.subject is not None:
         pipe.load_subject(args.subject)
+    for note in notes:
+        warn(note, PhotoWarning, stacklevel=2)
     arguments.place_on_device(pipe, args)
     pipe.set_progress_bar_config(desc=f"{motion.num_frames} frames", unit="step")
     output = pipe(
@@ -99,6 +110,26 @@ def run(args: argparse.Namespace) -> None:
     if signer is not None:
         signer.sign(args.out)
     print(f"{args.out}: {motion.num_frames} frames, {output.fps:g} fps")
+
+
+def check_photos(
+    paths: Sequence[Path], photos: Sequence[UInt8[np.ndarray, "_ _ 3"]], *, force: bool
+) -> list[str]:
+    """What is wrong with photos, a line for each; refuses those that a render cannot use.
+
+    Raises:
+        InputError: a photo scores below 0.5 in `poses.check_photo`, unless `force`.
+    """
+    notes: list[str] = []
+    for path, photo in zip(paths, photos, strict=True):
+        checked = poses.check_photo(photo)
+        if not checked.problems:
+            continue
+        text = f"photo: {str(path)!r} scores {checked.score:.2f}: {'; '.join(checked.problems)}"
+        if not checked.is_usable and not force:
+            raise InputError(f"{text}; --force renders it all the same")
+        notes.append(text)
+    return notes
 
 
 def read_motion(path: Path, *, estimator: str, recipe: Recipe) -> poses.Motion:

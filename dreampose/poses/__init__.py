@@ -26,6 +26,7 @@ from dreampose.poses.extract import MAX_GAP_SECONDS, complete, extract
 from dreampose.poses.grid import from_grid, to_grid
 from dreampose.poses.motion import Motion
 from dreampose.poses.paint import paint
+from dreampose.poses.photo_check import PhotoCheck, PhotoFinding, check_photo
 from dreampose.poses.preview import draw_people, draw_preview, iterate_preview
 from dreampose.poses.quality import Quality
 from dreampose.poses.segmentation import segment
@@ -39,11 +40,14 @@ __all__ = [
     "DensePose",
     "Frames",
     "Motion",
+    "PhotoCheck",
+    "PhotoFinding",
     "PoseEstimator",
     "Quality",
     "Track",
     "align",
     "change_speed",
+    "check_photo",
     "complete",
     "draw_people",
     "draw_preview",

@@ -92,7 +92,7 @@ def check_photo(photo: UInt8[np.ndarray, "H W 3"]) -> PhotoCheck:
     people = _follower().search(photo)
     sure = [(landmarks, score) for landmarks, score in people if score >= _SURE]
     if not sure:
-        sentence = "nobody is found in the photo; use one that shows a whole person"
+        sentence = "no whole person is found in the photo; use one from head to foot"
         return PhotoCheck(findings=(PhotoFinding(name="person", is_good=False, sentence=sentence),))
     person = sure[0][0]
     others = [one for one, _ in sure[1:] if size_of(one) > _OTHER * size_of(person)]

@@ -64,7 +64,7 @@ def animate(inputs: Path, tiny_model: Path, tmp_path: Path) -> Callable[..., int
             **{f"--{name.replace('_', '-')}": value for name, value in flags.items()},
         }
         words = [str(word) for pair in values.items() for word in pair]
-        return cli.main(["animate", "--no-align", *words])
+        return cli.main(["animate", "--no-align", "--force", *words])
 
     return run
 
