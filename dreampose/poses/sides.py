@@ -58,8 +58,14 @@ _PRIOR = 0.1
 """Cost per second of an exchanged group: the network is mostly right."""
 _ROUGH = 3.0
 """Cost of movement above which the path may be wrong from here on."""
-_SHORTEST_SEGMENT = 0.05
-"""Shortest segment between such places, in seconds."""
+_SHORTEST_SEGMENT = 0.1
+"""Such places nearer than this, in seconds, are one."""
+_FEWEST_FRAMES = 3
+"""Frames of the shortest segment between such places."""
+_GAP_SECONDS = 0.1
+"""A gap longer than this ends a segment."""
+_FURTHEST = 0.06
+"""Longest time in seconds over which positions are extrapolated by their velocity."""
 _WINDOW_SECONDS = 0.12
 """Time over which each side of such a place is extrapolated."""
 _BRIDGE_NOISE = 0.04
@@ -234,18 +240,11 @@ def _reconnect(
     for group, name in enumerate(GROUPS):
         label = labels[:, group]
         cost[2:] += moves[name][frames, label[:-2], label[1:-1], label[2:]]
-    edges = [0]
-    for index in np.flatnonzero(cost > _ROUGH).tolist():
-        if times[index] - times[edges[-1]] >= _SHORTEST_SEGMENT:
-            edges.append(index)
-    if len(edges) > 1 and times[-1] - times[edges[-1]] < _SHORTEST_SEGMENT:
-        edges.pop()
-    edges.append(len(path))
-    if len(edges) < 3:
+    segments = _smooth_segments(cost > _ROUGH, times)
+    if len(segments) < 2:
         return path
     points = [i for name in ("arms", "legs") for side in _pairs(name) for i in side]
     places = _exchange(track, labels > 0)[..., :2]
-    segments = list(itertools.pairwise(edges))
     flipped = len(_STATES) - 1 - path
     each = np.arange(len(path))
     own = np.array([
@@ -253,9 +252,9 @@ def _reconnect(
     ])  # fmt: skip
     best, back = own[0].copy(), list[np.ndarray]()
     for number in range(1, len(segments)):
-        start, stop = segments[number]
-        before = _extrapolate(places, times, segments[number - 1], times[start], last=True)
-        after = _extrapolate(places, times, (start, stop), times[start], last=False)
+        middle = (times[segments[number - 1][1] - 1] + times[segments[number][0]]) / 2
+        before = _extrapolate(places, times, segments[number - 1], middle, last=True)
+        after = _extrapolate(places, times, segments[number], middle, last=False)
         apart = [
             float(np.linalg.norm(before[points] - other[points], axis=-1).mean()) / size
             for other in (after, after[OPPOSITE])
@@ -271,10 +270,34 @@ def _reconnect(
         state = int(choices[state])
         states.append(state)
     result = path.copy()
-    for (start, stop), choice in zip(segments, states[::-1], strict=True):
+    # Frames between two segments go with the nearer one.
+    ends = [0, *((a[1] + b[0]) // 2 for a, b in itertools.pairwise(segments)), len(path)]
+    for (start, stop), choice in zip(itertools.pairwise(ends), states[::-1], strict=True):
         if choice:
             result[start:stop] = flipped[start:stop]
     return result
+
+
+def _smooth_segments(
+    rough: Bool[np.ndarray, " n"], times: Float[np.ndarray, " n"]
+) -> list[tuple[int, int]]:
+    """Runs of frames between rough places and gaps; places near each other count as one."""
+    rough = rough.copy()
+    gaps = np.flatnonzero(np.diff(times) > _GAP_SECONDS) + 1
+    marks = np.flatnonzero(rough).tolist()
+    for one, two in itertools.pairwise(marks):
+        if times[two] - times[one] <= _SHORTEST_SEGMENT:
+            rough[one:two] = True
+    segments: list[tuple[int, int]] = []
+    start = 0
+    for index in range(1, len(rough) + 1):
+        ends = index == len(rough) or rough[index] or rough[index - 1] or index in gaps
+        if not ends:
+            continue
+        if index - start >= _FEWEST_FRAMES and not rough[start]:
+            segments.append((start, index))
+        start = index
+    return segments
 
 
 def _extrapolate(
@@ -297,7 +320,9 @@ def _extrapolate(
     half = len(near) // 2
     elapsed = (times[near[-half:]] - times[near[:half]])[:, None, None]
     velocity = np.median((places[near[-half:]] - places[near[:half]]) / elapsed, axis=0)
-    return middle + velocity * (time - np.median(times[near]))
+    ahead = time - times[ordered[0]]
+    ahead = float(np.clip(ahead, -_FURTHEST, _FURTHEST)) + times[ordered[0]]
+    return middle + velocity * (ahead - float(np.median(times[near])))
 
 
 def _colour_costs(
