@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Hostile requests against the service: what each costs, and whether it is bounded.
+"""Hostile requests against the service, and their costs.
 
     benchmarks/attacks.py
     benchmarks/attacks.py --sockets 300 --seconds 20

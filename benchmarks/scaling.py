@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""CPU time and efficiency of the render service with samplers that only sleep.
+"""CPU time and efficiency of the render service without real samplers.
 
     benchmarks/scaling.py --replicas 1 4 16 --out out/scaling.json
     benchmarks/simulation.py --check out/scaling.json

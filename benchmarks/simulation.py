@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Discrete-event simulation of the render service, from a few samplers to thousands of GPUs.
+"""Discrete-event simulation of the render service.
 
     benchmarks/simulation.py --check out/scaling.json      # against measured runs
     benchmarks/simulation.py --gpus 10 48 200 1000 2000    # saturation

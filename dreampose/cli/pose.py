@@ -1,4 +1,4 @@
-"""The `pose` command: reads a video's poses into a motion file, checks and edits motions.
+"""Extracts, checks and edits motions.
 
 MOTION.npz is the track; MOTION.preview.mp4 shows the pose over the video. A motion file can be
 used again and again: `python -m dreampose animate --motion MOTION.npz`. Poses that another

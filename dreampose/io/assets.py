@@ -1,4 +1,4 @@
-"""Large files of the repository, which job uploads leave out."""
+"""Large files of the repository that job uploads leave out."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Frames of a video file at a constant rate, upright, with square pixels, in sRGB."""
+"""Video decoding: constant rate, upright, square pixels, sRGB."""
 
 import os
 import warnings

@@ -1,4 +1,4 @@
-"""Tables of people, videos and renders: CSV in any common form, Excel, Parquet."""
+"""Tables in CSV, Excel or Parquet."""
 
 import csv
 import glob

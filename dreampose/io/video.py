@@ -1,4 +1,4 @@
-"""Videos and photos as pixels, and the [-1, 1] range that models see."""
+"""Videos and photos as pixels; owner of the [-1, 1] range."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,7 +1,4 @@
-"""Files of weights: read without running their code, held against a module, put into it.
-
-Knows nothing of what the weights are for.
-"""
+"""Safe reading of weight files, and strict loading into modules."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What a pose estimator is, and the choice of one by name. Knows nothing of motion files."""
+"""Pose estimators: protocol, implementations and choice by name."""
 
 import hashlib
 import zipfile

@@ -1,4 +1,4 @@
-"""Extraction of a motion from a video: estimation, repair, and filling of short gaps."""
+"""Motion extraction from a video: estimation, repair, gap filling."""
 
 from dataclasses import replace
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""Pose tracks made by other programs: arrays, IUV pictures and videos, OpenPose JSON."""
+"""Import of pose tracks: arrays, IUV pictures and videos, OpenPose JSON."""
 
 import math
 import re

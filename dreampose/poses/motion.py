@@ -1,7 +1,7 @@
-"""The motion file: a pose track with its frame rate and where it came from.
+"""Motions: pose tracks with frame rate and origin, and their files.
 
-Knows nothing of estimators: painted maps can be painted again at another size or place from
-their joints, exact ones can only be warped.
+Painted maps can be painted again from their joints at another size or position; other maps can only
+be warped.
 """
 
 import zipfile

@@ -1,4 +1,4 @@
-"""Pictures for people to look at: poses drawn over a video, and everybody in a frame, numbered."""
+"""Previews of poses and of the people in a frame."""
 
 from collections.abc import Iterable, Iterator
 

@@ -1,4 +1,4 @@
-"""Per-frame quality flags of a motion, their summary and the longest usable stretch."""
+"""Quality flags of a motion, their summary, and usable ranges."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

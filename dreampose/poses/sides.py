@@ -1,4 +1,4 @@
-"""Detection and repair of exchanged left and right limbs in a pose track.
+"""Detection and repair of swapped left and right limbs.
 
 Networks that read single frames exchange the left and right of a body for a few frames or for
 seconds: all of it (front taken for back), or the legs or arms alone. The labels of a whole track

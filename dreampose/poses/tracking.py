@@ -1,4 +1,4 @@
-"""Tracks of every person in a video, and the choice of one of them."""
+"""Tracking of all people in a video, and choice of one."""
 
 from collections import deque
 from collections.abc import Callable, Iterable

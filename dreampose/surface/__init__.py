@@ -1,1 +1,1 @@
-"""The photo carried over to other poses through the surface of the body."""
+"""Transfer of a photo to other poses through the body surface."""

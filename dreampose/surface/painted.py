@@ -1,4 +1,4 @@
-"""Surface maps of painted limbs: which limb, how far along it and where around it."""
+"""Surface coordinates of painted limbs."""
 
 import numpy as np
 from jaxtyping import Float

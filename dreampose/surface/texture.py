@@ -1,4 +1,4 @@
-"""A photo indexed by place on the body, with the quality of each place."""
+"""Texture of a photo on the body surface, with its quality."""
 
 from dataclasses import dataclass
 
