@@ -81,6 +81,7 @@ class Batch:
         photos: pixels of the photos in [-1, 1], for an image encoder that is trained.
         tokens: cached `last_hidden_state` of a frozen image encoder.
         photo_poses: pose maps of the photos, for the token probe of the base stage.
+        surface: surface condition of each target frame; None stands for zeros.
     """
 
     latents: Float[Tensor, "b c h w"]
@@ -89,6 +90,7 @@ class Batch:
     photos: Float[Tensor, "b 3 H W"] | None = None
     tokens: Float[Tensor, "b n d"] | None = None
     photo_poses: Float[Tensor, "b u h w"] | None = None
+    surface: Float[Tensor, "b sc h w"] | None = None
 
 
 @runtime_checkable

@@ -110,6 +110,12 @@ def run(args: argparse.Namespace) -> None:
     if signer is not None:
         signer.sign(args.out)
     print(f"{args.out}: {motion.num_frames} frames, {output.fps:g} fps")
+    if output.backed is not None:
+        mean, least = 100 * float(output.backed.mean()), 100 * float(output.backed.min())
+        print(
+            f"the photos back {mean:.0f}% of the visible body, {least:.0f}% in the frame with the "
+            "least; the model invents the rest"
+        )
 
 
 def check_photos(

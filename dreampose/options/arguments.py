@@ -36,7 +36,8 @@ def add_preset(parser: argparse.ArgumentParser, *, default: str) -> None:
         default=default,
         choices=sorted(PRESETS),
         help="sampler: exact is the paper's (PNDM, 100 steps); balanced (20 steps) and fast "
-        "(8 steps) use a higher-order solver (default: %(default)s)",
+        "(8 steps) use a higher-order solver; preview samples nothing and shows the warped photo "
+        "(default: %(default)s)",
     )
 
 

@@ -84,6 +84,7 @@ def denoising_step(
         tokens=pipe.adapter(tokens, batch.photo_latents),
         poses=pose_condition(batch.poses, recipe.pose_range),
         null_tokens=None if black is None else _null_tokens(pipe, black, latents),
+        surface=batch.surface,
     )
     if dropout:
         conditions = drop_conditions(

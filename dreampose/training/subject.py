@@ -26,7 +26,14 @@ from dreampose.models.vae import LatentCodec
 from dreampose.pipeline import DreamPosePipeline
 from dreampose.training import trainer
 from dreampose.training.base_stage import denoising_step, encode_black_photos, make_batch
-from dreampose.training.photo_crops import PhotoCrops, clip_windows, encode_crops, photo_windows
+from dreampose.training.photo_crops import (
+    PhotoCrops,
+    clip_windows,
+    encode_crops,
+    photo_motions,
+    photo_warps,
+    photo_windows,
+)
 from dreampose.training.reconstruction import ReconstructionLoss
 from dreampose.training.stage import Stage, StepReport
 from dreampose.types import Clip
@@ -67,7 +74,12 @@ class SubjectStage(Stage):
         whole = generator.random(count) >= self._config.crop_share
         target = np.where(whole, 0, crops)
         photo = (target + generator.integers(1, views.num_views, size=count)) % views.num_views
-        return {
+        batch: dict[str, Any] = {}
+        if views.surface is not None:
+            # Half without: a photo warped onto itself would else be copied.
+            shown = torch.from_numpy(generator.random(count) < 0.5)[:, None, None, None]
+            batch["surface"] = views.surface[items, target] * shown
+        return batch | {
             "latents": views.latents[items, target],
             "poses": views.poses[items, target],
             "photo_latents": views.latents[photos, photo],
@@ -230,7 +242,9 @@ def finetune_subject(
             "choose another folder"
         )
     frames = list(photos)
+    motions = photo_motions(photos, recipe, motions)
     around = photo_windows(photos, recipe, motions)
+    warps = photo_warps(photos, motions) if recipe.surface_detail else None
     if clip is not None:
         more_frames, more_windows = clip_windows(*clip, recipe)
         frames, around = [*frames, *more_frames], [*around, *more_windows]
@@ -246,7 +260,7 @@ def finetune_subject(
         tuned = _with_parts(pipe, copy.deepcopy, recipe)
     for part in (tuned.vae, tuned.image_encoder):
         part.to(accelerator.device)
-    views = encode_crops(tuned, frames, around, seed=seed)
+    views = encode_crops(tuned, frames, around, seed=seed, warps=warps)
 
     work = out.with_name(f".{out.name}.training")
     if not resume:

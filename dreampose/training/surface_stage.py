@@ -221,7 +221,7 @@ class Trainer:
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Widens the pipeline's UNet by the surface condition, in place.
+        """Trains a pipeline in place; one without a surface condition is widened by it.
 
         Args:
             pipe: with the weights to start from.
@@ -232,14 +232,16 @@ class Trainer:
         """
         self.pipe, self.recipe = pipe, pipe.recipe
         self.device, self.dtype = torch.device(device), dtype
-        extra = self.recipe.latent_channels + DETAIL**2
-        widen(pipe.unet, extra)
+        if not self.recipe.surface_detail:
+            widen(pipe.unet, self.recipe.latent_channels + DETAIL**2)
+        assert self.recipe.surface_detail in (0, DETAIL)
         pipe.to(self.device)
         pipe.unet.requires_grad_(True).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         pipe.adapter.requires_grad_(True)
         pipe.image_encoder.requires_grad_(False)
         pipe.vae.requires_grad_(False)
-        self.refiner = Refiner().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        refiner = Refiner() if pipe.refiner is None else pipe.refiner.requires_grad_(True)
+        self.refiner = refiner.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.codec = LatentCodec(vae=pipe.vae, image_range=self.recipe.image_range)
         entry = list(pipe.unet.conv_in.parameters())
         names = {id(p) for p in entry}
