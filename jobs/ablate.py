@@ -17,7 +17,7 @@ from dreampose.errors import InputError
 from dreampose.io import tables
 from dreampose.options import arguments
 from dreampose.synthetic.generate import DEFAULT_MOTIONS, MANIFEST
-from jobs.common import driver, planning, storage
+from jobs.common import driver, paths, planning, storage
 from jobs.evaluation import clips
 
 if TYPE_CHECKING:
@@ -58,7 +58,9 @@ def ablate(args: argparse.Namespace) -> int:
     )
     failures: dict[str, str] = {}
     if todo:
-        with driver.ray_session(args.profile, log_to_driver=False) as capacity:
+        with driver.ray_session(
+            args.profile, log_to_driver=False, local=paths.local_paths("ablate", args)
+        ) as capacity:
             failures = _run(args, plan, bases, todo, out, capacity)
     for name, reason in failures.items():
         print(f"failed {name}: {reason}")
@@ -84,8 +86,6 @@ def check(
     except ModuleNotFoundError as error:
         raise driver.missing_extra("metrics", error) from error
     seeds = list(dict.fromkeys(args.seeds))
-    if "://" in args.out:
-        raise InputError(f"out must be a folder on a disk that all nodes share, got {args.out!r}")
     if min(seeds) < 0:
         raise InputError(f"seeds must not be negative, got {min(seeds)}")
     subjects = find_subjects(args.truth, args.people)

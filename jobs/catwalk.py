@@ -25,7 +25,7 @@ from dreampose.synthetic.generate import (
     manifest_text,
     render_task,
 )
-from jobs.common import driver, planning, storage
+from jobs.common import driver, paths, planning, storage
 
 if TYPE_CHECKING:
     from cluster.capacity import Capacity
@@ -72,7 +72,7 @@ def render(args: argparse.Namespace) -> int:
     if there is not None:
         check_same(storage.read_text(f"{out}/{Path(there.path).stem}.json"), there)
     if todo:
-        with driver.ray_session(args.profile) as capacity:
+        with driver.ray_session(args.profile, local=paths.local_paths("catwalk", args)) as capacity:
             _run(args, out, todo, capacity)
     storage.write_text(f"{out}/{MANIFEST}", manifest_text(plan))
     print(f"{args.out}: {len(plan)} clips, {len(plan) - len(todo)} of them there before")

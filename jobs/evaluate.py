@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from cluster import worker_requests
 from dreampose.errors import InputError
 from dreampose.options import arguments
-from jobs.common import driver, planning
+from jobs.common import driver, paths, planning
 from jobs.evaluation import clips
 
 if TYPE_CHECKING:
@@ -56,8 +56,6 @@ def evaluate(args: argparse.Namespace) -> int:
         value = getattr(args, name)
         if value is not None and value < least:
             raise InputError(f"{name.replace('_', '-')} must be at least {least}, got {value}")
-    if "://" in args.out:
-        raise InputError(f"out must be a folder on a disk that all nodes reach, got {args.out!r}")
     preds = clips.methods(args.pred)
     chosen = metrics.choose(args.metrics)
     pairs = clips.pair(preds, args.truth, common=args.common, size=args.size)
@@ -88,7 +86,9 @@ def evaluate(args: argparse.Namespace) -> int:
         f"{len(pairs) - len(rows)} of {len(pairs)} pairs were scored before"
     )
     if rows:
-        with driver.ray_session(args.profile) as capacity:
+        with driver.ray_session(
+            args.profile, local=paths.local_paths("evaluate", args)
+        ) as capacity:
             failed = _run(args, rows, out / SCORES, provided, capacity)
         if failed:
             for clip, reason in failed.items():

@@ -15,7 +15,7 @@ from cluster import worker_requests
 from dreampose.config import Savings
 from dreampose.errors import InputError
 from dreampose.options import arguments
-from jobs.common import driver, planning, storage, subject_table
+from jobs.common import driver, paths, planning, storage, subject_table
 from jobs.common.subject_table import SubjectPhotos
 
 if TYPE_CHECKING:
@@ -96,7 +96,9 @@ def finetune(args: argparse.Namespace) -> int:
             precision=args.precision,
             savings=arguments.savings(args),
         )
-        with driver.ray_session(args.profile, log_to_driver=False) as capacity:
+        with driver.ray_session(
+            args.profile, log_to_driver=False, local=paths.local_paths("finetune", args)
+        ) as capacity:
             from jobs.common import tasks
 
             failures = tasks.run(
@@ -228,8 +230,6 @@ def _check(args: argparse.Namespace) -> None:
     Raises:
         InputError: the model cannot be loaded, or a number is out of range.
     """
-    if "://" in args.out:
-        raise InputError(f"out must be a folder on a disk that all nodes share, got {args.out!r}")
     if args.checkpoint_every < 1:
         raise InputError(f"checkpoint_every must be at least 1, got {args.checkpoint_every}")
     for name in ("steps", "vae_steps"):

@@ -16,7 +16,7 @@ from cluster import worker_requests
 from dreampose import recipes
 from dreampose.errors import InputError
 from dreampose.options import arguments
-from jobs.common import driver, planning, storage, video_list
+from jobs.common import driver, paths, planning, storage, video_list
 from jobs.common.encoding import Encoder, Settings, identify_poses
 from jobs.common.video_list import Video
 
@@ -58,7 +58,9 @@ def preprocess(args: argparse.Namespace) -> int:
     todo = [video for video in found if video.clip_id not in done]
     if todo:
         storage.write_text(f"{args.out}/{SETTINGS}", settings.to_json())
-        with driver.ray_session(args.profile) as capacity:
+        with driver.ray_session(
+            args.profile, local=paths.local_paths("preprocess", args)
+        ) as capacity:
             _run(args, todo, settings, capacity)
     return _report(args.out, found, num_skipped=len(found) - len(todo))
 

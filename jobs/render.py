@@ -19,7 +19,7 @@ from cluster import worker_requests
 from dreampose.options import arguments
 from jobs.catalog.output import Output
 from jobs.catalog.table import Contents, read_catalog
-from jobs.common import driver, planning
+from jobs.common import driver, paths, planning
 from serve.config import Settings
 
 EXAMPLES = """\
@@ -88,7 +88,7 @@ def render(args: argparse.Namespace) -> int:
     if groups:
         # Serve's log would interrupt the progress bar; it remains in Serve's files.
         os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
-        with driver.ray_session(args.profile) as capacity:
+        with driver.ray_session(args.profile, local=paths.local_paths("render", args)) as capacity:
             # Imported here: errors of a catalogue are reported without loading Ray.
             from jobs.catalog.rendering import render_items
 

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from cluster import worker_requests
 from dreampose.errors import InputError
 from dreampose.options import arguments
-from jobs.common import driver, planning, storage, video_list
+from jobs.common import driver, paths, planning, storage, video_list
 from jobs.common.failures import reason_of
 from jobs.common.video_list import Video, is_photo_set
 
@@ -89,7 +89,7 @@ def screen(args: argparse.Namespace) -> int:
     out = storage.absolute(args.out)
     todo = [video for video in found if not storage.is_file(_file(out, video.clip_id))]
     if todo:
-        with driver.ray_session(args.profile) as capacity:
+        with driver.ray_session(args.profile, local=paths.local_paths("screen", args)) as capacity:
             _run(args, out, todo, capacity)
     read = {video.clip_id: json.loads(storage.read_text(_file(out, video.clip_id)))
             for video in found}  # fmt: skip

@@ -15,7 +15,7 @@ from cluster import worker_requests
 from dreampose import config, recipes
 from dreampose.errors import InputError
 from dreampose.options import arguments
-from jobs.common import driver, planning, storage
+from jobs.common import driver, paths, planning, storage
 
 if TYPE_CHECKING:
     from cluster.capacity import Allocation, Capacity, Reservation
@@ -72,7 +72,9 @@ def train(args: argparse.Namespace) -> int:
         print(f"{out}/model: trained before")
         return 0
     print(_data_line(args, recipe))
-    with driver.ray_session(args.profile, log_to_driver=False) as capacity:
+    with driver.ray_session(
+        args.profile, log_to_driver=False, local=paths.local_paths("train", args)
+    ) as capacity:
         values = _fit(args, recipe, out, capacity)
     if "input_error" in values:
         raise InputError(values["input_error"])

@@ -19,6 +19,7 @@ from dreampose.errors import InputError
 from dreampose.io.files import exclude_from_uploads
 from dreampose.options.parser import CommandParser, run_command
 from dreampose.options.progress import ProgressBar
+from jobs.common import paths
 
 if TYPE_CHECKING:
     from cluster.capacity import Capacity
@@ -85,6 +86,7 @@ def run(
 
     def command() -> None:
         nonlocal code
+        paths.check(Path(arguments.prog).stem, args)
         if args.dry_run:
             _show(plan(args), args.prices)
         else:
@@ -129,7 +131,10 @@ def is_private_session() -> bool:
 
 @contextlib.contextmanager
 def ray_session(
-    profile: str | None = None, *, log_to_driver: bool = True
+    profile: str | None = None,
+    *,
+    log_to_driver: bool = True,
+    local: "paths.LocalPaths | None" = None,
 ) -> "Generator[Capacity, None, None]":
     """A Ray session for the length of the block; yields what the cluster holds.
 
@@ -139,6 +144,10 @@ def ray_session(
     Args:
         profile: local or cluster, of the requests; by default by who started Ray.
         log_to_driver: whether the workers' output is shown.
+        local: local paths that every node must see.
+
+    Raises:
+        InputError: another node does not see a local path.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -153,6 +162,8 @@ def ray_session(
     from cluster import capacity
 
     def inspect() -> "Capacity":
+        if local is not None:
+            paths.require_visible(local)
         started = capacity.started_ray()
         return capacity.inspect(worker_requests.choose_profile(profile, started_ray=started))
 

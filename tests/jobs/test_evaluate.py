@@ -268,7 +268,7 @@ def mixed(folders, name):
         (None, ("--identity", "column:who"), r"truth must have a manifest\.csv for identity"),
         (None, ("--workers", "0"), r"workers must be at least 1, got 0"),
         (None, ("--set-resamples", "1"), r"set-resamples must be at least 2, got 1"),
-        (None, ("--out", "s3://x/y"), r"out must be a folder on a disk that all nodes reach, got"),
+        (None, ("--out", "s3://x/y"), r"out must be a path on a disk that all nodes share, got"),
     ],
 )
 def test_invalid_input_prints_one_line_before_ray_starts(
