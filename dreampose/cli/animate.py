@@ -7,6 +7,7 @@ import argparse
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from warnings import warn
 
 import numpy as np
@@ -18,6 +19,10 @@ from dreampose.errors import InputError, PhotoWarning
 from dreampose.io import provenance, video, watermark
 from dreampose.options import arguments
 from dreampose.options.loading import load as load_model
+from dreampose.surface.motion import draw_backing
+
+if TYPE_CHECKING:
+    from dreampose.pipeline import DreamPosePipeline
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="render photos that show no whole, single, upright person as well",
     )
+    parser.add_argument(
+        "--backing",
+        type=Path,
+        metavar="B.mp4",
+        help="before rendering, write a video of the warped photos with what the model has to "
+        "invent in magenta",
+    )
     arguments.add_preset(parser, default="exact")
     parser.add_argument(
         "--steps", type=int, help="number of denoising steps (default: the preset's)"
@@ -79,6 +91,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs the command. Inputs are validated before the model is loaded."""
     check_output(args.out)
+    if args.backing is not None:
+        check_output(args.backing)
     signer = arguments.signer(args)
     photos = [video.read_photo(path) for path in args.photo]
     notes = check_photos(args.photo, photos, force=args.force)
@@ -90,6 +104,8 @@ def run(args: argparse.Namespace) -> None:
     for note in notes:
         warn(note, PhotoWarning, stacklevel=2)
     arguments.place_on_device(pipe, args)
+    if args.backing is not None:
+        write_backing(args.backing, pipe, photos, motion, align=args.align, size=args.size)
     pipe.set_progress_bar_config(desc=f"{motion.num_frames} frames", unit="step")
     output = pipe(
         photos,
@@ -116,6 +132,32 @@ def run(args: argparse.Namespace) -> None:
             f"the photos back {mean:.0f}% of the visible body, {least:.0f}% in the frame with the "
             "least; the model invents the rest"
         )
+
+
+def write_backing(
+    path: Path,
+    pipe: "DreamPosePipeline",
+    photos: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+    motion: poses.Motion,
+    *,
+    align: bool,
+    size: tuple[int, int] | None,
+) -> None:
+    """Writes a video of the warped photos, with what no photo backs in magenta.
+
+    Raises:
+        InputError: the model does not warp photos.
+    """
+    # Imported here because it imports diffusers, which takes seconds.
+    from dreampose.diffusion import generation
+
+    request = generation.prepare(pipe, photos, motion, preset="fast", align=align, size=size)
+    if request.warps is None:
+        raise InputError("backing needs a model with a surface condition, got one without")
+    warps = request.warps.numpy()
+    pictures = np.ascontiguousarray(np.moveaxis(warps[:, :3], 1, -1))
+    video.write(path, draw_backing(pictures, warps), request.fps)
+    print(f"{path}: the warped photos, magenta where the model invents")
 
 
 def check_photos(

@@ -7,10 +7,6 @@ from dreampose.poses.landmarks import body_height, steady
 from dreampose.poses.paint import STEADY_RADIUS, limbs
 from dreampose.surface.maps import AROUND, NUM_LIMBS, SurfaceMap
 
-_ALONG = 0.7
-"""Share of a chart's first coordinate that lies between the limb's ends; the caps take the rest."""
-
-
 _MARGIN = 0.9
 """Width of the margins around limbs, in radii: clothes and hair reach beyond limbs."""
 
@@ -46,8 +42,14 @@ def paint(joints: Float[np.ndarray, "k 4"], size: float, height: int, width: int
         shown = (seen.distance < 1 + _MARGIN) & (order < depth[seen.area])
         around = np.arctan2(seen.turned, seen.ahead) * (AROUND / (2 * np.pi)) + 0.5
         outside = 0.02 + 0.32 * np.clip((seen.distance - 1) / _MARGIN, 0, 1)
-        past = np.clip(seen.endways, -1, 1) * (0.5 - _ALONG / 2)
-        along = (1 - _ALONG) / 2 + _ALONG * seen.along + past
+        caps = limb.radii if limb.caps is None else limb.caps
+        length = float(np.linalg.norm(limb.end - limb.start))
+        # Along the limb in pixels, caps included, so that no stretch of it looks turned away.
+        along = (
+            caps[0] * (1 + np.clip(seen.endways, -1, 0))
+            + length * seen.along
+            + caps[1] * np.clip(seen.endways, 0, 1)
+        ) / (caps[0] + length + caps[1])
         place = np.stack([along, np.where(seen.inside, around, outside)], -1)
         margin = NUM_LIMBS + 2 * number - (seen.turned < 0)
         chart = np.where(seen.inside, number, margin).astype(np.uint8)
