@@ -309,6 +309,8 @@ def _autoscaler(settings: Mapping[str, Any], address: str) -> dict[str, Any]:
             "launch_multiple": True,
             "head_node_id": FAKE_HEAD_ID,
             "gcs_address": address,
+            # There is nothing to install: the nodes are processes of this machine.
+            "disable_node_updaters": True,
         },
         "available_node_types": settings["types"],
         "head_node_type": "ray.head.default",
@@ -367,10 +369,15 @@ def _environment() -> dict[str, str]:
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        # A node's death is seen within seconds and not within half a minute.
-        "RAY_health_check_initial_delay_ms": "2000",
-        "RAY_health_check_period_ms": "1000",
-        "RAY_health_check_failure_threshold": "5",
+        # Ray's workers give way to everything else (15), and starve on a busy machine.
+        "RAY_worker_niceness": "0",
+        "RAY_raylet_start_wait_time_s": "300",
+        "RAY_worker_register_timeout_seconds": "600",
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "300",
+        # A node's death is seen within a minute, also where the machine is busy.
+        "RAY_health_check_initial_delay_ms": "5000",
+        "RAY_health_check_period_ms": "2000",
+        "RAY_health_check_failure_threshold": "15",
     }
 
 
