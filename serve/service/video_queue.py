@@ -39,6 +39,7 @@ class VideoQueue(WorkQueue[VideoFolder]):
     """
 
     kind = "video"
+    leased = False
 
     def __init__(
         self, settings: Settings, live: LiveLimits, backend: Backend, metrics: Metrics

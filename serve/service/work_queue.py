@@ -55,6 +55,8 @@ class WorkQueue(ABC, Generic[Folder]):
 
     kind: ClassVar[str]
     """Noun for error messages and the log."""
+    leased: ClassVar[bool] = True
+    """Whether this replica leases the folders that it works on."""
 
     def __init__(
         self, root: Place, slots: int, live: LiveLimits, backend: Backend, metrics: Metrics
@@ -81,7 +83,8 @@ class WorkQueue(ABC, Generic[Folder]):
 
     async def open(self) -> None:
         """Resumes unfinished work."""
-        self._heart = asyncio.create_task(self._beat())
+        if self.leased:
+            self._heart = asyncio.create_task(self._beat())
         await self.resume()
 
     async def close(self) -> None:
@@ -90,8 +93,9 @@ class WorkQueue(ABC, Generic[Folder]):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        with contextlib.suppress(OSError):
-            await in_thread(self.leases.stop)
+        if self.leased:
+            with contextlib.suppress(OSError):
+                await in_thread(self.leases.stop)
 
     async def resume(self) -> None:
         """Starts work in storage that no task of this replica is for."""
