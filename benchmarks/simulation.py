@@ -12,6 +12,7 @@ benchmarks/scaling.py (--costs), the seconds per frame of a GPU from --seconds.
 
 import argparse
 import dataclasses
+import itertools
 import json
 import random
 import statistics
@@ -29,11 +30,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from serve.deployments.cells import cell_sizes, cells_by_preference
 
 Process = Generator[Any, Any, Any]
+MAX_HELD = 8
+AFFINITY_CANDIDATES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
     """CPU seconds of the service's own work.
+
+    The defaults are the stages measured at 640x512 (docs/scaling.md); that of the loop contains the
+    latency of a call and is an upper bound.
 
     Attributes:
         loop: of the renderer's event loop per chunk.
@@ -43,10 +49,10 @@ class Costs:
         latency: seconds between the steps of a video that no core is busy with: polls, wake-ups.
     """
 
-    loop: float = 0.004
+    loop: float = 0.012
     encode: float = 0.011
-    sampler: float = 0.006
-    prepare: float = 0.025
+    sampler: float = 0.0032
+    prepare: float = 0.019
     latency: float = 0.05
 
 
@@ -142,6 +148,10 @@ class Cell:
         self.encoders = simpy.Resource(env, setup.encoders) if setup.encoders else shared
         self.slots = simpy.Resource(env, setup.videos_at_once)
         self.samplers = [Sampler(env, i // setup.gpus_per_node) for i in range(setup.samplers)]
+        self.by_held: list[dict[Sampler, None]] = [{} for _ in range(MAX_HELD + 1)]
+        """Living samplers by the number of calls that they hold."""
+        for sampler in self.samplers:
+            self._hold(sampler, 0)
         self.free = simpy.Container(
             env, init=setup.samplers * setup.calls_per_sampler, capacity=float("inf")
         )
@@ -200,12 +210,10 @@ class Cell:
                 yield loop
                 yield from self._work(costs.loop)
                 self.result.loop_busy += costs.loop
-            alive = [sampler for sampler in self.samplers if sampler.alive]
-            while not alive:
+            while not any(self.by_held):
                 yield env.timeout(1)
-                alive = [sampler for sampler in self.samplers if sampler.alive]
-            sampler = min(alive, key=lambda one: (one.held, subject not in one.weights))
-            sampler.held += 1
+            sampler = self._least_loaded(subject)
+            self._hold(sampler, sampler.held + 1)
             done = env.event()
             yield sampler.queue.put((size, subject, done))
             ok = yield done
@@ -213,6 +221,23 @@ class Cell:
                 yield arrived.put(size)
                 return
             self.result.lost_chunks += 1
+
+    def _least_loaded(self, subject: int) -> Sampler:
+        """A sampler with the fewest calls; of some of these, one with the subject's weights."""
+        bucket = next(bucket for bucket in self.by_held if bucket)
+        first = list(itertools.islice(bucket, AFFINITY_CANDIDATES if subject >= 0 else 1))
+        return min(first, key=lambda one: subject not in one.weights)
+
+    def _hold(self, sampler: Sampler, held: int) -> None:
+        """Sets the calls of a sampler, and its place in the order of choice."""
+        self.by_held[min(sampler.held, MAX_HELD)].pop(sampler, None)
+        sampler.held = held
+        if sampler.alive:
+            self.by_held[min(held, MAX_HELD)][sampler] = None
+
+    def _set_alive(self, sampler: Sampler, alive: bool) -> None:
+        sampler.alive = alive
+        self._hold(sampler, sampler.held)
 
     def _encode(self, arrived: simpy.Store, count: int) -> Process:
         for _ in range(count):
@@ -246,7 +271,7 @@ class Cell:
                 self.result.gpu_busy += work
                 self.result.chunks += 1
                 yield from self._work(self.costs.sampler)
-                sampler.held -= 1
+                self._hold(sampler, sampler.held - 1)
                 done.succeed(True)
                 self.free.put(1)
             except simpy.Interrupt:
@@ -257,10 +282,10 @@ class Cell:
                     if not event.triggered:
                         event.succeed(False)
                         self.free.put(1)
-                sampler.held = 0
+                self._hold(sampler, 0)
                 sampler.weights.clear()
                 yield env.timeout(setup.cold_start)
-                sampler.alive = True
+                self._set_alive(sampler, True)
 
     def _lose_node(self, node: int) -> Process:
         setup, env = self.setup, self.env
@@ -271,7 +296,7 @@ class Cell:
                 continue
             self.result.lost_nodes += 1
             for sampler in mine:
-                sampler.alive = False
+                self._set_alive(sampler, False)
             if self.random.random() < setup.spot:
                 # The notice is long enough for what the samplers hold.
                 while any(sampler.held for sampler in mine):
