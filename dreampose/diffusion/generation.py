@@ -142,24 +142,9 @@ def prepare(
         raise InputError(f"preset {preset!r} needs a model with a refiner, got one without")
     if not photos:
         raise InputError("photos must contain at least one photo, got none")
-    if motion.num_frames < recipe.num_poses:
-        raise InputError(
-            f"motion must have at least num_poses = {recipe.num_poses} frames, "
-            f"got {motion.num_frames}"
-        )
-    if motion.num_channels != recipe.pose_channels:
-        raise InputError(
-            f"motion must have maps of pose_channels = {recipe.pose_channels}, "
-            f"got {motion.num_channels}"
-        )
+    _check_motion(motion, recipe)
     if recipe.pose_kind != "any" and (recipe.pose_kind == "painted") != motion.painted:
         _warn_pose_kind(motion, recipe)
-    ratio, expected = motion.width / motion.height, recipe.width / recipe.height
-    if abs(math.log(ratio / expected)) > 0.02:
-        raise InputError(
-            f"motion must have the aspect ratio of the frames, {recipe.height}x{recipe.width}, "
-            f"got {motion.height}x{motion.width}: extract it again at that size"
-        )
     chosen = PRESETS[preset]
     if scheduler is None:
         scheduler = chosen.scheduler
@@ -180,30 +165,13 @@ def prepare(
     if recipe.needs_surface:
         warps = _warps(recipe, photos, motion, photo_poses, upscale, sized=size is not None)
 
-    size = (recipe.height, recipe.width)
-    fitted = [video.fit(photo[None], *size, recipe.frame_fit) for photo in photos]
-    images = video.to_model(np.concatenate(fitted)).to(pipe.execution_device)
-    codec = LatentCodec(vae=pipe.vae, image_range=recipe.image_range)
-    tokens = clip_tokens(pipe.image_encoder, images, recipe.photo_fit)
-    photo_tokens = pipe.adapter(tokens.to(pipe.adapter.dtype), codec.encode(images))
-    null_tokens = None
-    if recipe.null_image == "black":
-        blank, blank_latents = encode_black_photo(
-            pipe.image_encoder,
-            codec,
-            recipe.height,
-            recipe.width,
-            recipe.photo_fit,
-            pipe.execution_device,
-        )
-        null_tokens = pipe.adapter(blank.to(pipe.adapter.dtype), blank_latents).float().cpu()
-
+    photo_tokens, null_tokens = _encode_photos(pipe, photos, recipe)
     grid = poses.to_grid(motion.maps, recipe.latent_size, recipe.pose_resize, recipe.pose_detail)
     frames = torch.from_numpy(windows(motion.num_frames, recipe.num_poses))
     generator = torch.Generator().manual_seed(seed) if generator is None else generator
     noise = torch.randn(1, recipe.latent_channels, *recipe.latent_size, generator=generator)
     return Request(
-        photo_tokens=photo_tokens.float().cpu(),
+        photo_tokens=photo_tokens,
         photo_choice=torch.randint(len(photos), (num_calls,), generator=generator),
         noise=noise,
         poses=pose_condition(grid[frames].float(), recipe.pose_range),
@@ -217,6 +185,49 @@ def prepare(
         fps=motion.fps,
         warps=warps,
     )
+
+
+def _check_motion(motion: Motion, recipe: Recipe) -> None:
+    if motion.num_frames < recipe.num_poses:
+        raise InputError(
+            f"motion must have at least num_poses = {recipe.num_poses} frames, "
+            f"got {motion.num_frames}"
+        )
+    if motion.num_channels != recipe.pose_channels:
+        raise InputError(
+            f"motion must have maps of pose_channels = {recipe.pose_channels}, "
+            f"got {motion.num_channels}"
+        )
+    ratio, expected = motion.width / motion.height, recipe.width / recipe.height
+    if abs(math.log(ratio / expected)) > 0.02:
+        raise InputError(
+            f"motion must have the aspect ratio of the frames, {recipe.height}x{recipe.width}, "
+            f"got {motion.height}x{motion.width}: extract it again at that size"
+        )
+
+
+def _encode_photos(
+    pipe: Components, photos: Sequence[Photo], recipe: Recipe
+) -> tuple[Float[Tensor, "m n d"], Float[Tensor, "1 n d"] | None]:
+    """Image condition of each photo, and the null condition if it is not zeros."""
+    size = (recipe.height, recipe.width)
+    fitted = [video.fit(photo[None], *size, recipe.frame_fit) for photo in photos]
+    images = video.to_model(np.concatenate(fitted)).to(pipe.execution_device)
+    codec = LatentCodec(vae=pipe.vae, image_range=recipe.image_range)
+    tokens = clip_tokens(pipe.image_encoder, images, recipe.photo_fit)
+    photo_tokens = pipe.adapter(tokens.to(pipe.adapter.dtype), codec.encode(images)).float().cpu()
+    if recipe.null_image != "black":
+        return photo_tokens, None
+    black, black_latents = encode_black_photo(
+        pipe.image_encoder,
+        codec,
+        recipe.height,
+        recipe.width,
+        recipe.photo_fit,
+        pipe.execution_device,
+    )
+    null_tokens = pipe.adapter(black.to(pipe.adapter.dtype), black_latents)
+    return photo_tokens, null_tokens.float().cpu()
 
 
 def _warps(
@@ -355,38 +366,10 @@ def render_requests(
     scheduler = scheduler_by_name(
         shared.scheduler, pipe.scheduler.config, **shared.scheduler_kwargs
     )
-    poses = torch.cat([request.poses[list(indices)] for request, indices in parts]).to(device)
-    denoiser = Denoiser(unet=pipe.unet)
-    null_tokens = None if shared.null_tokens is None else shared.null_tokens.to(device)
     codec = LatentCodec(vae=pipe.vae, image_range=pipe.recipe.image_range)
     surface = None
     if warped is not None and pipe.recipe.surface_detail:
         surface = warped.condition(codec, pipe.recipe, shared.noise.shape[-2])
-
-    # Cached, because there are fewer combinations of photos than calls.
-    @lru_cache(maxsize=8)
-    def guided(photos: tuple[int, ...]) -> Model:
-        tokens = [
-            request.photo_tokens[photo].expand(count, -1, -1)
-            for (request, _), photo, count in zip(parts, photos, counts, strict=True)
-        ]
-        return guide(
-            denoiser,
-            Conditions(
-                tokens=torch.cat(tokens).to(device),
-                poses=poses,
-                null_tokens=null_tokens,
-                surface=surface,
-            ),
-            shared.image_scale,
-            shared.pose_scale,
-            join_branches=join_branches,
-        )
-
-    choices = zip(*(request.photo_choice.tolist() for request, _ in parts), strict=True)
-
-    def model(x: Tensor, t: Tensor) -> Tensor:
-        return guided(next(choices))(x, t)
 
     noise = [
         request.noise.expand(count, -1, -1, -1)
@@ -394,7 +377,7 @@ def render_requests(
     ]
     latents = torch.cat(noise).to(device)
     for step in denoise(
-        model,
+        _GuidedModel(pipe, parts, surface, join_branches=join_branches),
         latents,
         scheduler,
         shared.num_inference_steps,
@@ -408,6 +391,57 @@ def render_requests(
         if callback is not None:
             callback(step.index + 1, step.num_steps)
     return _to_frames(pipe, codec.decode(latents), warped, counts)
+
+
+class _GuidedModel:
+    """(x, t) -> guided prediction for frames of several requests.
+
+    Each call uses the photos that the requests have chosen for it.
+    """
+
+    def __init__(
+        self,
+        pipe: Components,
+        parts: Sequence[tuple[Request, Sequence[int]]],
+        surface: Float[Tensor, "b sc h w"] | None,
+        *,
+        join_branches: bool,
+    ) -> None:
+        self._denoiser = Denoiser(unet=pipe.unet)
+        self._device, self._surface = pipe.execution_device, surface
+        self._requests = [request for request, _ in parts]
+        self._counts = [len(indices) for _, indices in parts]
+        self._join_branches = join_branches
+        poses = [request.poses[list(indices)] for request, indices in parts]
+        self._poses = torch.cat(poses).to(self._device)
+        null_tokens = self._requests[0].null_tokens
+        self._null_tokens = None if null_tokens is None else null_tokens.to(self._device)
+        choices = (request.photo_choice.tolist() for request in self._requests)
+        self._choices = zip(*choices, strict=True)
+        # Cached, because there are fewer combinations of photos than calls.
+        self._cached = lru_cache(maxsize=8)(self._with_photos)
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        return self._cached(next(self._choices))(x, t)
+
+    def _with_photos(self, photos: tuple[int, ...]) -> Model:
+        tokens = [
+            request.photo_tokens[photo].expand(count, -1, -1)
+            for request, photo, count in zip(self._requests, photos, self._counts, strict=True)
+        ]
+        shared = self._requests[0]
+        return guide(
+            self._denoiser,
+            Conditions(
+                tokens=torch.cat(tokens).to(self._device),
+                poses=self._poses,
+                null_tokens=self._null_tokens,
+                surface=self._surface,
+            ),
+            shared.image_scale,
+            shared.pose_scale,
+            join_branches=self._join_branches,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
