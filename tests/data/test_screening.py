@@ -95,7 +95,7 @@ def test_photo_hashes_survive_recompression_and_differ_between_people(people, tm
         ({"cuts": (7, 90)}, "cuts: 2, at frame 7, 90"),
     ],
 )
-def test_each_fault_is_named(change, said):
+def test_each_violated_limit_is_named(change, said):
     assert rejection_reasons(
         {"a": GOOD, "b": replace(GOOD, **change)}, ScreeningLimits(nearest=0)
     ) == {

@@ -52,7 +52,7 @@ def test_windows_repeat_the_edges(request_):
 
 
 @pytest.mark.parametrize("scheduler", ["PNDMScheduler", "EulerAncestralDiscreteScheduler"])
-def test_frames_do_not_depend_on_how_they_are_cut(tiny_pipeline, scheduler):
+def test_frames_do_not_depend_on_the_chunks(tiny_pipeline, scheduler):
     options = {**FEW, "scheduler": scheduler}
     request = generation.prepare(tiny_pipeline, photos(2), motion(), seed=4, **options)
     whole = generation.render_frames(tiny_pipeline, request, range(7)).astype(int)
@@ -131,7 +131,7 @@ def test_seeds_are_independent_of_earlier_renders(tiny_pipeline, request_):
     assert torch.equal(drawn.noise, request_.noise)
 
 
-def test_of_several_photos_one_is_picked_per_step(tiny_pipeline):
+def test_one_of_several_photos_is_used_in_each_step(tiny_pipeline):
     options = {**FEW, "num_inference_steps": 20}
     request = generation.prepare(tiny_pipeline, photos(3), motion(), seed=1, **options)
     assert request.photo_tokens.shape[0] == 3
@@ -187,6 +187,7 @@ def test_presets_can_be_changed_in_part(tiny_pipeline):
     assert request.image_scale == tiny_pipeline.recipe.image_scale
 
 
+@pytest.mark.slow
 def test_the_papers_recipe_with_a_tenth_of_its_channels_renders():
     """Paper scale in all but width: 640x512, 50 CLIP tokens, 14 channels, PNDM, s_I 8, s_p 3."""
     from dreampose import checkpoints, recipes

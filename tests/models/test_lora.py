@@ -53,7 +53,7 @@ def make_subject(folder, pipe, name, seed, **options):
     return tuned
 
 
-def test_a_new_update_changes_nothing_and_trains_alone(tiny_pipeline):
+def test_new_lora_layers_keep_outputs_and_are_the_only_ones_trained(tiny_pipeline):
     before = predict(tiny_pipeline)
     modules = {
         name: lora.copy_sharing_weights(getattr(tiny_pipeline, name))
@@ -124,7 +124,7 @@ def test_pipelines_of_two_subjects_do_not_disturb_each_other(tiny_pipeline, tmp_
     same(predict(tiny_pipeline), base)
 
 
-def test_half_precision_pipelines_take_updates(tiny_pipeline, tmp_path):
+def test_half_precision_pipelines_load_lora(tiny_pipeline, tmp_path):
     make_subject(tmp_path / "anna", tiny_pipeline, "anna", 1)
     half = tiny_pipeline.to(torch.float16)
     half.load_subject(tmp_path / "anna")

@@ -210,7 +210,7 @@ def test_offset_noise_shifts_whole_channels_and_is_part_of_the_target(
     assert added.mean(dim=(2, 3)).std().item() == pytest.approx(deviation, rel=0.3)
 
 
-def test_offset_noise_is_that_of_training_alone(tiny_recipe, tiny_data, monkeypatch):
+def test_offset_noise_is_used_in_training_only(tiny_recipe, tiny_data, monkeypatch):
     data = Dataset(tiny_data, recipe=tiny_recipe, columns=base_stage.columns(tiny_recipe))
     noise = []
     add_noise = PNDMScheduler.add_noise

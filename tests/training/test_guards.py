@@ -72,7 +72,7 @@ def weight_in(folder: Path) -> float:
 
 
 @pytest.mark.parametrize("bad", [NAN, math.inf, 1e3])
-def test_a_spoilt_step_leaves_no_trace(tmp_path, bad) -> None:
+def test_a_step_with_a_bad_gradient_is_skipped(tmp_path, bad) -> None:
     config = replace(CONFIG, num_steps=4, skip_grad_norm=100.0, ema_decay=0.5)
     reports = run(Slope([1.0, bad, 1.0, 1.0]), tmp_path / "spoilt", config)
     assert [report.was_skipped for report in reports] == [False, True, False, False]

@@ -101,7 +101,7 @@ class TestTwoRanks:
         assert sorted(counted) == list(range(NUM_ITEMS))
         assert_same(out, alone[0])
 
-    def test_spread_weights_are_trained_saved_and_resumed_as_whole_ones(
+    def test_sharded_weights_are_trained_saved_and_resumed_like_full_ones(
         self, alone, tiny_recipe, tiny_data, tmp_path
     ) -> None:
         folder, expected = alone

@@ -87,7 +87,7 @@ def test_batches_are_of_one_size_and_every_sample_is_seen_once_an_epoch(train, t
     assert reports[-1].validation_loss is not None and np.isfinite(reports[-1].validation_loss)
 
 
-def test_an_epoch_that_is_gone_on_with_in_larger_batches_still_sees_each_once(train, tmp_path):
+def test_an_epoch_resumed_with_larger_batches_has_every_sample_once(train, tmp_path):
     first, _ = train(tmp_path, stop_after=3)
     rest, reports = train(tmp_path, gradient_accumulation=2)
     assert sorted(item for items, _ in first + rest for item in items) == list(range(20))

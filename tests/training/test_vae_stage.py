@@ -60,7 +60,7 @@ def test_loss_falls_and_latents_get_unit_variance(tiny_recipe, tiny_data, tmp_pa
     assert latents.mean().item() == pytest.approx(0, abs=0.02)
 
 
-def test_a_decoder_trained_on_leaves_latents_as_they_were(tiny_recipe, tiny_data, tmp_path):
+def test_further_training_of_the_decoder_keeps_latents(tiny_recipe, tiny_data, tmp_path):
     """So that clips encoded before, and the UNet that learned on them, need not be made again."""
     pipe = checkpoints.build(tiny_recipe)
     pipe.vae.register_to_config(scaling_factor=2.5, shift_factor=0.25)
@@ -83,7 +83,7 @@ def test_a_decoder_trained_on_leaves_latents_as_they_were(tiny_recipe, tiny_data
     assert not torch.equal(*weights)
 
 
-def test_crops_follow_the_person_but_for_a_share(tiny_pipeline, tiny_recipe, tiny_data):
+def test_most_crops_are_around_the_subject(tiny_pipeline, tiny_recipe, tiny_data):
     data = Dataset(tiny_data, recipe=tiny_recipe)
     config = replace(tiny_recipe.vae_stage, crop_size=16, recolour_share=0.0)
     stage = VaeStage(tiny_pipeline, data=data, validation=None, config=config)
@@ -97,7 +97,7 @@ def test_crops_follow_the_person_but_for_a_share(tiny_pipeline, tiny_recipe, tin
 
 
 @pytest.mark.parametrize("image_range", [(-1.0, 1.0), (0.0, 1.0)])
-def test_what_a_network_sees_is_the_published_score(tiny_recipe, image_range):
+def test_perceptual_loss_is_the_published_score(tiny_recipe, image_range):
     low, high = image_range
     generator = torch.Generator().manual_seed(0)
     pred, truth = torch.rand(2, 3, 3, 40, 32, generator=generator)
@@ -114,7 +114,7 @@ def test_what_a_network_sees_is_the_published_score(tiny_recipe, image_range):
     assert (errors[1] - errors[0]).item() == pytest.approx(seen.item(), rel=1e-4)
 
 
-def test_the_network_that_looks_is_neither_trained_nor_kept(tiny_pipeline, tiny_recipe, tiny_data):
+def test_the_perceptual_network_is_neither_trained_nor_saved(tiny_pipeline, tiny_recipe, tiny_data):
     config = replace(
         tiny_recipe.vae_stage, perceptual_weight=1.0, crop_size=0, edge_weight=0.0, latent_noise=0.0
     )
@@ -135,7 +135,7 @@ def test_the_network_that_looks_is_neither_trained_nor_kept(tiny_pipeline, tiny_
     assert difference.norm() > 0.01 * gradients[0].norm()
 
 
-def test_the_network_is_shown_the_stages_pictures(tiny_recipe, tiny_data):
+def test_the_perceptual_network_gets_the_images_of_the_stage(tiny_recipe, tiny_data):
     recipe = replace(tiny_recipe, image_range=(0.0, 1.0))
     pipe = checkpoints.build(recipe)
     config = replace(recipe.vae_stage, crop_size=0, edge_weight=0.0)
@@ -156,7 +156,7 @@ def test_the_network_is_shown_the_stages_pictures(tiny_recipe, tiny_data):
     assert both - plain == pytest.approx(seen.mean().item(), rel=1e-3)
 
 
-def test_a_network_needs_crops_that_it_can_see(tiny_pipeline, tiny_recipe):
+def test_crops_too_small_for_the_perceptual_network_are_refused(tiny_pipeline, tiny_recipe):
     config = replace(tiny_recipe.vae_stage, perceptual_weight=0.1, crop_size=16)
     with pytest.raises(InputError, match="crop_size must be at least 32 .* got 16"):
         VaeStage(tiny_pipeline, data=None, validation=None, config=config)
