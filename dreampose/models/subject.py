@@ -70,7 +70,10 @@ class Subject:
 
 @runtime_checkable
 class Components(Protocol):
-    """The components of a model, which `dreampose.pipeline.DreamPosePipeline` has."""
+    """The components of a model, as in `dreampose.pipeline.DreamPosePipeline`.
+
+    The pipeline imports the modules that are annotated with this, so they cannot import it.
+    """
 
     vae: VAE
     image_encoder: CLIPVisionModel
