@@ -143,6 +143,7 @@ class Renderer:
             return await self._render(folder, lease)
         finally:
             heart.cancel()
+            await asyncio.wait([heart])
             with contextlib.suppress(OSError):
                 await in_thread(lease.release)
 

@@ -8,11 +8,13 @@ shows every completed write (local disks, S3, GCS and Azure do). The generation 
 token: whoever is not in the newest one has lost the lease and must not write results.
 """
 
+import contextlib
 import random
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from dreampose.io.paths import Place, remove_tree
 from serve.service.store import new_id, write_atomically
@@ -20,6 +22,9 @@ from serve.service.store import new_id, write_atomically
 HEARTBEAT_SECONDS = 2.0
 LEASE_SECONDS = 12.0
 """A worker whose heartbeat has not changed for this long is dead."""
+
+
+BEAT_ATTEMPTS = 5
 
 
 class LeaseLostError(Exception):
@@ -57,6 +62,7 @@ class Lease:
     def release(self) -> None:
         """Gives the folder back; it may be gone."""
         self.manager.drop(self.folder, self.generation)
+        self.manager.leave()
 
 
 class LeaseManager:
@@ -84,12 +90,22 @@ class LeaseManager:
         self._beats, self._last_beat = 0, float("-inf")
         self._observed: dict[str, tuple[bytes, float]] = {}
         self._lock = threading.Lock()
+        self.held = 0
+        """Leases that this worker holds or is claiming."""
 
     def beat(self) -> None:
         """Rewrites the heartbeat; call it every `HEARTBEAT_SECONDS`."""
         now = self._clock()
         self._beats += 1
-        write_atomically(self.heartbeats / self.worker, str(self._beats).encode(), durable=False)
+        path, content = self.heartbeats / self.worker, str(self._beats).encode()
+        for attempt in range(BEAT_ATTEMPTS):
+            try:
+                write_atomically(path, content, durable=False)
+                break
+            except FileNotFoundError:
+                # The last other worker has just removed the folder.
+                if attempt == BEAT_ATTEMPTS - 1:
+                    raise OSError(f"cannot write the heartbeat {path}") from None
         # The time before the write: others cannot have seen it earlier.
         self._last_beat = now
 
@@ -106,11 +122,10 @@ class LeaseManager:
         except FileNotFoundError:
             return False
         now = self._clock()
-        with self._lock:
-            previous, since = self._observed.get(worker, (b"", now))
-            if content != previous:
-                since = now
-            self._observed[worker] = content, since
+        previous, since = self._observed.get(worker, (b"", now))
+        if content != previous:
+            since = now
+        self._observed[worker] = content, since
         return now - since < self.lease_seconds
 
     def claim(self, folder: Place) -> Lease | None:
@@ -119,8 +134,19 @@ class LeaseManager:
         Raises:
             FileNotFoundError: the folder does not exist.
         """
-        if not self.is_current():
-            self.beat()
+        with self._lock:
+            self.held += 1
+            if not self.is_current():
+                self.beat()
+        lease = None
+        try:
+            lease = self._claim(folder)
+        finally:
+            if lease is None:
+                self.leave()
+        return lease
+
+    def _claim(self, folder: Place) -> Lease | None:
         claims = self.claims(folder)
         newest = max(claims, default=(0, ""))
         if newest[1] and self.is_alive(newest[1]):
@@ -151,10 +177,20 @@ class LeaseManager:
         """Removes a claim of this worker."""
         self._path(folder, generation, self.worker).unlink(missing_ok=True)
 
+    def leave(self) -> None:
+        """Counts a lease as given back; without any, the heartbeat is removed."""
+        with self._lock:
+            self.held -= 1
+            if self.held == 0:
+                self.stop()
+
     def stop(self) -> None:
         """Ends this worker: others take its folders over at once."""
         self._last_beat = float("-inf")
         (self.heartbeats / self.worker).unlink(missing_ok=True)
+        if isinstance(self.heartbeats, Path):
+            with contextlib.suppress(OSError):
+                self.heartbeats.rmdir()
 
     def clear(self, folder: Place) -> None:
         """Removes all claims on a finished folder."""

@@ -160,7 +160,7 @@ class WorkQueue(ABC, Generic[Folder]):
 
     async def _beat(self) -> None:
         while True:
-            if len(self.tasks) > len(self.waiting):
+            if self.leases.held:
                 try:
                     await in_thread(self.leases.beat)
                 except OSError:
