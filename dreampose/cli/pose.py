@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="form",
         choices=importers.FORMS,
-        help="take over poses made elsewhere: npy is a folder of U and V arrays a frame, iuv a "
+        help="read poses made by other programs: npy is a folder of U and V arrays a frame, iuv a "
         "video or folder of IUV pictures, openpose JSON files (docs/poses.md)",
     )
     parser.add_argument(
@@ -90,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--people",
         action="store_true",
-        help="only write MOTION.people.png, the first frame with a number on everybody in it",
+        help="only write MOTION.people.png, the first frame with every person numbered",
     )
     parser.add_argument(
         "--strict",
@@ -188,11 +188,11 @@ def _first_frame(source: Path) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def _write_people(source: Path, out: Path) -> int:
-    """Writes a picture of everybody in the first frame, with numbers."""
+    """Writes the first frame with every person numbered."""
     frame = _first_frame(source)
     places = BlazePose().find(frame)
     if not places:
-        raise InputError(f"people: nobody is found in the first frame of {str(source)!r}")
+        raise InputError(f"people: no person is found in the first frame of {str(source)!r}")
     picture = out.with_suffix(".people.png")
     with new_file(picture) as part, part.open("wb") as file:
         Image.fromarray(draw_people(frame, places)).save(file, "PNG")
@@ -211,7 +211,7 @@ def _estimate(
     options: dict[str, Any] = {"channels": values.channels}
     if person is not None:
         if values.estimator == "catwalk":
-            raise InputError("person needs an estimator that looks at the picture, got catwalk")
+            raise InputError("person needs an estimator that reads the picture, got catwalk")
         options["person"] = person
     reader = estimator(values.estimator, **options)
     whole = video.VideoReader(values.source)

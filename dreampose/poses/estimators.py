@@ -27,11 +27,11 @@ Progress = Callable[[int], object]
 
 @dataclass(frozen=True, kw_only=True)
 class Track:
-    """What an estimator saw, before gaps are filled.
+    """Output of an estimator, before gaps are filled.
 
     maps: None where they are to be painted from the joints. joints: in pixels of the maps.
-    found: whether the person was seen in the frame; maps and joints elsewhere mean nothing.
-    cuts: frames that begin another shot; nobody is followed across them.
+    found: frames that show the person; maps and joints of other frames are undefined.
+    cuts: frames that begin another shot; a track does not continue across them.
     colours: Lab colours of the left and right of head, arms and legs, NaN where not seen.
     picture: left, top, right and bottom of the video's frames in the maps, in pixels.
     """
@@ -135,7 +135,7 @@ class BlazePose:
         return {**self.__dict__, "_follower": None}
 
     def find(self, picture: UInt8[np.ndarray, "H W 3"]) -> list[tuple[float, float]]:
-        """Hips (x, y) of everybody in a picture; the largest person first."""
+        """Hips (x, y) of every person in a picture, largest first."""
         people = self._networks().find(picture)
         return [(float(x), float(y)) for x, y in (hips_of(landmarks) for landmarks in people)]
 
@@ -388,7 +388,7 @@ _ESTIMATORS: dict[str, Callable[..., PoseEstimator]] = {
 }
 
 ESTIMATORS = tuple(_ESTIMATORS)
-"""Names that `estimator` knows."""
+"""Names that `estimator` accepts."""
 
 
 def estimator(name: str, **options: Any) -> PoseEstimator:
@@ -430,6 +430,6 @@ def _split(name: str) -> tuple[str, str]:
     if file and not Path(file).is_file():
         raise InputError(
             f"estimator densepose must be given an existing TorchScript file, got {file!r}: "
-            "docs/poses.md says where to get one"
+            "docs/poses.md lists sources"
         )
     return kind, file

@@ -80,7 +80,7 @@ def extract(
         progress: called after every frame.
 
     Raises:
-        InputError: the video cannot be read; nobody is in the picture; a gap is too long; the
+        InputError: the video cannot be read; no person is found; a gap is too long; the
             video cuts to another shot.
     """
     if isinstance(clip, str | Path):
@@ -124,7 +124,7 @@ def complete(
         max_gap: longest stretch that is filled, in seconds, at least one frame.
 
     Raises:
-        InputError: nobody is in the track; a gap is too long; the video cuts to another shot.
+        InputError: no frame shows a person; a gap is too long; the video cuts to another shot.
 
     Warns:
         HiddenLimbsWarning: legs or arms are hidden for longer than `max_gap`.

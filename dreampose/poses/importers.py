@@ -310,7 +310,7 @@ def _is_painted(picture: UInt8[np.ndarray, "H W 3"], source: Path) -> bool:
     """Whether a picture is painted with the colours of the parts.
 
     Its background is then the colour of part 0, or black, or there are black bars at the sides;
-    what tells it from part, U and V on black is the blue, which holds parts 0 to 24 there.
+    Part, U and V on black differ in the blue channel, which holds parts 0 to 24 there.
     """
     border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])
     background = np.median(border, axis=0)

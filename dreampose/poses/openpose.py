@@ -39,7 +39,7 @@ HAND = {"thumb": 2, "index": 5, "pinky": 17}
 """Which of a hand's points stand for the three of `landmarks`."""
 
 _CORE = ("left_shoulder", "right_shoulder", "left_hip", "right_hip")
-"""Without these a frame shows nobody that could be followed."""
+"""Points without which a frame counts as one without a pose."""
 _NEEDED = (*_CORE, "nose", *(f"{s}_{n}" for s in ("left", "right")
            for n in ("elbow", "wrist", "knee", "ankle")))  # fmt: skip
 """Points that the body must show in some frame at least."""
@@ -50,7 +50,7 @@ _WIDTHS = {"shoulder": 0.66, "hip": 0.38}
 _LIMBS = {"shoulder": ("shoulder", "elbow", "wrist"), "hip": ("hip", "knee", "ankle")}
 _NOSE = 0.2
 _ASIDE = 0.1
-"""A nose this far from the middle of the ears says for sure to which side the body is turned."""
+"""Offset of the nose from the middle of the ears that fixes the side the body turns to."""
 _EARS = 0.3
 _HAND = 0.28
 _HEEL = 0.10
@@ -156,7 +156,7 @@ def _read_json(path: Path) -> list[dict[str, Any]]:
 
 
 def _people(frame: Mapping[str, Any], source: str) -> list[Person]:
-    """Everybody of whom any body point is seen; entries without body points are skipped."""
+    """All people with at least one body point; entries without body points are skipped."""
     people: list[Person] = []
     for person in frame["people"]:
         if not isinstance(person, Mapping):
@@ -262,14 +262,14 @@ def lift(
 
     A point that a frame does not show is interpolated over time, relative to the hips; ears stand
     in for each other, and a nose behind the ears is that of a back. Shoulders and hips are as deep
-    as they are narrower than the widest of the track; which side is nearer says the nose: a face
+    as they are narrower than the widest of the track; the nose gives the nearer side: a face
     to the right of its ears belongs to a person who turns that way. Arms and legs keep the depth
     of their roots.
 
     Args:
         places: x and y in pixels; what no frame shows is ignored.
         scores: in [0, 1]; 0 where a point is not seen.
-        found: frames with shoulders and hips; the others mean nothing afterwards.
+        found: frames with shoulders and hips; the result of other frames is undefined.
     """
     seen = scores > 0
     xy = _over_time(places.astype(np.float64), seen & found[:, None])

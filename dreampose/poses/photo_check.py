@@ -12,7 +12,7 @@ from dreampose.poses.landmarks import INDEX, point
 from dreampose.poses.tracking import Follower, size_of
 
 _SURE = 0.5
-"""Detector score from which somebody is found for sure."""
+"""Detector score from which a person counts as found."""
 _VISIBLE = 0.5
 """Visibility from which a point is seen."""
 _OTHER = 0.4
@@ -40,7 +40,7 @@ _WEIGHTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class PhotoFinding:
-    """One thing that was looked at.
+    """Result of one check.
 
     Attributes:
         name: 'person', 'whole', 'upright', 'alone', 'large', 'view' or 'background'.
@@ -58,14 +58,14 @@ class PhotoCheck:
     """Result of `check_photo`.
 
     Attributes:
-        findings: of everything that could be looked at; only 'person' where nobody is found.
+        findings: one for each check; only 'person' where no person is found.
     """
 
     findings: tuple[PhotoFinding, ...]
 
     @property
     def score(self) -> float:
-        """Fitness in [0, 1]: 1 where all is good, 0 where nobody is found."""
+        """Fitness in [0, 1]: 1 where all checks pass, 0 where no person is found."""
         score = 1.0
         for finding in self.findings:
             if not finding.is_good:
@@ -79,12 +79,12 @@ class PhotoCheck:
 
     @property
     def is_usable(self) -> bool:
-        """Whether a render makes sense: somebody is there, mostly whole and alone."""
+        """Whether the score is at least 0.5."""
         return self.score >= 0.5
 
 
 def check_photo(photo: UInt8[np.ndarray, "H W 3"]) -> PhotoCheck:
-    """Looks at a photo before a render.
+    """Checks whether a photo suits rendering.
 
     Args:
         photo: RGB, upright.
@@ -223,5 +223,6 @@ def _check_background(photo: UInt8[np.ndarray, "H W 3"], person: Landmarks) -> P
     return PhotoFinding(
         name="background",
         is_good=False,
-        sentence="the background is not plain; the model knows people before plain walls",
+        sentence="the background is not plain, unlike that of the training data; "
+        "use a photo before a plain wall",
     )

@@ -77,9 +77,9 @@ _FEET_COST = 0.3
 """Cost of legs that face the other way than both feet point, for each frame."""
 _COLOUR_WEIGHT = 0.8
 _COLOUR_NOISE = 12.0
-"""Difference in colour of left and right, in Lab steps, that is told from shade."""
+"""Difference in colour of left and right, in Lab steps, above the effect of shade."""
 _RESET_SECONDS = 0.4
-"""Across a longer gap positions say little."""
+"""Positions across a longer gap get a quarter of the weight."""
 _UNSURE = 1.0
 """Difference in cost below which a stretch could as well be labelled the other way round."""
 
@@ -196,7 +196,7 @@ def _facing_costs(track: Float[np.ndarray, "n 33 4"], size: float) -> Float[np.n
     costs = np.zeros((len(track), len(_STATES)))
     for one, two in (("head", "arms"), ("arms", "legs")):
         a, b = across[one], across[two]
-        # The cosine, less where either is seen from the side and says nothing.
+        # The cosine, reduced where either is seen from the side and gives no direction.
         product = (a * b).sum(axis=1)
         cosine = product / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1) + 0.004)
         signs = 1 - 2 * (_STATES[:, GROUPS.index(one)] ^ _STATES[:, GROUPS.index(two)])

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import cv2
@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from dreampose.poses.appearance import Appearance
-from dreampose.poses.blazepose import LandmarkReader, Landmarks, PersonDetector, Region
+from dreampose.poses.blazepose import Detection, Landmarks, Region
 from dreampose.poses.landmarks import INDEX, body_height, point
 
 _PRESENCE = 0.5
-"""Below this the region shows nobody."""
+"""Presence below which a region shows no person."""
 _OFF_CENTER = 0.08
 """A person further off the middle of the region, in body heights, is read again."""
 _READS = 3
@@ -29,9 +29,9 @@ _WIDE = 1.4
 """Pictures with a larger ratio of their sides are searched in square tiles as well."""
 
 _SEARCH_SECONDS = 0.5
-"""Time between two searches of the whole picture while everybody is seen …"""
+"""Time between two searches of the whole picture while all tracks are seen …"""
 _LOST_SEARCH_SECONDS = 0.08
-"""… and while somebody is lost or nobody is followed."""
+"""… and while a track is lost or there is none."""
 _START_SECONDS = 0.1
 """A track counts from this much of good sightings on, …"""
 _START_FRAMES = 3
@@ -83,6 +83,13 @@ _CUT_FACTOR = 5.0
 """… if it is this many times that of the frames around."""
 _CUT_AROUND = 6
 """Frames to either side that a cut is compared with."""
+
+
+Picture = UInt8[np.ndarray, "H W 3"]
+Detector = Callable[[Picture], list[Detection]]
+"""Finds the people in a picture."""
+Reader = Callable[[Picture, Region], Landmarks]
+"""Reads the points of the person in a region of a picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +155,9 @@ class PersonTrack:
             moved = hips_of(sighting.landmarks) - hips_of(self.sightings[-1].landmarks)
             share = 0.3 if len(self.sightings) > 2 else 0.6
             self.velocity = (1 - share) * self.velocity + share * moved / elapsed
-        self.sightings.append(sighting)
+        # Masks of a long video would fill the memory.
+        points = replace(sighting.landmarks, mask=None, to_picture=None)
+        self.sightings.append(replace(sighting, landmarks=points))
         self.sizes.append(size_of(sighting.landmarks))
         self.appearance = self.appearance.blend(sighting.appearance, self.adapt)
 
@@ -188,13 +197,13 @@ def size_of(landmarks: Landmarks) -> float:
 class Follower:
     """Finds people in pictures and follows one through a video."""
 
-    def __init__(self, detector: PersonDetector, reader: LandmarkReader) -> None:
-        """Takes the two networks."""
+    def __init__(self, detector: Detector, reader: Reader) -> None:
+        """Args are the two networks, such as `PersonDetector` and `LandmarkReader`."""
         self._detector = detector
         self._reader = reader
 
     def find(self, frame: UInt8[np.ndarray, "H W 3"]) -> list[Landmarks]:
-        """Everybody in the picture, each once; the largest first, of equals the most central."""
+        """All people in a picture, each once; largest first, of equals the most central."""
         return [landmarks for landmarks, _ in self.search(frame)]
 
     def search(self, frame: UInt8[np.ndarray, "H W 3"]) -> list[tuple[Landmarks, float]]:
@@ -230,7 +239,7 @@ class Follower:
     ) -> Following:
         """Follows one person through a video.
 
-        Everybody is tracked, so that nobody is taken for somebody else: by place (constant
+        All people are tracked, so that one is not mistaken for another: by place (constant
         velocity), size and appearance. A track counts after a run of good sightings, and ends at
         a cut. Followed is the person whose hips are nearest to the pixel `near` at first, else
         the one who is largest (of equals the most central); across a loss, the track that goes on
@@ -296,7 +305,7 @@ class _CutFinder:
 
 
 class _Tracker:
-    """Tracks of everybody, frame by frame."""
+    """Tracks of all people, frame by frame."""
 
     def __init__(self, follower: Follower, *, fps: float, num_frames: int) -> None:
         self._follower = follower
@@ -585,7 +594,12 @@ class BoxFollower:
         self._num_lost = 0
 
     def choose(self, boxes: Float[np.ndarray, "n 4"], width: int) -> int | None:
-        """Index of the person followed in the next frame, of the picture's `width`, if there."""
+        """Index of the followed person's box in the next frame, or None.
+
+        Args:
+            boxes: of all people.
+            width: of the picture.
+        """
         chosen = None
         if len(boxes):
             chosen = self._first(boxes, width) if self._last is None else self._next(boxes)
