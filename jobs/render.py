@@ -88,7 +88,9 @@ def render(args: argparse.Namespace) -> int:
     if groups:
         # Serve's log would interrupt the progress bar; it remains in Serve's files.
         os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
-        with driver.ray_session(args.profile, local=paths.local_paths("render", args)) as capacity:
+        with driver.ray_session(
+            args.profile, log_to_driver=False, local=paths.local_paths("render", args)
+        ) as capacity:
             # Imported here: errors of a catalogue are reported without loading Ray.
             from jobs.catalog.rendering import render_items
 
