@@ -60,7 +60,7 @@ def in_process(monkeypatch):
         return failed
 
     monkeypatch.setattr(evaluate, "_run", run)
-    monkeypatch.setattr(evaluate.driver, "ray_session", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(evaluate.driver, "ray_session", lambda *_, **__: contextlib.nullcontext())
     return scored
 
 
@@ -274,7 +274,9 @@ def mixed(folders, name):
 def test_invalid_input_prints_one_line_before_ray_starts(
     folders, monkeypatch, capsys, spoil, more, sentence
 ):
-    monkeypatch.setattr(evaluate.driver, "ray_session", lambda *_: pytest.fail("Ray was started"))
+    monkeypatch.setattr(
+        evaluate.driver, "ray_session", lambda *_, **__: pytest.fail("Ray was started")
+    )
     if spoil is not None:
         spoil(folders, "bea-walk")
     assert evaluate.main(flags(folders, *more)) == 2

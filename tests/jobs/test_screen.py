@@ -44,7 +44,9 @@ def measured(tmp_path):
 
 def test_kept_videos_are_a_manifest_and_the_others_a_report(measured, capsys, monkeypatch):
     folder, out = measured
-    monkeypatch.setattr(screen.driver, "ray_session", lambda *_: pytest.fail("Ray was started"))
+    monkeypatch.setattr(
+        screen.driver, "ray_session", lambda *_, **__: pytest.fail("Ray was started")
+    )
     words = ["--videos", str(folder / "manifest.csv"), "--out", str(out)]
     assert screen.main(words) == 0
     assert "1 of 4 videos kept" in capsys.readouterr().out
