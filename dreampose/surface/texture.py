@@ -12,6 +12,8 @@ _GRID = {"atlas": 512, "parts": 96, "painted": 96}
 """Cells of a chart's side in the index."""
 _JUMP = 5.0
 """Neighbouring pixels further apart on a chart than this many usual steps are not connected."""
+_UNTRUSTED = 0.01
+"""Width of the rim of painted limbs that is not trusted, over the body's extent."""
 _RIM = 1.4
 """Pixels from the silhouette over which quality rises to 1: edge pixels carry the background."""
 
@@ -75,6 +77,10 @@ def build(
     body = person
     whole = cv2.copyMakeBorder(body.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     inner = cv2.distanceTransform(whole, cv2.DIST_L2, 3)[1:-1, 1:-1]
+    extent = float(np.sqrt(max(1, np.count_nonzero(body))))
+    if surface.kind == "painted":
+        # Limbs and segmentations are less exact than surfaces that a network reads.
+        inner = np.maximum(inner - _UNTRUSTED * extent, 0).astype(np.float32)
     rim = np.clip((inner - 0.9) / _RIM, 0, 1)
     area = np.abs(determinant)
     facing, step = _facing(surface, area, size)
@@ -84,8 +90,9 @@ def build(
     quality = np.where(body, rim * facing, 0)
     usable = body & linked & (inner > 1.2)
     # Parts too thin to have an inside keep their edge pixels.
-    lonely = body & (cv2.dilate(usable.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0)
-    extent = float(np.sqrt(max(1, np.count_nonzero(body))))
+    side = 3 + 2 * (round(_UNTRUSTED * extent) + 1 if surface.kind == "painted" else 0)
+    near = cv2.dilate(usable.astype(np.uint8), np.ones((side, side), np.uint8))
+    lonely = body & (near == 0)
     return Texture(
         photo=photo,
         kind=surface.kind,
