@@ -253,9 +253,9 @@ class Cell:
     def _sample(self, sampler: Sampler) -> Process:
         setup, env = self.setup, self.env
         while True:
-            current = None
+            current, request = None, sampler.queue.get()
             try:
-                current = yield sampler.queue.get()
+                current = yield request
                 size, subject, done = current
                 if subject >= 0 and subject not in sampler.weights:
                     self.result.swaps += 1
@@ -275,6 +275,8 @@ class Cell:
                 done.succeed(True)
                 self.free.put(1)
             except simpy.Interrupt:
+                # An idle sampler must not take a call that is queued after its return.
+                request.cancel()
                 lost = [current] if current else []
                 lost += list(sampler.queue.items)
                 sampler.queue.items.clear()
