@@ -199,7 +199,7 @@ def rendered(pipe: Any, photo: Frames, film: Clip, *, preset: str) -> Frames:
         num_vae_steps=None, num_photos=1,
     )  # fmt: skip
     motion = people.extract(film, pipe, "catwalk")
-    return people.render(pipe, photo, motion, people.SCORED, protocol)
+    return people.render(pipe, [photo], motion, people.SCORED, protocol)
 
 
 def reconstructed(pipe: Any, _photo: Frames, film: Clip) -> Frames:

@@ -65,7 +65,7 @@ class Track:
 
 def main() -> None:
     """Runs the measurement and writes `tracking.json`."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Measures tracking and exchanged sides.")
     parser.add_argument("--out", type=Path, default=Path("out/tracking"))
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "dreampose-footage")
     parser.add_argument(
@@ -215,6 +215,7 @@ def _fit(
         ])  # fmt: skip
         weights = np.array([1.0 if track.seen[frame] else 0.2 for track in tracks])
         used = weights.copy()
+        body, errors = np.empty(0), np.empty(0)
         for _ in range(3):
             body = _triangulate(cameras, places, used)
             errors = np.array([

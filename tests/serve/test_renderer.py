@@ -191,13 +191,13 @@ def test_video_taken_over_by_another_renderer_is_completed_once(folder, recipe_o
     settings = served(recipe_only_model, chunk_size=4)
 
     class Stalled(Samplers):
-        async def _render(self, path, indices):
+        async def _render(self, folder, indices):
             (manager,) = first.leases.values()
             manager.beat = manager.stop
             manager.stop()
-            state = await Renderer(settings, 2, others).render(path)
+            state = await Renderer(settings, 2, others).render(folder)
             assert state.status == "completed"
-            raise FileNotFoundError(VideoFolder(path).prepared)
+            raise FileNotFoundError(VideoFolder(folder).prepared)
 
     others, stalled = Samplers(), Stalled()
     first = Renderer(settings, 2, stalled)
