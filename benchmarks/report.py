@@ -148,6 +148,8 @@ def goals(
         Goal(text="base, L1 / copy", value=ratio(everyone, "base"), wanted=0.70),
         Goal(text="VAE, L1 / copy", value=ratio(everyone, "VAE"), wanted=0.25),
     ]
+    if all("photos" in clip for one in scores for clip in one.values()):
+        result += surface_goals(scores)
     if tuned:
         few = {
             method: by_person([scores[i] for i in tuned], method)
@@ -182,10 +184,48 @@ def goals(
     return result
 
 
+def surface_goals(scores: Sequence[Scores]) -> list[Goal]:
+    """Targets of models with a surface condition, walks and turns apart."""
+
+    def mean(method: str, metric: str, motions: Sequence[str] = ("walk", "turn")) -> float:
+        return float(np.mean([one[motion][method][metric] for one in scores for motion in motions]))
+
+    found: list[Goal] = []
+    for motion, ssim, lite, share in (("walk", 0.955, 0.12, 0.33), ("turn", 0.940, 0.16, 0.36)):
+        text, only = f"base, {motion}", [motion]
+        copied = mean("copy", "l1", only)
+        found += [
+            Goal(text=f"{text}, SSIM", value=mean("base", "ssim", only), wanted=ssim,
+                 at_least=True),
+            Goal(text=f"{text}, lpips-lite", value=mean("base", "lpips-lite", only), wanted=lite),
+            Goal(text=f"{text}, L1 / copy", value=mean("base", "l1", only) / copied, wanted=share),
+        ]  # fmt: skip
+    found += [
+        Goal(text="base, three photos, turn, SSIM", value=mean("photos", "ssim", ["turn"]),
+             wanted=0.955, at_least=True),
+        Goal(text="base, three photos, turn, lpips-lite",
+             value=mean("photos", "lpips-lite", ["turn"]), wanted=0.13),
+        Goal(text="base, 100 x temporal difference error", value=100 * mean("base", "tde"),
+             wanted=1.05),
+    ]  # fmt: skip
+    if all("read" in clip for one in scores for clip in one.values()):
+        found += [
+            Goal(text="base, poses by BlazePose, SSIM", value=mean("read", "ssim"), wanted=0.90,
+                 at_least=True),
+            Goal(text="base, poses by BlazePose, lpips-lite", value=mean("read", "lpips-lite"),
+                 wanted=0.20),
+        ]  # fmt: skip
+    return found
+
+
 def draw_sheet(out: Path, names: Sequence[str], tuned: Sequence[int]) -> Image.Image:
     """One row per person: photo, then pose, renders and truth in the middle of each clip."""
-    shown = [names[i] for i in tuned[:SHEET_PEOPLE]] or list(names[:SHEET_PEOPLE])
-    methods = ["base", *(["finetuned"] if tuned else []), "truth"]
+    shown = [names[i] for i in tuned[:SHEET_PEOPLE]]
+    if len(shown) < SHEET_PEOPLE:
+        shown = list(names[:SHEET_PEOPLE])
+    held = [np.load(out / name / "walk.npz").files for name in shown]
+    wanted = ("preview", "base", "photos", "finetuned", "truth")
+    methods = [method for method in wanted if all(method in files for files in held)]
     rows: list[np.ndarray] = []
     for name in shown:
         clips = [np.load(out / name / f"{motion}.npz") for motion in ("walk", "turn")]
