@@ -152,7 +152,7 @@ def train(pool: ProcessPoolExecutor, data: Path, args: argparse.Namespace) -> di
         for job in jobs:
             job.cancel()
     for module in trainer.modules.values():
-        module.to(torch.device("cpu"))
+        torch.nn.Module.to(module, "cpu")
     trainer.average = {name: value.cpu() for name, value in trainer.average.items()}
     done = surface_stage.finished(trainer, source)
     checkpoints.save(done, args.out / "whole")

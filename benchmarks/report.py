@@ -220,8 +220,8 @@ def surface_goals(scores: Sequence[Scores]) -> list[Goal]:
 
 def draw_sheet(out: Path, names: Sequence[str], tuned: Sequence[int]) -> Image.Image:
     """One row per person: photo, then pose, renders and truth in the middle of each clip."""
-    shown = [names[i] for i in tuned[:SHEET_PEOPLE]]
-    if len(shown) < SHEET_PEOPLE:
+    shown = [names[i] for i in tuned[:SHEET_PEOPLE]] or list(names[:SHEET_PEOPLE])
+    if "photos" in np.load(out / names[0] / "walk.npz").files and len(shown) < SHEET_PEOPLE:
         shown = list(names[:SHEET_PEOPLE])
     held = [np.load(out / name / "walk.npz").files for name in shown]
     wanted = ("preview", "base", "photos", "finetuned", "truth")
