@@ -98,7 +98,7 @@ def _run(
     rows = ray.data.read_datasource(
         Worklist([asdict(task) for task in todo]),
         override_num_blocks=len(todo),
-        ray_remote_args=allocation.light_args(allocation.read_cpus),
+        **allocation.light_args(allocation.read_cpus),
     ).map_batches(
         Renderer,
         fn_constructor_kwargs={"out": out},

@@ -135,7 +135,7 @@ def _run(
     scored = ray.data.read_datasource(
         Worklist(rows),
         override_num_blocks=len(rows),
-        ray_remote_args=allocation.light_args(allocation.read_cpus),
+        **allocation.light_args(allocation.read_cpus),
     ).map_batches(
         Scorer,
         fn_constructor_kwargs={

@@ -104,7 +104,7 @@ def _encode(
         rows = ray.data.read_datasource(
             Worklist([asdict(video) for video in todo]),
             override_num_blocks=len(todo),
-            ray_remote_args=allocation.light_args(allocation.read_cpus),
+            **allocation.light_args(allocation.read_cpus),
         )
         rows = rows.map_batches(
             Encoder,

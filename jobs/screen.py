@@ -140,7 +140,7 @@ def _run(args: argparse.Namespace, out: str, todo: Sequence[Video], capacity: "C
     rows = ray.data.read_datasource(
         Worklist([asdict(video) for video in todo]),
         override_num_blocks=len(todo),
-        ray_remote_args=allocation.light_args(allocation.read_cpus),
+        **allocation.light_args(allocation.read_cpus),
     ).map_batches(
         Worker,
         fn_constructor_kwargs={"out": out, "num_threads": allocation.threads},

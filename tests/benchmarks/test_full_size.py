@@ -14,7 +14,7 @@ def test_all_steps_run_with_few_channels(tmp_path):
     assert "loss" in said["train"]
     assert "2 calls of 3 branches" in said["render"]
     assert "% of the UNet" in said["low-rank"]
-    assert "image range (0.0, 1.0)" in said["import"]
+    assert "image range (-1.0, 1.0)" in said["import"]
 
 
 def test_memory_table_replaces_the_text_between_its_marks(tmp_path):

@@ -220,13 +220,14 @@ def test_what_is_missing_is_named(folder, tmp_path, sd_folder):
         assert "\n" not in str(error.value)
 
     refusal(
-        "download them, then name their folder, which must hold unet/config.json, "
-        "unet/diffusion_pytorch_model.safetensors",
+        "pass a folder with unet/config.json, unet/diffusion_pytorch_model.safetensors",
         "CompVis/stable-diffusion-v1-4",
     )
     refusal("base must be an existing folder or file, or a hub id", tmp_path / "no such thing")
     shutil.rmtree(folder / "image_encoder")
-    refusal("image_encoder must be here .* which must hold config.json and model.safet", folder)
+    refusal(
+        "image_encoder must be a folder .*, pass a folder with config.json and model.safet", folder
+    )
     encoder = sd_folder / "image_encoder"
     (folder / "vae" / "config.json").rename(folder / "vae" / "old.json")
     refusal("base vae must have a readable config.json", folder, encoder)
@@ -248,7 +249,9 @@ def test_parts_that_do_not_belong_together(sd_folder, sd_recipe, folder, tmp_pat
 
     wide = {**sd_recipe.image_encoder, "hidden_size": 24}
     CLIPVisionModel(CLIPVisionConfig(**wide)).save_pretrained(tmp_path / "wide")
-    with pytest.raises(InputError, match="image_encoder must have the width 16 .*, got 24 of wide"):
+    with pytest.raises(
+        InputError, match="image_encoder must have the width 16, .*, got 24 of wide"
+    ):
         bases.read(sd_folder, tmp_path / "wide")
     UNet2DConditionModel(**{**sd_recipe.unet, "in_channels": 9}).save_pretrained(folder / "unet")
     with pytest.raises(InputError, match="unet has 4 input channels, got 9"):
