@@ -239,6 +239,8 @@ def test_several_videos_are_listed_after_a_reload(served, visit, photo_file, eve
     service.backend.hold = True
     page.fill("#seed", "3")
     page.click("#render")
+    # A reload before the service has accepted the request would withdraw it.
+    expect(page, "#videos li").to_have_count(3)
     page.reload()
     expect(page, "#videos li").to_have_count(3)
     expect(page, "#videos .badge.completed").to_have_count(2)

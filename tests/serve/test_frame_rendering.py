@@ -88,7 +88,7 @@ def test_frames_have_the_requested_size(tiny_pipeline, accept):
     render(tiny_pipeline, folder, range(1))
     ((_, path),) = folder.finished_chunks()
     assert read_chunk(path).shape == (1, 96, 72, 3)
-    with pytest.raises(InputError, match="aspect 64x64"):
+    with pytest.raises(InputError, match="aspect ratio of the frames, 64x64"):
         frame_rendering.prepare(tiny_pipeline, accept(size=(64, 64)))
 
 

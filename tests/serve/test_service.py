@@ -185,7 +185,7 @@ def test_invalid_requests_are_rejected_with_messages(service, photo_file, motion
     text = tmp_path / "text.mp4"
     text.write_text("no video at all")
     for answer, sentence in (
-        (post(service, motion_file, motion_file), "photo must be a picture"),
+        (post(service, motion_file, motion_file), "photo 1 is not a PNG"),
         (post(service, photo_file, text), "motion must be a video file"),
         (post(service, photo_file, short), "motion must hold at least 5 frames"),
         (post(service, photo_file, motion_file, preset="best"), "preset must be one of"),
