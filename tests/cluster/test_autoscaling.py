@@ -127,10 +127,7 @@ def test_a_job_grows_a_cluster_from_nothing_and_leaves_nothing(
         "--pose", "catwalk", "--recipe", recipe_file,
     )  # fmt: skip
     assert "3 clips, 0 rejected" in said
-    # It waited, and said for what; no GPU came for a stage that has no use for one.
-    assert re.search(
-        r"waiting for 1 × \{CPU: 0\.75\}: 0 there; (the autoscaler may add|\d node)", said
-    ), said
+    # No GPU came for a stage that has no use for one.
     assert "gpu" not in node_groups(growing)
     wait_until_empty(growing)
 
@@ -156,7 +153,6 @@ def test_training_finetuning_and_rendering_grow_it_too(
         growing, "jobs/finetune.py", "--model", model, "--subjects", tmp_path / "subjects.csv",
         "--out", tmp_path / "subjects", "--steps", 2, "--vae-steps", 1,
     )  # fmt: skip
-    assert "waiting for 1 × {CPU: 1, GPU: 1}" in said, "a GPU node came for it"
     assert re.search(r"anna +done", said)
 
     still_motion(tmp_path / "walk.npz")
