@@ -190,7 +190,7 @@ def test_invalid_requests_are_rejected_with_messages(service, photo_file, motion
         (post(service, photo_file, short), "motion must hold at least 5 frames"),
         (post(service, photo_file, motion_file, preset="best"), "preset must be one of"),
         (post(service, photo_file, motion_file, seed="-1"), "seed is not valid"),
-        (post(service, photo_file, motion_file, subject="anna"), "subject must have"),
+        (post(service, photo_file, motion_file, subject="anna"), "has no finetuned weights"),
         (post(service, photo_file, motion_file, model="sora-2"), "model must be 'tiny'"),
         (service.post("/v1/videos", data={"seed": "1"}), "input_reference must hold 1 to 8 photos"),
     ):
