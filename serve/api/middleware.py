@@ -92,7 +92,7 @@ class AuthMiddleware:
                     owner, receive = "", _without_body(receive)
                 else:
                     owner = self._admit(scope, headers, path)
-                    if scope["method"] not in SAFE_METHODS:
+                    if _has_body(headers):
                         held.enter_context(self.service.uploads.hold(""))
                         held.enter_context(self.service.uploads_per_key.hold(owner))
                     receive = LimitedBody(receive, headers, self.service)

@@ -76,7 +76,7 @@ class ConcurrencyLimiter:
             RequestError: the name already holds the maximum.
         """
         if self.held.get(name, 0) >= self._limit():
-            raise busy(f"limit of {self._limit()} {self._what} per key reached", 5)
+            raise busy(f"limit of {self._limit()} {self._what} reached", 5)
         self.held[name] = self.held.get(name, 0) + 1
         try:
             yield

@@ -64,7 +64,11 @@ def test_parallel_uploads_are_limited_and_polls_are_not(make_service, eventually
         await release.wait()
         return {"type": "http.disconnect"}
 
-    headers = {"host": "localhost", "content-type": "multipart/form-data; boundary=b"}
+    headers = {
+        "host": "localhost",
+        "content-type": "multipart/form-data; boundary=b",
+        "transfer-encoding": "chunked",
+    }
 
     async def start():
         async def ignore(message):
@@ -87,6 +91,8 @@ def test_parallel_uploads_are_limited_and_polls_are_not(make_service, eventually
     assert (third.status_code, third.headers["retry-after"]) == (429, "5")
     assert "parallel uploads per key" in third.json()["error"]["message"]
     assert running.client.get("/v1/videos").status_code == 200
+    deleted = running.client.delete("/v1/motions/motion_0")
+    assert deleted.status_code == 404, "a request without a body is no upload"
 
     async def end():
         release.set()
