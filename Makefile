@@ -10,7 +10,7 @@ export RAY_TMPDIR ?= /tmp
 export RAY_AUTH_MODE ?= disabled
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
-.PHONY: help install demo test test-ray test-rest test-all test-slow test-full test-without-ray check format bench clean cluster-check
+.PHONY: help install demo test test-ray test-rest test-all test-nodes test-slow test-full test-without-ray check format bench clean cluster-check
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -29,7 +29,7 @@ test: $(STAMP) ## the tests without the long ones, in two processes
 	$(MAKE) --no-print-directory -j 2 --output-sync=target test-ray test-rest
 
 test-ray: $(STAMP) ## the tests that start Ray
-	$(BIN)/python -m pytest -m 'ray and not slow'
+	$(BIN)/python -m pytest -m 'ray and not slow and not nodes'
 
 test-rest: $(STAMP) ## all others
 	$(BIN)/python -m pytest -m 'not ray and not slow'
@@ -37,7 +37,10 @@ test-rest: $(STAMP) ## all others
 test-slow: $(STAMP) ## the long tests
 	$(BIN)/python -m pytest -m slow
 
-test-all: $(STAMP) ## every test
+test-nodes: $(STAMP) ## growth and loss of Ray nodes on this machine (about half an hour)
+	$(BIN)/python -m pytest -m nodes
+
+test-all: $(STAMP) ## the tests and the long ones, without test-nodes
 	$(MAKE) --no-print-directory test
 	$(MAKE) --no-print-directory test-slow
 

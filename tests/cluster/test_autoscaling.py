@@ -132,7 +132,7 @@ def test_a_job_grows_a_cluster_from_nothing_and_leaves_nothing(
     wait_until_empty(growing)
 
 
-@pytest.mark.slow
+@pytest.mark.nodes
 def test_training_finetuning_and_rendering_grow_it_too(
     growing, clips, recipe_file, model, tmp_path
 ):
@@ -166,7 +166,7 @@ def test_training_finetuning_and_rendering_grow_it_too(
     wait_until_empty(growing)
 
 
-@pytest.mark.slow
+@pytest.mark.nodes
 def test_synthesis_and_screening_grow_it_too(growing, clips, tmp_path):
     out = tmp_path / "synthetic"
     said = run(
@@ -178,7 +178,7 @@ def test_synthesis_and_screening_grow_it_too(growing, clips, tmp_path):
     assert "of 3 videos kept" in said
 
 
-@pytest.mark.slow
+@pytest.mark.nodes
 def test_the_service_answers_before_its_first_gpu_is_there(growing, model, tmp_path):
     wait_until_empty(growing)
     (port,) = clusters.free_ports(1)

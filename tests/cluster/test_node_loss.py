@@ -19,7 +19,7 @@ from dreampose.io import video
 from dreampose.poses import Motion
 from tests.cluster import clusters
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.nodes]
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 1200
