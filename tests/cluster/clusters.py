@@ -135,6 +135,12 @@ class Cluster:
             if any(text in _command(pid) for pid in _marked(NODE, node.mark))
         ]
 
+    def node_id(self, node: Node) -> str:
+        """Ray's id of a node that is alive, found in the command line of its processes."""
+        commands = " ".join(_command(pid) for pid in _marked(NODE, node.mark))
+        (found,) = (one["NodeID"] for one in self.alive() if one["NodeID"] in commands)
+        return found
+
     def alive(self) -> list[dict[str, Any]]:
         """Nodes that the head takes for alive: id, resources and labels, without joining."""
         script = (

@@ -50,13 +50,13 @@ def wait_until_empty(cluster, seconds=180):
 
 
 def still_motion(path):
-    """A motion of four frames in which a square moves."""
-    maps = np.zeros((4, 2, 64, 48), np.float32)
-    for index in range(4):
+    """A motion of six frames in which a square moves."""
+    maps = np.zeros((6, 2, 64, 48), np.float32)
+    for index in range(6):
         maps[index, :, 16:48, 4 + index : 20 + index] = 0.5
     Motion(
-        maps=maps, joints=np.zeros((4, 33, 4), np.float32),
-        confidence=np.ones(4, np.float32), fps=12.5,
+        maps=maps, joints=np.zeros((6, 33, 4), np.float32),
+        confidence=np.ones(6, np.float32), fps=12.5,
     ).save(path)  # fmt: skip
 
 
@@ -188,7 +188,7 @@ def test_the_service_answers_before_its_first_gpu_is_there(growing, model, tmp_p
     run(growing, "-c", start)
     serve = Path(sys.executable).with_name("serve")
     command = [
-        serve, "run", "serve.app", f"model={model}", "default_motion=", "threads=1",
+        serve, "run", "serve.app", f"model={model}", "threads=1",
         *(f"{name}={tmp_path / name}" for name in ("storage", "motions", "subjects")),
     ]  # fmt: skip
     with (tmp_path / "log").open("wb") as log:

@@ -191,8 +191,8 @@ def test_training_saves_within_the_notice_of_a_node(jobs, folder):
         assert process.poll() is None, log.read_text()[-6000:]
         assert time.monotonic() < end, log.read_text()[-6000:]
         time.sleep(0.2)
-    (node,) = [one for one in jobs.cluster.alive() if one["NodeManagerAddress"] == nodes[0].ip]
-    command = spot_notice.drain_command(node["NodeID"], jobs.cluster.address, 60)
+    node_id = jobs.cluster.node_id(nodes[0])
+    command = spot_notice.drain_command(node_id, jobs.cluster.address, 60)
     subprocess.run(
         [str(Path(sys.executable).with_name(command[0])), *command[1:]],
         env=jobs.cluster.environment(), check=True,
