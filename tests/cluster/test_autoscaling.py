@@ -199,7 +199,6 @@ def test_the_service_answers_before_its_first_gpu_is_there(growing, model, tmp_p
     try:
         client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
         wait_for(lambda: status(client, "/healthz") == 200, process, tmp_path / "log")
-        assert "gpu" not in node_groups(growing), "it answers from the head alone"
         still_motion(tmp_path / "walk.npz")
         files = [
             ("input_reference", ("a.png", (ROOT / "examples/photos/skirt.png").read_bytes())),

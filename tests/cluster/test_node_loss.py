@@ -220,7 +220,8 @@ def test_finetuning_goes_on_elsewhere(jobs, folder):
         "finetune", *flags, "--out", out, worker="ray::_do",
         when=lambda: any(out.glob(".*.training/unet/checkpoints/step_*")),
     )  # fmt: skip
-    assert "failed" not in said
+    # Ray itself reports the lost task as failed.
+    assert said.count(" done") >= len(names)
     jobs.run("finetune", *flags, "--out", folder / "subjects-undisturbed")
     assert_same_weights(out, folder / "subjects-undisturbed")
 
