@@ -277,7 +277,7 @@ def views_of(recipe: Recipe) -> PhotoCrops:
     )
 
 
-def nobody(method: str) -> Subject:
+def blank_subject(method: str) -> Subject:
     """A subject for stages that want one."""
     return Subject(name="", recipe="", base="", photos=(), looks=(), method=method, rank=0)
 
@@ -513,7 +513,7 @@ def subject_step(
         with torch.device("meta"):
             lora.add_lora(parts, rank=rank or recipe.lora_rank, targets=recipe.lora_targets)
     stage = SubjectStage(
-        pipe, views_of(recipe), config=recipe.subject_stage, subject=nobody(method)
+        pipe, views_of(recipe), config=recipe.subject_stage, subject=blank_subject(method)
     )
     return _subject_step(pipe, stage, savings=savings, precision=precision)
 
@@ -524,7 +524,7 @@ def subject_decoder_step(
     """One step of finetuning on a person: the second of `finetune_subject`, the decoder."""
     pipe = without_weights(recipe)
     config = recipe.subject_vae_stage
-    stage = DecoderStage(pipe, views_of(recipe), config=config, subject=nobody("full"))
+    stage = DecoderStage(pipe, views_of(recipe), config=config, subject=blank_subject("full"))
     return _subject_step(pipe, stage, savings=savings, precision=precision)
 
 

@@ -125,7 +125,7 @@ def write(
             if height % 2 or width % 2:
                 image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
             if stream is None:
-                # x264's macroblock tree reads memory that nobody has written: one small video
+                # x264's macroblock tree reads uninitialised memory: one small video
                 # in ten came out as other bytes, up to 4 levels apart.
                 # And its vector code does not decide alike from one processor to another.
                 code = "no-mbtree=1:asm=0" if portable else "no-mbtree=1"

@@ -20,7 +20,7 @@ def segment(picture: UInt8[np.ndarray, "H W 3"]) -> npt.NDArray[np.bool_]:
     """Where a picture shows its largest person, booleans (H W).
 
     Raises:
-        InputError: nobody is in the picture.
+        InputError: the picture shows no person.
     """
     people = _follower().find(picture)
     if not people:

@@ -110,7 +110,7 @@ class LeaseManager:
         self._last_beat = now
 
     def is_current(self) -> bool:
-        """Whether nobody can have declared this worker dead, by its own clock."""
+        """Whether, by its own clock, no other worker can have declared this one dead."""
         return self._clock() - self._last_beat < self.lease_seconds
 
     def is_alive(self, worker: str) -> bool:

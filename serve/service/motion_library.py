@@ -264,7 +264,7 @@ class MotionLibrary(WorkQueue[MotionFolder]):
         return await self._draw(*await in_thread(look))
 
     async def preview_of(self, path: Place) -> Place:
-        """MP4 of the poses of a motion file that nobody uploaded."""
+        """MP4 of the poses of a motion file that comes with the service."""
         track = self.folder(await in_thread(motion_id, path)).track(*self.size)
         if not await in_thread(track.is_file):
             await in_thread(copy_atomically, path, track)
